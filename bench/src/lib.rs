@@ -1,0 +1,1 @@
+//! Measurement and proof: load, simulation, fuzz targets.

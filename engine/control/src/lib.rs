@@ -1,0 +1,1 @@
+//! Control state and HTTP: store, keys, tokens, pages.

@@ -1,0 +1,1 @@
+//! Contribution protocols in, samples out, sans-IO.

@@ -1,0 +1,1 @@
+//! The Weir binary and its composition root.

@@ -1,0 +1,1 @@
+//! Samples to CMAF chunks, init segments and catalogs, sans-IO.

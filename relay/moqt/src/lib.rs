@@ -1,0 +1,1 @@
+//! Media over QUIC Transport: messages, data streams and sessions, sans-IO.

@@ -1,0 +1,1 @@
+//! Media-blind fan-out: directory, tracks, group cache, subscriptions, tokens.

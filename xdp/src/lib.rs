@@ -1,0 +1,1 @@
+//! Packet ports: the only crate that makes packet and socket system calls.
