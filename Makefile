@@ -1,0 +1,42 @@
+# The commands of the project. Each is a script or one cargo call; `make` alone lists them.
+
+SHELL := /bin/bash
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weir
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
+
+.PHONY: help run test build clean bench-fanout fuzz $(GROUPS)
+
+help:
+	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
+	@echo 'make test             every check; one group alone: make $(GROUPS)'
+	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
+	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
+	@echo 'make fuzz TARGET=…    fuzz one target until stopped (bench/fuzz/run list names them)'
+
+run:
+	@scripts/run $(ARGS)
+
+test:
+	@scripts/test
+
+$(GROUPS):
+	@scripts/test $@
+
+build:
+	@scripts/setup run
+	@bash -c '. scripts/lib.sh && build_web'
+	cargo build --release --locked -p weir
+
+SUBS ?= 1 50 200
+SECONDS_EACH ?= 10
+bench-fanout: build
+	cargo build --release --locked -p weir-bench
+	bench/fanout $(SECONDS_EACH) $(SUBS)
+
+fuzz:
+	@bench/fuzz/run one "$(TARGET)" $(ARGS)
+
+clean:
+	cargo clean

@@ -1,0 +1,116 @@
+# Shared by the scripts in this folder: where caches live, how a step reports progress, how Debian packages are
+# installed only when missing. Sourced, never run.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/weir
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+VENV=$CACHE/venv
+mkdir -p "$CACHE/logs"
+cd "$ROOT"
+
+if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null 2>&1; then
+  # shellcheck disable=SC1091
+  . "$HOME/.cargo/env"
+fi
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  if [ -n "${2:-}" ]; then printf 'help: %s\n' "$2" >&2; fi
+  exit 1
+}
+
+# step TITLE COMMAND…: runs a quiet command with one progress line (seconds and the last line it printed); its output
+# is shown only when it fails.
+step() {
+  local title=$1 log started pid status last
+  shift
+  log=$(mktemp "$CACHE/logs/step.XXXXXX")
+  started=$SECONDS
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  if [ -t 2 ]; then
+    while kill -0 "$pid" 2>/dev/null; do
+      last=$(tail -n 1 "$log" 2>/dev/null | tr -d '\r' | cut -c1-60)
+      printf '\r\033[K  %s … %d s  %s' "$title" $((SECONDS - started)) "$last" >&2
+      sleep 0.3
+    done
+    printf '\r\033[K' >&2
+  else
+    printf '  %s …\n' "$title" >&2
+  fi
+  status=0
+  wait "$pid" || status=$?
+  if [ "$status" -ne 0 ]; then
+    cat "$log" >&2
+    rm -f "$log"
+    fail "$title did not succeed (exit status $status)"
+  fi
+  rm -f "$log"
+  printf '  %s: done in %d s\n' "$title" $((SECONDS - started)) >&2
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null 2>&1; then
+    sudo "$@"
+  else
+    fail "installing Debian packages needs root" "run this once as root, or install sudo"
+  fi
+}
+
+apt_refresh() { as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq; }
+apt_add() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; }
+
+# debian_packages TEST:PACKAGE…: installs the packages whose test fails. A test is a command name, or a path when it
+# starts with a slash; nothing is asked of apt when all tests pass.
+debian_packages() {
+  local pair probe missing=()
+  for pair in "$@"; do
+    probe=${pair%%:*}
+    case $probe in
+      /*) [ -e "$probe" ] || missing+=("${pair#*:}") ;;
+      *) command -v "$probe" >/dev/null 2>&1 || missing+=("${pair#*:}") ;;
+    esac
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null 2>&1 ||
+    fail "missing programs, and this is not Debian: ${missing[*]}" "install them with this system's package tool"
+  if [ "$(id -u)" -ne 0 ] && command -v sudo >/dev/null 2>&1; then sudo -v; fi
+  step "refreshing Debian's package lists" apt_refresh
+  step "installing ${missing[*]}" apt_add "${missing[@]}"
+}
+
+need_rust_and_node() {
+  command -v cargo >/dev/null 2>&1 || fail "cargo is not on PATH" "install Rust with rustup; the toolchain is pinned in rust-toolchain.toml"
+  command -v node >/dev/null 2>&1 || fail "node is not on PATH" "install Node.js 20 or newer"
+  command -v npm >/dev/null 2>&1 || fail "npm is not on PATH" "install npm beside Node.js"
+  local major
+  major=$(node -p 'process.versions.node.split(".")[0]')
+  [ "$major" -ge 20 ] || fail "Node.js $major is too old" "install Node.js 20 or newer"
+}
+
+# npm_install FOLDER: `npm ci` when the lockfile changed since the last one.
+npm_install() {
+  local folder=$1 stamp=$1/node_modules/.weir-lock
+  if [ -f "$stamp" ] && cmp -s "$folder/package-lock.json" "$stamp"; then return 0; fi
+  step "installing npm packages of $folder" npm ci --prefix "$folder" --no-audit --no-fund
+  mkdir -p "$folder/node_modules"
+  cp "$folder/package-lock.json" "$stamp"
+}
+
+# build_web: the player and its pages, which the binary embeds; nothing to do when no source is newer than the build.
+build_web() {
+  npm_install relay/web
+  local newer
+  newer=missing
+  if [ -d relay/web/dist ] && [ -f relay/web/dist/.weir-built ]; then
+    newer=$(find relay/web -path relay/web/node_modules -prune -o -path relay/web/dist -prune \
+      -o -type f -newer relay/web/dist/.weir-built -print -quit)
+  fi
+  [ -n "$newer" ] || return 0
+  step "building the player and its pages" npm run --prefix relay/web build
+  touch relay/web/dist/.weir-built
+}
