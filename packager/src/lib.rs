@@ -1,1 +1,19 @@
 //! Samples to CMAF chunks, init segments and catalogs, sans-IO.
+//!
+//! A [`Packager`] owns the media timeline of one broadcast: it takes the [`Sample`]s of a feed and gives back tracks,
+//! groups and objects ready to be published, catalogs included. It knows no wire protocol, no socket and no clock: time
+//! comes in as an argument, and a feed whose timestamps lie never makes decode times run backwards.
+//!
+//! Call one `handle_*`, then drain [`Packager::poll_output`] until it is empty, then arm [`Packager::poll_timeout`].
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod error;
+mod options;
+mod packager;
+mod sample;
+
+pub use error::Error;
+pub use options::Options;
+pub use packager::{Object, Output, Packager};
+pub use sample::{Codec, Sample, TrackConfig, TrackId};
