@@ -1,1 +1,40 @@
-//! Media over QUIC Transport: messages, data streams and sessions, sans-IO.
+//! Media over QUIC Transport, sans-IO: messages, data streams and sessions of drafts 16 and 18.
+//!
+//! Stream bytes go in through [`Session::handle_stream`] and its siblings, commands through methods
+//! named after the messages; after each call drain [`Session::poll_output`] and [`Session::poll_event`].
+//! Everything outside `draft/` speaks one draft-free model; the wire of a draft is known to its codec
+//! only. The crate reads no clock, opens no socket and does not know what a payload holds.
+//!
+//! Outbound data streams belong to the caller: it opens them itself and writes the headers that
+//! [`data`] encodes, so that one encoding serves every subscriber of a draft.
+#![forbid(unsafe_code)]
+#![warn(clippy::indexing_slicing)]
+
+pub mod data;
+mod draft;
+mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod limits;
+mod message;
+mod model;
+mod name;
+mod session;
+mod token;
+mod varint;
+mod wire;
+
+pub use draft::Draft;
+pub use error::{
+    CommandError, DoneCode, RequestCode, RequestError, ResetCode, SessionCode, SessionError,
+};
+pub use limits::{Counters, Limits};
+pub use model::{
+    Dir, FetchTarget, Filter, GroupOrder, Location, MANDATORY_PROPERTIES, OpenKey, Params,
+    Property, PropertyValue, RequestId, RequestKind, Role, StreamId, Transport,
+};
+pub use name::{
+    FULL_NAME_BYTES_MAX, Fields, FullTrackName, NAMESPACE_FIELDS_MAX, NameError, Namespace,
+};
+pub use session::{Event, Output, Session, SetupOptions};
+pub use token::Token;

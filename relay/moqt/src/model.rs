@@ -1,0 +1,208 @@
+//! The draft-free model: everything a session or a relay reasons about, whatever the peer's draft.
+//! Ranges are inclusive here; how a draft writes them is the codec's affair.
+
+use bytes::Bytes;
+
+use crate::name::Namespace;
+use crate::token::Token;
+
+/// A QUIC stream, as the transport names it; opaque here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// A request id: even ones were chosen by the client, odd ones by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Ties an [`crate::Output::Open`] to the stream the transport opened for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpenKey(pub u64);
+
+/// Direction of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dir {
+    /// One way.
+    Uni,
+    /// Both ways.
+    Bi,
+}
+
+/// Which end of the connection this session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Dialled.
+    Client,
+    /// Was dialled.
+    Server,
+}
+
+/// What carries the session; PATH and AUTHORITY exist only over raw QUIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Raw QUIC (`moqt-NN` as ALPN).
+    Quic,
+    /// WebTransport over HTTP/3.
+    WebTransport,
+}
+
+/// Position in a track.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// Group id.
+    pub group: u64,
+    /// Object id within the group.
+    pub object: u64,
+}
+
+impl Location {
+    /// A location.
+    pub const fn new(group: u64, object: u64) -> Self {
+        Self { group, object }
+    }
+
+    /// As an inclusive end: every object of `group`.
+    pub const fn whole_group(group: u64) -> Self {
+        Self { group, object: u64::MAX }
+    }
+}
+
+/// Which objects a subscription asks for. No filter at all means [`Filter::NextObject`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Filter {
+    /// Every object published from now on, even in the middle of a group.
+    #[default]
+    NextObject,
+    /// From the start of the next group.
+    NextGroupStart,
+    /// From just after the largest object.
+    LargestObject,
+    /// From a location, open-ended.
+    AbsoluteStart(Location),
+    /// From a location through `end_group`, inclusive.
+    AbsoluteRange {
+        /// First object wanted.
+        start: Location,
+        /// Last group wanted.
+        end_group: u64,
+    },
+}
+
+/// Order in which groups are delivered within one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GroupOrder {
+    /// Oldest first.
+    #[default]
+    Ascending,
+    /// Newest first.
+    Descending,
+}
+
+/// Message parameters. `None` = absent. A parameter the draft or the message does not have is left
+/// out when it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Params {
+    /// Authorization tokens, aliases already resolved.
+    pub tokens: Vec<Token>,
+    /// OBJECT_DELIVERY_TIMEOUT (draft 16: DELIVERY_TIMEOUT), milliseconds.
+    pub object_timeout_ms: Option<u64>,
+    /// SUBGROUP_DELIVERY_TIMEOUT, milliseconds.
+    pub subgroup_timeout_ms: Option<u64>,
+    /// RENDEZVOUS_TIMEOUT, milliseconds.
+    pub rendezvous_timeout_ms: Option<u64>,
+    /// FILL_TIMEOUT, milliseconds.
+    pub fill_timeout_ms: Option<u64>,
+    /// EXPIRES, milliseconds.
+    pub expires_ms: Option<u64>,
+    /// LARGEST_OBJECT.
+    pub largest: Option<Location>,
+    /// FORWARD; absent means true.
+    pub forward: Option<bool>,
+    /// SUBSCRIBER_PRIORITY; lower is served first, absent means 128.
+    pub priority: Option<u8>,
+    /// SUBSCRIPTION_FILTER.
+    pub filter: Option<Filter>,
+    /// GROUP_ORDER.
+    pub group_order: Option<GroupOrder>,
+    /// NEW_GROUP_REQUEST.
+    pub new_group: Option<u64>,
+    /// TRACK_NAMESPACE_PREFIX of an update.
+    pub prefix: Option<Namespace>,
+}
+
+impl Params {
+    /// FORWARD with its default.
+    pub fn forwards(&self) -> bool {
+        self.forward.unwrap_or(true)
+    }
+
+    /// SUBSCRIBER_PRIORITY with its default.
+    pub fn subscriber_priority(&self) -> u8 {
+        self.priority.unwrap_or(128)
+    }
+}
+
+/// Key of a property that relays must understand to serve a track (0x4000-0x7FFF).
+pub const MANDATORY_PROPERTIES: std::ops::RangeInclusive<u64> = 0x4000..=0x7FFF;
+
+/// A track property: even types hold an integer, odd ones bytes. Unknown ones are carried along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Property {
+    /// Type.
+    pub kind: u64,
+    /// Value.
+    pub value: PropertyValue,
+}
+
+/// Value of a [`Property`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PropertyValue {
+    /// Of an even type.
+    Int(u64),
+    /// Of an odd type; at most 65535 bytes.
+    Bytes(Bytes),
+}
+
+/// What a FETCH asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FetchTarget {
+    /// A range of a named track, both ends inclusive; see [`Location::whole_group`].
+    Standalone {
+        /// The track.
+        track: crate::FullTrackName,
+        /// First object.
+        start: Location,
+        /// Last object.
+        end: Location,
+    },
+    /// From `groups_back` groups before the largest of a subscription, up to its start.
+    RelativeJoining {
+        /// The subscription joined.
+        subscription: RequestId,
+        /// 0 = from the start of the current group.
+        groups_back: u64,
+    },
+    /// From the start of `start_group` up to the start of a subscription.
+    AbsoluteJoining {
+        /// The subscription joined.
+        subscription: RequestId,
+        /// First group.
+        start_group: u64,
+    },
+}
+
+/// What a request is about; every answer and cancellation names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are those of the messages")]
+pub enum RequestKind {
+    Subscribe,
+    Publish,
+    Fetch,
+    TrackStatus,
+    PublishNamespace,
+    SubscribeNamespace,
+    SubscribeTracks,
+    Update,
+}
