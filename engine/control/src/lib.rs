@@ -1,1 +1,28 @@
-//! Control state and HTTP: store, keys, tokens, pages.
+//! Control state and the pages people open: inputs, stream keys, signing keys, tokens, HTTP.
+//!
+//! This crate owns everything that is remembered between runs (one SQLite file in the data
+//! directory, safe for several processes at once) and the small HTTP server beside the shards.
+//! It runs on tokio. It knows nothing of media, MoQT, QUIC or shards; the engine hands it sockets,
+//! TLS settings and a way to render counters.
+//!
+//! Secrets leave through [`StreamKey::expose`] and its kin only: their `Debug` prints a placeholder.
+#![forbid(unsafe_code)]
+
+mod error;
+
+mod id;
+mod secret;
+mod store;
+mod time;
+mod token;
+mod watch;
+
+pub use error::Error;
+pub use id::{ApiKeyId, InputId, InvalidId, OrgId, SigningKeyId};
+pub use secret::{ApiKey, PlaybackToken, StreamKey};
+pub use store::{
+    ApiKeyRecord, DATABASE_FILE, Ingest, Input, InvalidIngest, NewInput, Scope, SigningKey, Store,
+};
+pub use time::Timestamp;
+pub use token::{Algorithm, Claims, MintedToken, PlaybackKey, TTL_DEFAULT, TTL_MAX, TTL_MIN};
+pub use watch::Snapshot;
