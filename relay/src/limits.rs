@@ -1,0 +1,98 @@
+//! Every cap of the relay core, by name. Each has a counter in [`crate::Metrics`] that says how
+//! often it was hit. The sums beside the fields say why the number is what it is.
+
+use std::time::Duration;
+
+/// The caps of one shard's relay.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Sessions on this shard. 20 000 viewers x about 20 KB of relay state = 400 MB.
+    pub sessions_max: usize,
+    /// Downstream subscriptions of one session: 6 renditions, audio, two catalogs, and room.
+    pub subscriptions_per_session_max: usize,
+    /// Namespaces one publisher session may announce (H26).
+    pub namespaces_per_session_max: usize,
+    /// SUBSCRIBE_NAMESPACE requests of one session (H26).
+    pub namespace_subscriptions_per_session_max: usize,
+    /// Namespaces the directory of this shard holds in all.
+    pub namespaces_max: usize,
+    /// Tracks on this shard: 1 000 broadcasts of 8 tracks.
+    pub tracks_max: usize,
+    /// FETCHes one session may have open at once (H29).
+    pub fetches_per_session_max: usize,
+    /// Payload one session's open FETCHes may hold together: two groups of 4 s at 8 Mb/s = 8 MB.
+    pub fetch_bytes_per_session_max: usize,
+    /// Objects one FETCH may name: 2 groups of 10 s at 60 chunks a second.
+    pub fetch_objects_max: usize,
+    /// Payload cached per track: 16 s at 12 Mb/s = 24 MB.
+    pub cache_track_bytes_max: usize,
+    /// Payload cached per shard over all tracks.
+    pub cache_shard_bytes_max: usize,
+    /// Age past which a group that is not the newest leaves the cache.
+    pub cache_age_max: Duration,
+    /// Groups of one track that stay in the cache at most.
+    pub cache_groups_max: usize,
+    /// Objects in one group: 10 s groups at 400 objects a second; beyond, the head is trimmed.
+    pub group_objects_max: usize,
+    /// One object's payload: an 8K intra picture of 8 MB.
+    pub object_bytes_max: usize,
+    /// Unfinished group streams per subscription before the oldest is reset (section 4.4: two groups).
+    pub groups_behind_max: usize,
+    /// Bytes a subscription may be behind before its oldest group is reset (section 4.4: 8 MB).
+    pub bytes_behind_max: usize,
+    /// Age of an object past which its group is given up, when neither side asked for less.
+    pub delivery_timeout: Duration,
+    /// How long an ended track waits for subscribers that are still reading.
+    pub linger: Duration,
+    /// Control bytes waiting for one peer that does not read (a 64 KB window, four times over).
+    pub control_bytes_max: usize,
+    /// Time a peer has to send SETUP after its connection is up.
+    pub setup_timeout: Duration,
+    /// Time the engine has to answer [`crate::Event::AuthorizePublish`].
+    pub authorize_timeout: Duration,
+    /// Clock difference forgiven in tokens; never more than 60 s.
+    pub token_leeway: Duration,
+    /// Objects a publisher session may send in one second (H31): 8 tracks of 60 and audio, doubled.
+    pub publisher_objects_per_second_max: u32,
+    /// Bytes a publisher session may send in one second: 200 Mb/s.
+    pub publisher_bytes_per_second_max: u64,
+    /// Tracks relayed from one publisher session.
+    pub tracks_per_publisher_max: usize,
+    /// Events waiting for the engine; past it exports are dropped and counted.
+    pub events_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 20_000,
+            subscriptions_per_session_max: 64,
+            namespaces_per_session_max: 4,
+            namespace_subscriptions_per_session_max: 8,
+            namespaces_max: 10_000,
+            tracks_max: 8_000,
+            fetches_per_session_max: 16,
+            fetch_bytes_per_session_max: 32 << 20,
+            fetch_objects_max: 4_096,
+            cache_track_bytes_max: 24 << 20,
+            cache_shard_bytes_max: 1 << 30,
+            cache_age_max: Duration::from_secs(10),
+            cache_groups_max: 4,
+            group_objects_max: 4_096,
+            object_bytes_max: 8 << 20,
+            groups_behind_max: 2,
+            bytes_behind_max: 8 << 20,
+            delivery_timeout: Duration::from_secs(8),
+            linger: Duration::from_secs(5),
+            control_bytes_max: 256 << 10,
+            setup_timeout: Duration::from_secs(5),
+            authorize_timeout: Duration::from_secs(5),
+            token_leeway: Duration::from_secs(5),
+            publisher_objects_per_second_max: 2_000,
+            publisher_bytes_per_second_max: 25_000_000,
+            tracks_per_publisher_max: 16,
+            events_max: 16_384,
+        }
+    }
+}
