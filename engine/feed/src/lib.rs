@@ -1,1 +1,80 @@
-//! Contribution protocols in, samples out, sans-IO.
+//! Contribution protocols in, samples out, sans-IO. Each protocol is one state machine that takes
+//! bytes and `now` and gives [`Event`]s; this crate owns what a stranger's encoder may do to us and
+//! where the limits are. It knows no socket, no clock, no store of inputs and nothing about MoQT:
+//! whether a key is right is the shell's answer.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod flv;
+pub mod fuzzing;
+pub mod rtmp;
+mod secret;
+
+use std::fmt;
+
+pub use flv::Counters as TagCounters;
+pub use secret::Secret;
+pub use weir_packager::{Codec, Sample, TrackConfig, TrackId};
+
+/// What a feed yields once its publisher is accepted, whatever the protocol.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A track appeared, or a known one changed its configuration. Comes before its samples.
+    Track(TrackConfig),
+    /// One coded access unit. Decode times are the publisher's, unrolled, not yet made monotone:
+    /// the packager does that, because it alone knows what it has already written.
+    Sample(Sample),
+    /// Nothing follows.
+    End {
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// Why a feed ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The publisher said goodbye.
+    Unpublished,
+    /// The connection went away without a goodbye.
+    Disconnected,
+    /// No byte for the idle timeout.
+    TimedOut,
+    /// The publisher broke the protocol or a limit.
+    Protocol,
+    /// The publisher sends a codec or layout this build does not carry.
+    Unsupported(Unsupported),
+    /// The engine closed the feed (key revoked, newer publisher, shutdown).
+    Closed,
+}
+
+/// A codec or layout this build refuses. Prints what an operator can act on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// Several tracks of one kind in one connection (enhanced RTMP multitrack).
+    Multitrack,
+    /// Audio named by a `FourCC`.
+    AudioFourCc([u8; 4]),
+    /// Audio named by an FLV sound format number.
+    AudioFormat(u8),
+    /// Video named by an FLV codec id.
+    VideoCodecId(u8),
+    /// Video named by a `FourCC`.
+    VideoFourCc([u8; 4]),
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Multitrack => f.write_str("several tracks of one kind in one connection"),
+            Self::AudioFourCc(code) => write!(f, "audio codec '{}'", code.escape_ascii()),
+            Self::AudioFormat(format) => write!(f, "audio codec (FLV sound format {format})"),
+            Self::VideoCodecId(id) => write!(f, "video codec (FLV codec id {id})"),
+            Self::VideoFourCc(code) => write!(f, "video codec '{}'", code.escape_ascii()),
+        }
+    }
+}

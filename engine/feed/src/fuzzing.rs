@@ -1,0 +1,123 @@
+//! Entry points for fuzzers and for replaying their corpora: plain functions over bytes. Owns the
+//! claims that must hold for any input; a broken one panics, and that is the finding.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+
+use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
+use crate::rtmp::{self, Limits, Session};
+use crate::{EndReason, Event};
+
+/// A whole connection. The first byte chooses how the rest is cut into pieces, so that the fuzzer
+/// reaches every resumption point; a handshake is put in front unless the top bit is set.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an `Instant` can be had in no other way; only its steps matter"
+)]
+pub fn fuzz_rtmp(bytes: &[u8]) {
+    let start = Instant::now();
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let limits = Limits::default();
+    let mut session = Session::new(limits.clone(), start);
+    if choice & 0x80 == 0 {
+        let hello: Vec<u8> = std::iter::once(3).chain(std::iter::repeat_n(0, 2 * 1536)).collect();
+        let greeted = session.handle_input(&hello, start);
+        assert!(greeted.is_ok(), "a plain handshake is accepted");
+    }
+    let mut check = Check::default();
+    for (index, piece) in bytes.chunks(usize::from(choice & 0x7f) + 1).enumerate() {
+        let now = start + Duration::from_millis(index as u64);
+        let result = session.handle_input(piece, now);
+        while let Some(transmit) = session.poll_transmit() {
+            assert!(transmit.len() <= limits.transmit_bytes_max * 2, "replies are bounded");
+        }
+        while let Some(event) = session.poll_event() {
+            if let rtmp::Event::Publish { .. } = event {
+                session.accept_publish();
+            }
+            check.event(&event);
+        }
+        assert_eq!(result.is_err(), check.failed, "an error and its event come together");
+        if check.closed {
+            assert!(session.poll_timeout().is_none(), "nothing to wait for once closed");
+            return;
+        }
+        assert!(session.poll_timeout().is_some(), "an open session has a deadline");
+    }
+    session.handle_close();
+    while let Some(event) = session.poll_event() {
+        check.event(&event);
+    }
+    assert!(check.closed, "a lost connection closes the session");
+}
+
+/// The tag layer: bytes are cut into tags by a four-byte head (kind and length, then time).
+pub fn fuzz_flv(bytes: &[u8]) {
+    let mut rest = Bytes::copy_from_slice(bytes);
+    for (_, _, body) in Aggregate::new(&rest) {
+        assert!(body.len() <= bytes.len(), "a tag is within its message");
+    }
+    let mut demuxer = Demuxer::default();
+    let mut known = 0;
+    while let Ok(head) = rest.try_get_u32() {
+        let kind = if head >> 31 == 0 { TagKind::Video } else { TagKind::Audio };
+        let length = (head >> 16 & 0x7fff) as usize;
+        let body = rest.split_to(length.min(rest.len()));
+        let tag = Tag { kind, time: i64::from(head & 0xffff), body };
+        let result = demuxer.handle_tag(&tag, &mut |event| match event {
+            Event::Track(config) => known = known.max(config.track.0 + 1),
+            Event::Sample(sample) => {
+                assert!(sample.track.0 < known, "a track comes before its samples");
+                assert!(!sample.data.is_empty(), "no sample is empty");
+            }
+            Event::End { .. } => {}
+        });
+        if result.is_err() {
+            return;
+        }
+    }
+}
+
+/// AMF0 values: limits hold, and what decodes survives encoding and decoding.
+pub fn fuzz_amf(bytes: &[u8]) {
+    rtmp::fuzz_amf(bytes);
+}
+
+/// Order of a session's events.
+#[derive(Default)]
+struct Check {
+    publishing: bool,
+    ended: bool,
+    closed: bool,
+    failed: bool,
+    tracks: u32,
+}
+
+impl Check {
+    fn event(&mut self, event: &rtmp::Event) {
+        assert!(!self.closed, "Closed is the last event");
+        match event {
+            rtmp::Event::Publish { .. } => {
+                assert!(!self.publishing, "one publish per connection");
+                self.publishing = true;
+            }
+            rtmp::Event::Media(media) => {
+                assert!(self.publishing && !self.ended, "media lies between Publish and End");
+                match media {
+                    Event::Track(config) => self.tracks = self.tracks.max(config.track.0 + 1),
+                    Event::Sample(sample) => assert!(sample.track.0 < self.tracks, "track first"),
+                    Event::End { reason } => {
+                        assert!(*reason != EndReason::Closed, "nobody closed it");
+                        self.ended = true;
+                    }
+                }
+            }
+            rtmp::Event::Closed { reason } => {
+                assert!(self.ended || !self.publishing, "the feed ends before the connection");
+                self.closed = true;
+                self.failed = matches!(reason, rtmp::CloseReason::Failed(_));
+            }
+        }
+    }
+}
