@@ -1,0 +1,75 @@
+//! The list of everything that reads a stranger's bytes, one function each. Owns the names and the canary; the parsers
+//! and their drivers live in the crates that own them. The fuzzer binary and the corpus replay both work from this list.
+
+/// One function that must return for every input, and the folder name of its corpus.
+pub struct Target {
+    /// Name on the command line and of the corpus folder.
+    pub name: &'static str,
+    /// Feeds the bytes to the parser; returns whatever they are, and panics only for a bug.
+    pub run: fn(&[u8]),
+}
+
+/// All targets but the canary.
+pub const TARGETS: &[Target] = &[];
+
+/// The name under which the fuzzer runs [`canary`].
+pub const CANARY: &str = "canary";
+
+/// A planted bug behind four comparisons: a fuzzer that follows coverage finds it in seconds, a blind one never does.
+/// The smoke run fails unless it is found, which shows that the alarm works.
+pub fn canary(bytes: &[u8]) {
+    let mut depth = 0;
+    for (byte, wanted) in bytes.iter().zip(b"weir") {
+        if byte != wanted {
+            return;
+        }
+        depth += 1;
+        // A branch of its own for each step, so that every step is new coverage.
+        match depth {
+            1 => std::hint::black_box(&"w"),
+            2 => std::hint::black_box(&"e"),
+            3 => std::hint::black_box(&"i"),
+            _ => sing(),
+        };
+    }
+}
+
+#[expect(clippy::panic, reason = "the canary exists to be caught panicking")]
+fn sing() -> &'static &'static str {
+    panic!("canary found")
+}
+
+/// Finds a target, the canary included.
+pub fn target(name: &str) -> Option<fn(&[u8])> {
+    if name == CANARY {
+        return Some(canary);
+    }
+    TARGETS.iter().find(|target| target.name == name).map(|target| target.run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "canary found")]
+    fn the_canary_sings_at_its_word() {
+        canary(b"weir!");
+    }
+
+    #[test]
+    fn the_canary_is_silent_one_letter_before() {
+        canary(b"weis");
+        canary(b"wei");
+    }
+
+    #[test]
+    fn every_target_has_one_name() {
+        let mut names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        names.push(CANARY);
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
