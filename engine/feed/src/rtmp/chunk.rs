@@ -396,3 +396,7 @@ pub(super) fn encode(
         out.put_slice(part);
     }
 }
+
+#[cfg(test)]
+#[path = "chunk_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use super::Error;
 
 /// C1, S1, C2 and S2 are all this long.
-const PACKET_BYTES: usize = 1536;
+pub(super) const PACKET_BYTES: usize = 1536;
 const VERSION: u8 = 3;
 
 /// The part of a handshake still to come.

@@ -3,14 +3,17 @@
 
 /// Encoders that forget the extended timestamp wrap here, after 4 h 39 min.
 const SHORT_WRAP: i64 = 1 << 24;
-/// A step this close to a short wrap, in either direction, is one: audio and video are interleaved
-/// within a second or so, and a minute leaves room for a stall at the wrong moment.
+/// A step back this close to a short wrap is one, and for this long after it the other track may
+/// still be on the far side: tracks are interleaved within a second or so, and a minute leaves
+/// room for a stall at the wrong moment.
 const SHORT_WRAP_SLACK: i64 = 60_000;
 
 /// One per connection, not per track: a track that starts after a wrap must land beside the others.
 #[derive(Debug, Default)]
 pub(super) struct Unroll {
     last: Option<(u32, i64)>,
+    /// Unrolled time of the last short wrap.
+    short_wrap: Option<i64>,
 }
 
 impl Unroll {
@@ -21,13 +24,26 @@ impl Unroll {
             None => i64::from(raw),
             Some((last_raw, last)) => {
                 let step = i64::from(raw.wrapping_sub(last_raw) as i32);
-                let short = (step.abs() - SHORT_WRAP).abs() <= SHORT_WRAP_SLACK;
-                let wrap = if short { SHORT_WRAP * step.signum() } else { 0 };
-                last.saturating_add(step - wrap)
+                last.saturating_add(step + self.short_wrap(raw.max(last_raw), last, step))
             }
         };
         self.last = Some((raw, value));
         value
+    }
+
+    /// What a step across a short wrap misses or has too much.
+    fn short_wrap(&mut self, highest_raw: u32, last: i64, step: i64) -> i64 {
+        if i64::from(highest_raw) >= SHORT_WRAP || step.abs() < SHORT_WRAP - SHORT_WRAP_SLACK {
+            return 0;
+        }
+        if step < 0 {
+            self.short_wrap = Some(last);
+            return SHORT_WRAP;
+        }
+        // Forward over most of the range: only right after a wrap is that a way back. Otherwise it
+        // is a start at zero (headers often are) followed by real time.
+        let recent = self.short_wrap.is_some_and(|at| (last - at).abs() <= SHORT_WRAP_SLACK);
+        if recent { -SHORT_WRAP } else { 0 }
     }
 }
 
@@ -55,6 +71,11 @@ mod tests {
             &[0xff_fff0, 10, 0xff_fffa, 50, 1050],
             &[16_777_200, 16_777_226, 16_777_210, 16_777_266, 16_778_266],
         );
+    }
+
+    #[test]
+    fn headers_at_zero_before_a_clock_near_the_wrap() {
+        check(&[0, 0xff_fff0, 10], &[0, 16_777_200, 16_777_226]);
     }
 
     #[test]
