@@ -1,0 +1,336 @@
+//! The command line as clap sees it: names, flags and their help, nothing that acts.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use weir_control::{Ingest, InputId, SigningKeyId};
+
+use crate::config::{ListenAddr, LogFormat, Overrides, ShardCount, UpFlags};
+
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about = "Live streaming on your own machines: RTMP in, MoQT out")]
+#[command(disable_help_subcommand = true)]
+pub(super) struct Weir {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Configuration file; `weir config print` shows one with every key explained
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where the database and the certificate live [default: data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// auto, human or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: a level, or a list of target=level [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run all roles on this machine
+    Up(Up),
+    /// Create and list live inputs
+    #[command(subcommand)]
+    Input(Input),
+    /// Mint playback tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Create, list and deactivate the keys that sign playback tokens
+    #[command(subcommand)]
+    SigningKey(SigningKey),
+    /// Play a broadcast into a file
+    Play(Play),
+    /// Show and check the configuration
+    #[command(subcommand)]
+    Config(Config),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// Pages, metrics and health without encryption [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<ListenAddr>,
+    /// The same over HTTPS [default: 0.0.0.0:4443]
+    #[arg(long, value_name = "ADDR")]
+    https: Option<ListenAddr>,
+    /// WebTransport and raw MoQT, over UDP [default: 0.0.0.0:4443]
+    #[arg(long, value_name = "ADDR")]
+    quic: Option<ListenAddr>,
+    /// RTMP from encoders [default: 0.0.0.0:1935]
+    #[arg(long, value_name = "ADDR")]
+    rtmp: Option<ListenAddr>,
+    /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
+    #[arg(long, value_name = "N")]
+    shards: Option<ShardCount>,
+    /// Broadcast a moving clock and a tone, so that there is something to see
+    #[arg(long)]
+    demo: bool,
+    /// Write addresses and fresh credentials to this file (JSON, mode 0600) once serving
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Input {
+    /// Create a live input; its stream key is shown this once
+    Create {
+        /// Name shown to people
+        #[arg(long)]
+        name: String,
+        /// How it is fed; this version serves rtmp
+        #[arg(long, default_value = "rtmp")]
+        ingest: Ingest,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List live inputs
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the stream key of an input; the new one is shown this once
+    RotateKey {
+        /// Id of the input, lv_…
+        id: InputId,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Mint a token that lets its holder watch one input
+    Mint {
+        /// Id of the input, lv_…
+        id: InputId,
+        /// Life of the token, such as 90s, 15m or 1h30m; kept within 30s to 24h
+        #[arg(long, default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SigningKey {
+    /// Create a key; tokens are signed by it from now on
+    Create,
+    /// List keys, oldest first
+    List,
+    /// Refuse the tokens of a key from now on
+    Deactivate {
+        /// Id of the key, sgk_…
+        kid: SigningKeyId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Play {
+    /// Playback URL: https:// for WebTransport, moqt:// for raw QUIC
+    url: String,
+    /// Stop after this long, such as 10 (seconds) or 2m
+    #[arg(long, value_name = "S", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Write one fragmented MP4 to this file, `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Accept any certificate
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Print the configuration file with every key, its default and its meaning
+    Print,
+    /// Check a file together with the environment, and say what would run
+    Check {
+        /// The file; --config and `WEIR_CONFIG` name it as well
+        file: Option<PathBuf>,
+    },
+}
+
+/// What `weir play` was asked for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlayOptions {
+    /// Playback URL, token included.
+    pub url: String,
+    /// When to stop; without it, at the end of the broadcast.
+    pub duration: Option<Duration>,
+    /// Where the MP4 goes.
+    pub output: PlayOutput,
+    /// Whether any certificate will do.
+    pub insecure: bool,
+}
+
+/// Where `weir play` writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlayOutput {
+    /// Nowhere: only counts and latencies are wanted.
+    Discard,
+    /// A file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+impl std::fmt::Debug for PlayOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = self.url.split('?').next().unwrap_or_default();
+        f.debug_struct("PlayOptions")
+            .field("url", &format_args!("{place}?…"))
+            .field("duration", &self.duration)
+            .field("output", &self.output)
+            .field("insecure", &self.insecure)
+            .finish()
+    }
+}
+
+impl From<Play> for PlayOptions {
+    fn from(play: Play) -> Self {
+        Self {
+            url: play.url,
+            duration: play.duration,
+            output: match play.output {
+                None => PlayOutput::Discard,
+                Some(path) if path.as_os_str() == "-" => PlayOutput::Stdout,
+                Some(path) => PlayOutput::File(path),
+            },
+            insecure: play.insecure,
+        }
+    }
+}
+
+impl Weir {
+    /// The flags that override lower layers of the configuration.
+    pub(super) fn overrides(&self) -> Overrides {
+        let common = &self.common;
+        let mut overrides = Overrides {
+            data_dir: common.data_dir.clone(),
+            log_format: common.log_format,
+            log: common.log.clone(),
+            ..Overrides::default()
+        };
+        if let Command::Up(up) = &self.command {
+            overrides.http = up.http;
+            overrides.https = up.https;
+            overrides.quic = up.quic;
+            overrides.rtmp = up.rtmp;
+            overrides.shards = up.shards;
+        }
+        overrides
+    }
+}
+
+impl Up {
+    pub(super) fn flags(&self) -> UpFlags {
+        UpFlags { demo: self.demo, ready_file: self.ready_file.clone() }
+    }
+}
+
+/// `90`, `90s`, `15m`, `1h30m`: plain numbers are seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let malformed = || format!("{text:?} is not a duration such as 90s, 15m or 1h30m");
+    let mut total = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest.get(..digits).and_then(|n| n.parse().ok()).ok_or_else(malformed)?;
+        let unit = rest.get(digits..digits + 1);
+        let seconds = match unit {
+            Some("s") => 1,
+            Some("m") => 60,
+            Some("h") => 3_600,
+            Some("d") => 86_400,
+            None if digits == text.len() => 1,
+            _ => return Err(malformed()),
+        };
+        let more = number.checked_mul(seconds).ok_or_else(malformed)?;
+        total = total.checked_add(more).ok_or_else(malformed)?;
+        rest = rest.get(digits + 1..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(malformed()) } else { Ok(Duration::from_secs(total)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Weir, clap::Error> {
+        Weir::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Weir::command().debug_assert();
+    }
+
+    #[test]
+    fn up_takes_every_address_and_flag() {
+        let weir = parse(
+            "weir up --data-dir /d --http 127.0.0.1:1 --https :2 --quic [::]:3 --rtmp localhost:4 \
+             --shards 2 --demo --ready-file /r",
+        )
+        .expect("valid");
+        let overrides = weir.overrides();
+        assert_eq!(overrides.data_dir, Some("/d".into()));
+        let port = |addr: Option<ListenAddr>| addr.map(|addr| addr.0.port());
+        assert_eq!(port(overrides.http), Some(1));
+        assert_eq!(port(overrides.https), Some(2));
+        assert_eq!(port(overrides.quic), Some(3));
+        assert_eq!(port(overrides.rtmp), Some(4));
+        assert_eq!(overrides.shards, Some(ShardCount(2)));
+        let Command::Up(up) = weir.command else { unreachable!("the line says up") };
+        assert_eq!(up.flags(), UpFlags { demo: true, ready_file: Some("/r".into()) });
+    }
+
+    #[test]
+    fn play_knows_its_outputs_and_hides_the_token() {
+        let options = |line: &str| match parse(line).expect("valid").command {
+            Command::Play(play) => PlayOptions::from(play),
+            _ => unreachable!("the line says play"),
+        };
+        let url = "https://h:1/playback/lv_1?tok=secret";
+        let to_file = options(&format!("weir play {url} --duration 10 -o out.mp4 --insecure"));
+        assert_eq!(to_file.duration, Some(Duration::from_secs(10)));
+        assert_eq!(to_file.output, PlayOutput::File("out.mp4".into()));
+        assert!(to_file.insecure && to_file.url == url);
+        assert!(!format!("{to_file:?}").contains("secret"));
+        assert_eq!(options(&format!("weir play {url} -o -")).output, PlayOutput::Stdout);
+        assert_eq!(options(&format!("weir play {url}")).output, PlayOutput::Discard);
+    }
+
+    #[test]
+    fn durations_are_read() {
+        for (text, secs) in
+            [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5_400), ("1d", 86_400)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(secs)), "{text}");
+        }
+        for bad in ["", "h", "1x", "1h5", "-1", "1.5h", "99999999999999999999", "9999999999999999h"]
+        {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_of_the_wrong_kind_is_refused_while_parsing() {
+        assert!(parse("weir token mint sgk_00000000000000000000000000").is_err());
+        assert!(parse("weir input create --name x --ingest carrier-pigeon").is_err());
+        assert!(parse("weir token mint lv_00000000000000000000000000 --ttl 1h --json").is_ok());
+    }
+}

@@ -1,0 +1,100 @@
+//! The command line: parses it, merges it into the configuration, and does the short commands.
+//!
+//! The long ones (`up`, `play`) are given in as [`Roles`], so this module knows neither shards nor
+//! players. Every failure ends as one `error:` line and one `help:` line; the exit code is 2 when
+//! the command or the configuration is wrong, else 1.
+
+mod announce;
+mod args;
+mod failure;
+mod short;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind};
+
+use self::args::{Command, Weir};
+pub use self::{
+    announce::{Addresses, Claim, Ready, ReadyDemo, card},
+    args::{PlayOptions, PlayOutput},
+    failure::Failure,
+};
+use crate::{
+    config::{self, Config, Overrides, Up},
+    logs,
+    topology::HostFacts,
+};
+
+/// What the binary can do beside the short commands.
+pub trait Roles {
+    /// `weir up`: runs until stopped.
+    fn up(&self, up: Up) -> Result<(), Failure>;
+
+    /// `weir play`: runs until the broadcast or the duration ends.
+    fn play(&self, options: PlayOptions) -> Result<(), Failure>;
+}
+
+/// The whole program.
+pub fn main(roles: &dyn Roles) -> ExitCode {
+    let environment = |name: &str| std::env::var(name).ok();
+    match run(std::env::args_os(), environment, roles, &mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let colour =
+                std::io::IsTerminal::is_terminal(&std::io::stderr()) && logs::colour_wanted();
+            // Nobody is left to tell when standard error is closed.
+            let _ = std::io::stderr().write_all(failure.render(colour).as_bytes());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// The program with its surroundings given in.
+fn run(
+    line: impl IntoIterator<Item = OsString>,
+    environment: impl Fn(&str) -> Option<String>,
+    roles: &dyn Roles,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let weir = match Weir::try_parse_from(line) {
+        Ok(weir) => weir,
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
+            return failure::written(write!(out, "{error}"));
+        }
+        Err(error) => return Err(Failure::from(error)),
+    };
+    if let Command::Config(args::Config::Print) = weir.command {
+        return failure::written(out.write_all(config::MANUAL.as_bytes()));
+    }
+    let from_environment = Overrides::from_environment(&environment)?;
+    let file =
+        weir.common.config.clone().or_else(|| {
+            environment("WEIR_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+        });
+    let file = match &weir.command {
+        Command::Config(args::Config::Check { file: Some(file) }) => Some(file.clone()),
+        _ => file,
+    };
+    let config = Config::load(file.as_deref(), &from_environment, &weir.overrides())?;
+    match weir.command {
+        Command::Up(up) => {
+            logs::start(&config.log)?;
+            roles.up(config.resolve(up.flags(), &HostFacts::read())?)
+        }
+        Command::Play(play) => {
+            logs::start(&config.log)?;
+            roles.play(play.into())
+        }
+        Command::Input(command) => short::input(&config, command, out),
+        Command::Token(command) => short::token(&config, command, out),
+        Command::SigningKey(command) => short::signing_key(&config, command, out),
+        Command::Config(_) => short::check(&config, file.as_deref(), out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The short commands: they open the store, do one thing beside a running server, and print it.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+use weir_control::{DATABASE_FILE, Ingest, NewInput, Store};
+
+use super::{
+    Addresses, Failure,
+    args::{Input, SigningKey, Token},
+    failure::written,
+};
+use crate::{
+    config::{Config, UpFlags},
+    topology::HostFacts,
+};
+
+pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Result<(), Failure> {
+    let addresses = addresses(config);
+    match command {
+        Input::Create { name, ingest, json } => {
+            if ingest != Ingest::Rtmp {
+                let text = format!("ingest {} is not served by this version", ingest.as_str());
+                return Err(Failure::new(text).help("use --ingest rtmp").usage());
+            }
+            let (input, key) = with_store(config, Missing::Create, async |store| {
+                store.create_input(NewInput { name, ingest }).await
+            })?;
+            let rtmp = addresses.rtmp_url(&input.id, &key);
+            written(if json {
+                let urls = json!({ "rtmp": rtmp });
+                let id = input.id.as_str();
+                writeln!(out, "{}", json!({ "id": id, "stream_key": key.expose(), "urls": urls }))
+            } else {
+                write!(
+                    out,
+                    "input       {}\nstream key  {} (shown this once)\npublish     {rtmp}\n",
+                    input.id,
+                    key.expose(),
+                )
+            })
+        }
+        Input::List { json } => {
+            let inputs = with_store(config, Missing::Refuse, async |store| store.inputs().await)?;
+            if json {
+                return written(writeln!(out, "{}", json!({ "data": inputs })));
+            }
+            if inputs.is_empty() {
+                let first = "no inputs yet: `weir input create --name NAME` makes the first";
+                return written(writeln!(out, "{first}"));
+            }
+            inputs.iter().try_for_each(|input| {
+                let (id, ingest) = (&input.id, input.ingest.as_str());
+                written(writeln!(out, "{id}  {ingest:<5} {}  {}", input.created_at, input.name))
+            })
+        }
+        Input::RotateKey { id, json } => {
+            let key = with_store(config, Missing::Refuse, async |store| {
+                store.rotate_stream_key(&id).await
+            })?;
+            let rtmp = addresses.rtmp_url(&id, &key);
+            written(if json {
+                let urls = json!({ "rtmp": rtmp });
+                let id = id.as_str();
+                writeln!(out, "{}", json!({ "id": id, "stream_key": key.expose(), "urls": urls }))
+            } else {
+                write!(out, "stream key  {} (shown this once)\npublish     {rtmp}\n", key.expose())
+            })
+        }
+    }
+}
+
+pub(super) fn token(config: &Config, command: Token, out: &mut dyn Write) -> Result<(), Failure> {
+    let Token::Mint { id, ttl, json } = command;
+    let minted = with_store(config, Missing::Refuse, async |store| {
+        store.mint_playback_token(&id, ttl).await
+    })?;
+    let addresses = addresses(config);
+    let playback_url = addresses.playback_url(&id, &minted.token);
+    let page_url = addresses.page_url(&id, &minted.token);
+    written(if json {
+        let answer = json!({
+            "token": minted.token.expose(),
+            "playback_url": playback_url,
+            "page_url": page_url,
+            "kid": minted.kid,
+            "alg": minted.algorithm.as_str(),
+            "expires_at": minted.expires_at,
+            "expires_at_unix": minted.expires_at.as_secs(),
+        });
+        writeln!(out, "{answer}")
+    } else {
+        write!(
+            out,
+            "playback  {playback_url}\npage      {page_url}\nexpires   {}\n",
+            minted.expires_at
+        )
+    })
+}
+
+pub(super) fn signing_key(
+    config: &Config,
+    command: SigningKey,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match command {
+        SigningKey::Create => {
+            let key = with_store(config, Missing::Create, async |store| {
+                store.create_signing_key().await
+            })?;
+            written(writeln!(out, "{}", key.kid))
+        }
+        SigningKey::List => {
+            let keys =
+                with_store(config, Missing::Refuse, async |store| store.signing_keys().await)?;
+            keys.iter().try_for_each(|key| {
+                let state = if key.active { "active" } else { "inactive" };
+                let (kid, algorithm) = (&key.kid, key.algorithm.as_str());
+                written(writeln!(out, "{kid}  {algorithm}  {state:<8}  {}", key.created_at))
+            })
+        }
+        SigningKey::Deactivate { kid } => {
+            with_store(config, Missing::Refuse, async |store| {
+                store.deactivate_signing_key(&kid).await
+            })?;
+            written(writeln!(out, "{kid} is inactive: its tokens are refused from now on"))
+        }
+    }
+}
+
+pub(super) fn check(
+    config: &Config,
+    file: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let up = config.resolve(UpFlags::default(), &HostFacts::read())?;
+    let file = file.map_or("no file, defaults".to_owned(), |path| path.display().to_string());
+    let on = &up.topology.listeners;
+    let pins: Vec<String> = up
+        .topology
+        .shards
+        .iter()
+        .map(|shard| shard.core.map_or("any core".to_owned(), |core| format!("core {core}")))
+        .collect();
+    written(write!(
+        out,
+        "ok ({file})\n  data    {}\n  http    {}\n  https   {}\n  quic    {}\n  rtmp    {}\n  \
+         shards  {} ({})\n",
+        up.data_dir.display(),
+        on.http,
+        on.https,
+        on.quic,
+        on.rtmp,
+        pins.len(),
+        pins.join(", "),
+    ))
+}
+
+/// What to do when the data directory holds no database yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Refuse,
+}
+
+/// A mistyped directory must not be answered with an empty one.
+fn with_store<T>(
+    config: &Config,
+    missing: Missing,
+    action: impl AsyncFnOnce(&Store) -> Result<T, weir_control::Error>,
+) -> Result<T, Failure> {
+    let database: PathBuf = config.data_dir.join(DATABASE_FILE);
+    if missing == Missing::Refuse && !database.exists() {
+        let text = format!("no Weir data in {}", config.data_dir.display());
+        return Err(Failure::new(text).help("name the directory of `weir up` with --data-dir"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        let store = Store::open(&config.data_dir).await?;
+        let result = action(&store).await;
+        store.close().await;
+        Ok(result?)
+    })
+}
+
+fn addresses(config: &Config) -> Addresses {
+    Addresses::of_running(&config.data_dir).unwrap_or_else(|| Addresses::configured(config))
+}
