@@ -33,4 +33,7 @@ pub enum Error {
     /// A sample whose NAL lengths do not add up, or an empty one.
     #[error("malformed sample: {0}")]
     Sample(&'static str),
+    /// The broadcast was ended.
+    #[error("the broadcast has ended")]
+    Ended,
 }

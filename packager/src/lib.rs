@@ -8,12 +8,28 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod aac;
+mod bits;
+mod boxes;
+mod cadence;
+pub mod catalog;
+mod cmaf;
 mod error;
+pub mod fmp4;
+pub mod fuzzing;
+mod groups;
+mod h264;
+pub mod merge;
+mod meter;
 mod options;
 mod packager;
 mod sample;
+mod timeline;
+mod track;
 
+pub use aac::AacConfig;
 pub use error::Error;
+pub use h264::{AccessUnit, AvcConfig, Nals, Sps};
 pub use options::Options;
-pub use packager::{Object, Output, Packager};
+pub use packager::{CATALOG_TRACK, Counters, MSF_CATALOG_TRACK, Object, Output, Packager};
 pub use sample::{Codec, Sample, TrackConfig, TrackId};

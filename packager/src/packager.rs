@@ -1,4 +1,5 @@
-//! The packager: feeds' samples in, tracks and objects out.
+//! The packager: samples of one feed in, tracks and objects of one broadcast out. Owns the set of tracks, their names and
+//! the publication of the catalogs; placing and cutting live in `timeline`, `groups` and `track`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,7 +7,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::{Error, Options, Sample, TrackConfig};
+use crate::catalog::{Catalog, Kind, VERSION};
+use crate::groups::Groups;
+use crate::timeline::{Timeline, Verdict};
+use crate::track::{Context, Track};
+use crate::{Error, Options, Sample, TrackConfig, TrackId};
+
+/// Tracks of one feed: OBS sends four video and six audio tracks at most.
+const TRACKS_MAX: usize = 16;
+/// One intra picture of 8K; ingest caps its messages at less.
+const SAMPLE_BYTES_MAX: usize = 11 * 1024 * 1024;
+/// After a restart of the publisher, tracks it no longer describes are ended.
+const STALE_MAX: Duration = Duration::from_secs(5);
+const CATALOG_PRIORITY: u8 = 0;
+
+/// Name of the track with our own catalog.
+pub const CATALOG_TRACK: &str = ".catalog";
+/// Name of the track with the MSF catalog.
+pub const MSF_CATALOG_TRACK: &str = "catalog";
 
 /// What comes out of [`Packager::poll_output`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,66 +48,339 @@ pub enum Output {
 pub struct Object {
     /// Name of its track.
     pub track: Arc<str>,
-    /// Group id, growing but not always contiguous.
+    /// Group id: growing, the same time in every media track, not always contiguous within one.
     pub group: u64,
     /// Object id within the group, contiguous from 0.
     pub object: u64,
     /// Publisher priority, lower is more urgent: catalogs 0, audio 1, video 2.
     pub priority: u8,
-    /// This is known to be the last object of its group. Media groups end when the next group of their track starts.
+    /// This is known to be the last object of its group, as with catalogs. A media group ends when the next group of its
+    /// track starts.
     pub end_of_group: bool,
     /// The bytes.
     pub payload: Bytes,
 }
 
+/// What had to be done to the samples of a feed; all of them only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Samples whose timestamps were moved to keep time monotone, or were not believed.
+    pub restamped: u64,
+    /// Tracks that moved to a new time line without a restart.
+    pub jumps: u64,
+    /// Video samples before the first keyframe, or before the first after a restart or change.
+    pub dropped_before_keyframe: u64,
+    /// Audio frames that lay in the past.
+    pub dropped_overlap: u64,
+    /// Video groups longer than [`Options::group_duration_max`].
+    pub long_groups: u64,
+}
+
+impl Counters {
+    pub(crate) fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Believed => {}
+            Verdict::Restamped => self.restamped += 1,
+            Verdict::Jumped => self.jumps += 1,
+        }
+    }
+}
+
 /// Turns the samples of one feed into the objects of one broadcast.
 #[derive(Debug)]
 pub struct Packager {
-    _options: Options,
+    options: Options,
+    tracks: Vec<Track>,
+    slots: u32,
+    timeline: Timeline,
+    groups: Groups,
+    counters: Counters,
+    announcement: Announcement,
+    restarted: bool,
+    stale_at: Option<Instant>,
+    /// Wall time of the newest sample, for the MSF catalog.
+    wall: Option<Duration>,
+    ended: bool,
     outputs: VecDeque<Output>,
+}
+
+/// When the catalogs are due.
+#[derive(Debug)]
+struct Announcement {
+    group: u64,
+    first_due: Option<Instant>,
+    next_due: Option<Instant>,
+    dirty: bool,
 }
 
 impl Packager {
     /// A packager with no tracks yet.
     pub fn new(options: Options) -> Self {
-        Self { _options: options, outputs: VecDeque::new() }
+        Self {
+            tracks: Vec::new(),
+            slots: 0,
+            timeline: Timeline::default(),
+            groups: Groups::new(options.first_group),
+            counters: Counters::default(),
+            announcement: Announcement {
+                group: options.first_group,
+                first_due: None,
+                next_due: None,
+                dirty: false,
+            },
+            restarted: false,
+            stale_at: None,
+            wall: None,
+            ended: false,
+            outputs: VecDeque::new(),
+            options,
+        }
     }
 
-    /// A track appears or changes. Repeating a known configuration is free.
+    /// A track appears or changes. Repeating a known configuration is free; a changed one means a new init segment, a new
+    /// catalog at once, and for video a wait for the next keyframe.
     pub fn handle_track(&mut self, config: TrackConfig, now: Instant) -> Result<(), Error> {
-        let _ = (config, now);
+        if self.ended {
+            return Err(Error::Ended);
+        }
+        if !(1..=1_000_000_000).contains(&config.timescale) {
+            return Err(Error::Timescale(config.timescale));
+        }
+        let parsed = Track::new(config.clone(), self.slots + 1)?;
+        if std::mem::take(&mut self.restarted) {
+            self.stale_at = Some(now + STALE_MAX);
+        }
+        match self.position_for(&parsed) {
+            Some(index) => self.change(index, config)?,
+            None => self.add(parsed)?,
+        }
+        self.announcement.first_due.get_or_insert(now + self.options.catalog_wait);
+        self.settle(now);
         Ok(())
     }
 
-    /// A sample arrives; `captured_wall` is when it was captured (or reached us), since the Unix epoch.
+    /// A sample arrives; `captured_wall` is when it was captured (or reached us), since the Unix epoch. An error is about
+    /// this sample only.
+    #[expect(clippy::needless_pass_by_value, reason = "a sample is used up; its bytes may be kept")]
     pub fn handle_sample(
         &mut self,
         sample: Sample,
         captured_wall: Duration,
         now: Instant,
     ) -> Result<(), Error> {
-        let _ = (sample, captured_wall, now);
+        if self.ended {
+            return Err(Error::Ended);
+        }
+        if sample.data.is_empty() {
+            return Err(Error::Sample("empty"));
+        }
+        if sample.data.len() > SAMPLE_BYTES_MAX {
+            return Err(Error::SampleTooLarge { size: sample.data.len(), max: SAMPLE_BYTES_MAX });
+        }
+        let video_at = self.tracks.iter().filter_map(Track::video_at).max();
+        let track = self
+            .tracks
+            .iter_mut()
+            .find(|track| track.id == sample.track && !track.stale)
+            .ok_or(Error::UnknownTrack(sample.track.0))?;
+        let mut context = Context {
+            options: &self.options,
+            timeline: &mut self.timeline,
+            groups: &mut self.groups,
+            counters: &mut self.counters,
+            video_at,
+        };
+        let objects = track.handle_sample(&sample, captured_wall, &mut context)?;
+        self.wall = Some(captured_wall);
+        // A catalog that is due goes first.
+        self.settle(now);
+        self.outputs.extend(objects.into_iter().flatten().map(Output::Object));
         Ok(())
     }
 
-    /// The publisher restarted: its timestamps start anew, ours go on.
-    pub fn handle_discontinuity(&mut self) {}
+    /// The publisher restarted: its timestamps start anew, ours continue right behind what was sent, group ids go on and
+    /// video waits for a keyframe. Tracks keep their names if they come back with the same kind and size; those that are
+    /// not described again within 5 s of the first that is are ended.
+    pub fn handle_discontinuity(&mut self) {
+        self.timeline.restart();
+        self.restarted = true;
+        for track in &mut self.tracks {
+            self.outputs.extend(track.flush().map(Output::Object));
+            track.restart();
+        }
+    }
 
     /// The deadline of [`Self::poll_timeout`] has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        if !self.ended {
+            self.settle(now);
+        }
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        if self.ended || self.tracks.is_empty() {
+            return None;
+        }
+        let catalog = self.announcement.next_due.or(self.announcement.first_due);
+        catalog.into_iter().chain(self.stale_at).min()
     }
 
-    /// The broadcast is over: flushes what is pending and ends every track.
-    pub fn handle_end(&mut self) {}
+    /// The broadcast is over: flushes what is pending, publishes a last catalog that is not live and ends every track.
+    pub fn handle_end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        for track in &mut self.tracks {
+            self.outputs.extend(track.flush().map(Output::Object));
+        }
+        let announced = self.announcement.next_due.is_some();
+        if announced {
+            self.publish_catalogs(false);
+        }
+        let media = self.tracks.iter().map(|track| Arc::clone(&track.name));
+        let catalogs =
+            [CATALOG_TRACK, MSF_CATALOG_TRACK].into_iter().filter(|_| announced).map(Arc::from);
+        self.outputs.extend(media.chain(catalogs).map(|name| Output::TrackEnded { name }));
+    }
 
     /// The next output, if any.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// What had to be done to the samples so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The track a configuration is about: the one with its id, or after a restart one of its kind that nobody has
+    /// claimed yet, since the new connection counts its tracks anew.
+    fn position_for(&self, parsed: &Track) -> Option<usize> {
+        let same_kind = |track: &&Track| track.kind() == parsed.kind();
+        let by_id = self
+            .tracks
+            .iter()
+            .filter(same_kind)
+            .find(|track| track.id == parsed.id && !track.stale);
+        let stale = || {
+            let stale = || self.tracks.iter().filter(same_kind).filter(|track| track.stale);
+            stale().find(|track| track.codec == parsed.codec).or(stale().next())
+        };
+        let slot = by_id.or_else(stale)?.slot;
+        self.tracks.iter().position(|track| track.slot == slot)
+    }
+
+    fn add(&mut self, mut track: Track) -> Result<(), Error> {
+        // An id that now means another kind of track: the old one is gone.
+        let id = track.id;
+        self.remove(|old| old.id == id && !old.stale);
+        if self.tracks.len() >= TRACKS_MAX {
+            return Err(Error::TooManyTracks(TRACKS_MAX));
+        }
+        self.slots += 1;
+        track.rename(self.free_name(&track.base_name()));
+        self.outputs.push_back(Output::Track { name: Arc::clone(&track.name) });
+        self.tracks.push(track);
+        self.announcement.dirty = true;
+        Ok(())
+    }
+
+    fn change(&mut self, index: usize, config: TrackConfig) -> Result<(), Error> {
+        let Some(track) = self.tracks.get_mut(index) else { return Ok(()) };
+        let id: TrackId = config.track;
+        let was = track.base_name();
+        self.outputs.extend(track.flush().map(Output::Object));
+        if track.reconfigure(config)? {
+            self.announcement.dirty = true;
+        }
+        track.id = id;
+        track.stale = false;
+        let name = track.base_name();
+        if name != was {
+            let name = self.free_name(&name);
+            let Some(track) = self.tracks.get_mut(index) else { return Ok(()) };
+            self.outputs.push_back(Output::TrackEnded { name: Arc::clone(&track.name) });
+            self.outputs.push_back(Output::Track { name: Arc::clone(&name) });
+            track.rename(name);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, gone: impl Fn(&Track) -> bool) {
+        let (removed, kept) =
+            std::mem::take(&mut self.tracks).into_iter().partition::<Vec<_>, _>(gone);
+        self.tracks = kept;
+        for mut track in removed {
+            self.announcement.dirty = true;
+            self.outputs.extend(track.flush().map(Output::Object));
+            self.outputs.push_back(Output::TrackEnded { name: track.name });
+        }
+    }
+
+    /// `audio`, then `audio/2`, `audio/3`, …
+    fn free_name(&self, base: &str) -> Arc<str> {
+        let free = |name: &str| self.tracks.iter().all(|track| &*track.name != name);
+        if free(base) {
+            return base.into();
+        }
+        // One more candidate than there are tracks, so one is free.
+        (2..=TRACKS_MAX + 2)
+            .map(|number| format!("{base}/{number}"))
+            .find(|name| free(name))
+            .unwrap_or_default()
+            .into()
+    }
+
+    /// Publishes what is due.
+    fn settle(&mut self, now: Instant) {
+        if self.stale_at.is_some_and(|at| at <= now) {
+            self.stale_at = None;
+            self.remove(|track| track.stale);
+        }
+        let announcement = &self.announcement;
+        let due = match announcement.next_due {
+            None => {
+                let has = |kind| self.tracks.iter().any(|track| track.kind() == kind);
+                let complete = has(Kind::Video) && has(Kind::Audio);
+                complete || announcement.first_due.is_some_and(|due| due <= now)
+            }
+            Some(next) => announcement.dirty || next <= now,
+        };
+        if !due || self.tracks.is_empty() {
+            return;
+        }
+        if announcement.next_due.is_none() {
+            for name in [CATALOG_TRACK, MSF_CATALOG_TRACK] {
+                self.outputs.push_back(Output::Track { name: name.into() });
+            }
+        }
+        self.publish_catalogs(true);
+        self.announcement.dirty = false;
+        self.announcement.next_due = Some(now + self.options.catalog_interval);
+    }
+
+    fn publish_catalogs(&mut self, live: bool) {
+        let catalog = Catalog {
+            version: VERSION,
+            live,
+            capture_clock: Some("prft".into()),
+            tracks: self.tracks.iter_mut().map(Track::describe).collect(),
+        };
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let msf = catalog.to_msf(millis(self.options.target_latency), self.wall.map(millis));
+        let group = self.announcement.group;
+        self.announcement.group += 1;
+        for (name, payload) in [(CATALOG_TRACK, catalog.to_json()), (MSF_CATALOG_TRACK, msf)] {
+            self.outputs.push_back(Output::Object(Object {
+                track: name.into(),
+                group,
+                object: 0,
+                priority: CATALOG_PRIORITY,
+                end_of_group: true,
+                payload: payload.into(),
+            }));
+        }
     }
 }
