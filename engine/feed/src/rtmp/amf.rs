@@ -258,7 +258,9 @@ mod tests {
             ]),
         ];
         let mut out = BytesMut::new();
-        values.iter().for_each(|value| value.encode(&mut out));
+        for value in &values {
+            value.encode(&mut out);
+        }
         assert_eq!(decode(&out), Ok(values));
     }
 
@@ -284,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_nulls_stops_at_the_limit() {
-        assert_eq!(decode(&[NULL; 60_000]), Err(Error::AmfValues { max: 1024 }));
+        assert_eq!(decode(&vec![NULL; 60_000]), Err(Error::AmfValues { max: 1024 }));
     }
 
     #[test]

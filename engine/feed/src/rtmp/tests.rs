@@ -445,7 +445,7 @@ fn media_for_another_message_stream_is_ignored_and_counted() {
 fn a_command_longer_than_the_limit_is_refused_whole() {
     let mut world = World::new();
     let mut writer = Writer::new();
-    writer.handshake().message(3, kind::COMMAND_AMF0, 0, 0, &[2; 70_000]);
+    writer.handshake().message(3, kind::COMMAND_AMF0, 0, 0, &vec![2; 70_000]);
     let max = 64 << 10;
     assert_eq!(world.send(&writer.take()), Err(Error::CommandTooLong { bytes: 70_000, max }));
     let mut world = World::new();

@@ -1,0 +1,316 @@
+//! Real encoders against the RTMP core over a loopback socket. The same run of ffmpeg writes an FLV
+//! file beside what it sends, and every sample must be the file's, byte for byte. Debian's ffmpeg
+//! (5.1) comes from PATH and must be there; `WEIR_FFMPEG9` names a newer one.
+
+#![expect(clippy::disallowed_methods, reason = "this is a shell: it owns a socket and a clock")]
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use weir_feed::rtmp::{CloseReason, Error, Event, Limits, Reject, Session};
+use weir_feed::{Codec, EndReason, Event as Media, Sample, TrackId, Unsupported};
+
+const KEY: &str = "sk_live_0123456789abcdef";
+const SECONDS: usize = 3;
+const RATE: usize = 30;
+
+/// What one publisher did.
+#[derive(Debug, Default)]
+struct Story {
+    video: Option<TrackId>,
+    audio: Option<TrackId>,
+    record: Vec<u8>,
+    config: Vec<u8>,
+    tracks: usize,
+    samples: Vec<Sample>,
+    end: Option<EndReason>,
+    closed: Option<CloseReason>,
+}
+
+impl Story {
+    fn of(&self, track: Option<TrackId>) -> Vec<&Sample> {
+        self.samples.iter().filter(|sample| Some(sample.track) == track).collect()
+    }
+
+    fn push(&mut self, event: Media) {
+        match event {
+            Media::Track(config) => {
+                self.tracks += 1;
+                match config.codec {
+                    Codec::H264 { record } => {
+                        (self.video, self.record) = (Some(config.track), record.to_vec());
+                    }
+                    Codec::Aac { config: bytes } => {
+                        (self.audio, self.config) = (Some(config.track), bytes.to_vec());
+                    }
+                    _ => panic!("a codec this test does not send"),
+                }
+            }
+            Media::Sample(sample) => self.samples.push(sample),
+            Media::End { reason } => self.end = Some(reason),
+            _ => panic!("an event this test does not know"),
+        }
+    }
+}
+
+/// Serves one connection to its end. Blocking reads, woken by the session's own deadlines.
+fn serve(mut socket: TcpStream) -> Story {
+    let mut story = Story::default();
+    let mut session = Session::new(Limits::default(), Instant::now());
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        while let Some(event) = session.poll_event() {
+            match event {
+                Event::Publish { app, input_id, key } => {
+                    assert_eq!((&*app, &*input_id), ("live", "in_1"));
+                    if key.expose() == KEY {
+                        session.accept_publish();
+                    } else {
+                        session.reject_publish(Reject::Unauthorized);
+                    }
+                }
+                Event::Media(media) => story.push(media),
+                Event::Closed { reason } => story.closed = Some(reason),
+                _ => panic!("an event this test does not know"),
+            }
+        }
+        while let Some(bytes) = session.poll_transmit() {
+            // The peer may hang up right after its goodbye, before it reads our answer to it.
+            if socket.write_all(&bytes).is_err() {
+                session.handle_close();
+            }
+        }
+        if story.closed.is_some() {
+            return story;
+        }
+        let Some(deadline) = session.poll_timeout() else { continue };
+        let left = deadline.saturating_duration_since(Instant::now());
+        socket.set_read_timeout(Some(left.max(std::time::Duration::from_millis(1)))).unwrap();
+        // Errors come back as the `Closed` event.
+        let _ = match socket.read(&mut buffer) {
+            Ok(0) => {
+                session.handle_close();
+                Ok(())
+            }
+            Ok(length) => session.handle_input(&buffer[..length], Instant::now()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                session.handle_timeout(Instant::now())
+            }
+            Err(_) => {
+                session.handle_close();
+                Ok(())
+            }
+        };
+    }
+}
+
+struct Encoder {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        // Usually gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+impl Encoder {
+    /// Starts `binary`; its RTMP output goes to `path` on `listener`, a copy into a file.
+    fn start(
+        binary: &Path,
+        listener: &TcpListener,
+        path: &str,
+        name: &str,
+        codecs: &[&str],
+    ) -> Self {
+        let port = listener.local_addr().unwrap().port();
+        let file =
+            std::env::temp_dir().join(format!("weir-feed-{}-{name}.flv", std::process::id()));
+        let outputs = format!("[f=flv]{}|[f=flv]rtmp://127.0.0.1:{port}{path}", file.display());
+        let child = Command::new(binary)
+            .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
+            .args(["-f", "lavfi", "-i", &format!("testsrc=size=320x180:rate={RATE}")])
+            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"])
+            .args(["-t", &SECONDS.to_string(), "-map", "0:v", "-map", "1:a"])
+            .args(["-pix_fmt", "yuv420p", "-flags", "+global_header"])
+            .args(codecs)
+            .args(["-f", "tee", &outputs])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start: {error}", binary.display()));
+        Self { child, file }
+    }
+
+    /// Waits for its end; success, and what it said.
+    fn finish(&mut self) -> (bool, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().success(), said)
+    }
+}
+
+const H264_AAC: &[&str] = &[
+    "-c:v",
+    "libx264",
+    "-preset",
+    "veryfast",
+    "-bf",
+    "2",
+    "-g",
+    "30",
+    "-sc_threshold",
+    "0",
+    "-c:a",
+    "aac",
+    "-ac",
+    "2",
+    "-b:a",
+    "96k",
+];
+
+/// A tag of an FLV file: is it video, time, composition offset, packet type, payload.
+type FileTag = (bool, i64, i32, u8, Vec<u8>);
+
+/// Reads an FLV file of AVC and AAC the slow and obvious way.
+fn read_flv(path: &Path) -> Vec<FileTag> {
+    let bytes = std::fs::read(path).unwrap();
+    assert_eq!(&bytes[..3], b"FLV");
+    let mut rest = &bytes[13..];
+    let mut tags = Vec::new();
+    while !rest.is_empty() {
+        let length = u32::from_be_bytes([0, rest[1], rest[2], rest[3]]) as usize;
+        let time = i64::from(u32::from_be_bytes([rest[7], rest[4], rest[5], rest[6]]));
+        let body = &rest[11..11 + length];
+        match rest[0] {
+            9 => {
+                let offset = i32::from_be_bytes([body[2], body[3], body[4], 0]) >> 8;
+                tags.push((true, time, offset, body[1], body[5..].to_vec()));
+            }
+            8 => tags.push((false, time, 0, body[1], body[2..].to_vec())),
+            _ => {}
+        }
+        rest = &rest[11 + length + 4..];
+    }
+    tags
+}
+
+/// Sends three seconds of H.264 with B-frames and AAC, and compares all of it.
+fn publish_and_compare(binary: &Path, path: &str, name: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut encoder = Encoder::start(binary, &listener, path, name, H264_AAC);
+    let story = serve(listener.accept().unwrap().0);
+    let (success, said) = encoder.finish();
+    assert!(success, "encoder: {said}");
+    assert_eq!(story.end, Some(EndReason::Unpublished));
+    assert_eq!(story.tracks, 2, "each track is told once");
+
+    let file = read_flv(&encoder.file);
+    let record = file.iter().find(|tag| tag.0 && tag.3 == 0).unwrap();
+    let config = file.iter().find(|tag| !tag.0 && tag.3 == 0).unwrap();
+    assert_eq!((&story.record, &story.config), (&record.4, &config.4));
+    for (track, is_video) in [(story.video, true), (story.audio, false)] {
+        let got: Vec<_> = story
+            .of(track)
+            .iter()
+            .map(|sample| (sample.dts, sample.composition_offset, sample.data.to_vec()))
+            .collect();
+        let want: Vec<_> = file
+            .iter()
+            .filter(|tag| tag.0 == is_video && tag.3 == 1)
+            .map(|(_, time, offset, _, data)| (*time, *offset, data.clone()))
+            .collect();
+        assert!(got == want, "samples differ from the file (video: {is_video})");
+    }
+
+    let video = story.of(story.video);
+    assert_eq!(video.len(), SECONDS * RATE);
+    let keyframes: Vec<_> =
+        video.iter().enumerate().filter(|(_, sample)| sample.keyframe).map(|(i, _)| i).collect();
+    assert_eq!(keyframes, [0, 30, 60]);
+    assert!(video.is_sorted_by_key(|sample| sample.dts));
+    let mut shown: Vec<i64> =
+        video.iter().map(|sample| sample.dts + i64::from(sample.composition_offset)).collect();
+    assert!(!shown.is_sorted(), "B-frames are shown in another order than decoded");
+    shown.sort_unstable();
+    assert!(shown.windows(2).all(|two| (33..=34).contains(&(two[1] - two[0]))), "{shown:?}");
+
+    let audio = story.of(story.audio);
+    let frames = SECONDS * 48_000 / 1024;
+    assert!((frames..=frames + 3).contains(&audio.len()), "{} audio frames", audio.len());
+    assert!(audio.windows(2).all(|two| (21..=22).contains(&(two[1].dts - two[0].dts))));
+}
+
+fn refuse_wrong_key(binary: &Path, name: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut encoder =
+        Encoder::start(binary, &listener, "/live/in_1?sk=sk_live_wrong", name, H264_AAC);
+    let story = serve(listener.accept().unwrap().0);
+    let (_, said) = encoder.finish();
+    assert_eq!(story.closed, Some(CloseReason::Rejected(Reject::Unauthorized)));
+    assert!(story.samples.is_empty());
+    assert!(said.contains("unauthorized"), "the operator reads why: {said}");
+}
+
+fn debian() -> PathBuf {
+    PathBuf::from("ffmpeg")
+}
+
+/// The newer ffmpeg, if this host names one; says so loudly if not.
+fn newer() -> Option<PathBuf> {
+    let path = std::env::var_os("WEIR_FFMPEG9").map(PathBuf::from);
+    if path.is_none() {
+        println!("WEIR_FFMPEG9 IS NOT SET: NOTHING WAS TESTED AGAINST THE NEWER FFMPEG");
+    }
+    path
+}
+
+#[test]
+fn debian_ffmpeg_with_b_frames_arrives_whole() {
+    publish_and_compare(&debian(), &format!("/live/in_1?sk={KEY}"), "debian");
+}
+
+#[test]
+fn debian_ffmpeg_with_the_input_in_the_application_arrives_whole() {
+    publish_and_compare(&debian(), &format!("/live/in_1/{KEY}"), "debian-path");
+}
+
+#[test]
+fn debian_ffmpeg_with_a_wrong_key_is_told() {
+    refuse_wrong_key(&debian(), "debian-wrong");
+}
+
+#[test]
+fn newer_ffmpeg_with_b_frames_arrives_whole() {
+    if let Some(binary) = newer() {
+        publish_and_compare(&binary, &format!("/live/in_1?sk={KEY}"), "newer");
+    }
+}
+
+#[test]
+fn newer_ffmpeg_with_a_wrong_key_is_told() {
+    if let Some(binary) = newer() {
+        refuse_wrong_key(&binary, "newer-wrong");
+    }
+}
+
+#[test]
+fn newer_ffmpeg_with_hevc_is_refused_by_name() {
+    let Some(binary) = newer() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let codecs = ["-c:v", "libx265", "-preset", "ultrafast", "-c:a", "aac"];
+    let path = format!("/live/in_1?sk={KEY}");
+    let mut encoder = Encoder::start(&binary, &listener, &path, "newer-hevc", &codecs);
+    let story = serve(listener.accept().unwrap().0);
+    encoder.finish();
+    let refused = Unsupported::VideoFourCc(*b"hvc1");
+    assert_eq!(story.end, Some(EndReason::Unsupported(refused)));
+    assert_eq!(story.closed, Some(CloseReason::Failed(Error::Unsupported(refused))));
+}
