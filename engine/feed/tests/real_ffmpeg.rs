@@ -136,9 +136,9 @@ impl Encoder {
         let outputs = format!("[f=flv]{}|[f=flv]rtmp://127.0.0.1:{port}{path}", file.display());
         let child = Command::new(binary)
             .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"])
-            .args(["-f", "lavfi", "-i", &format!("testsrc=size=320x180:rate={RATE}")])
-            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"])
-            .args(["-t", &SECONDS.to_string(), "-map", "0:v", "-map", "1:a"])
+            .args(["-f", "lavfi", "-i", &format!("testsrc=size=320x180:rate={RATE}:d={SECONDS}")])
+            .args(["-f", "lavfi", "-i", &format!("sine=sample_rate=48000:d={SECONDS}")])
+            .args(["-map", "0:v", "-map", "1:a"])
             .args(["-pix_fmt", "yuv420p", "-flags", "+global_header"])
             .args(codecs)
             .args(["-f", "tee", &outputs])
@@ -203,9 +203,13 @@ fn read_flv(path: &Path) -> Vec<FileTag> {
 }
 
 /// Sends three seconds of H.264 with B-frames and AAC, and compares all of it.
-fn publish_and_compare(binary: &Path, path: &str, name: &str) {
+fn publish_and_compare(binary: &Path, path: &str, name: &str) -> Story {
+    publish_with(binary, path, name, &[])
+}
+
+fn publish_with(binary: &Path, path: &str, name: &str, more: &[&str]) -> Story {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut encoder = Encoder::start(binary, &listener, path, name, H264_AAC);
+    let mut encoder = Encoder::start(binary, &listener, path, name, &[H264_AAC, more].concat());
     let story = serve(listener.accept().unwrap().0);
     let (success, said) = encoder.finish();
     assert!(success, "encoder: {said}");
@@ -246,6 +250,16 @@ fn publish_and_compare(binary: &Path, path: &str, name: &str) {
     let frames = SECONDS * 48_000 / 1024;
     assert!((frames..=frames + 3).contains(&audio.len()), "{} audio frames", audio.len());
     assert!(audio.windows(2).all(|two| (21..=22).contains(&(two[1].dts - two[0].dts))));
+    story
+}
+
+/// Starts one and a half seconds before 2^24 ms, so that extended timestamps begin on the way.
+fn cross_the_24_bit_mark(binary: &Path, name: &str) {
+    let path = format!("/live/in_1?sk={KEY}");
+    let later = ["-vf", "setpts=PTS+16775.7/TB", "-af", "asetpts=PTS+16775.7/TB"];
+    let story = publish_with(binary, &path, name, &later);
+    let times: Vec<_> = story.samples.iter().map(|sample| sample.dts).collect();
+    assert!(times.iter().any(|time| *time < 1 << 24) && times.iter().any(|time| *time > 1 << 24));
 }
 
 fn refuse_wrong_key(binary: &Path, name: &str) {
@@ -283,6 +297,11 @@ fn debian_ffmpeg_with_the_input_in_the_application_arrives_whole() {
 }
 
 #[test]
+fn debian_ffmpeg_crossing_into_extended_timestamps_arrives_whole() {
+    cross_the_24_bit_mark(&debian(), "debian-24");
+}
+
+#[test]
 fn debian_ffmpeg_with_a_wrong_key_is_told() {
     refuse_wrong_key(&debian(), "debian-wrong");
 }
@@ -291,6 +310,13 @@ fn debian_ffmpeg_with_a_wrong_key_is_told() {
 fn newer_ffmpeg_with_b_frames_arrives_whole() {
     if let Some(binary) = newer() {
         publish_and_compare(&binary, &format!("/live/in_1?sk={KEY}"), "newer");
+    }
+}
+
+#[test]
+fn newer_ffmpeg_crossing_into_extended_timestamps_arrives_whole() {
+    if let Some(binary) = newer() {
+        cross_the_24_bit_mark(&binary, "newer-24");
     }
 }
 
