@@ -1,15 +1,15 @@
 //! FLV tag bodies (Adobe's Video File Format 10.1, annex E.4; enhanced RTMP v2) made into tracks
-//! and samples. Tracks are found by their data, never by metadata. Owns what counts as a whole
-//! access unit; leaves timestamps as they come, and refuses every codec but H.264 and AAC by name.
+//! and samples. Tracks are found by their data, never by metadata. Owns what is dropped and what is
+//! news; leaves timestamps as they come and bitstreams to the packager's readers, and refuses every
+//! codec but H.264 and AAC by name.
 
-mod aac;
-mod avc;
 mod tag;
 
 use bytes::Bytes;
 
 pub(crate) use tag::Aggregate;
 use tag::{AudioBody, VideoBody};
+use weir_packager::{AacConfig, AccessUnit, AvcConfig, Nals};
 
 use crate::{Codec, Event, Sample, TrackConfig, TrackId, Unsupported};
 
@@ -59,7 +59,7 @@ pub(crate) struct Demuxer {
 struct VideoTrack {
     id: TrackId,
     record: Bytes,
-    nal_length_bytes: usize,
+    nal_length_bytes: u8,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Demuxer {
         if self.video.as_ref().is_some_and(|track| track.record == record) {
             return;
         }
-        let Some(nal_length_bytes) = avc::nal_length_bytes(&record) else {
+        let Ok(AvcConfig { length_size: nal_length_bytes, .. }) = AvcConfig::parse(&record) else {
             self.counters.bad_configurations += 1;
             return;
         };
@@ -119,7 +119,7 @@ impl Demuxer {
         if self.audio.as_ref().is_some_and(|track| track.config == config) {
             return;
         }
-        if !aac::is_config(&config) {
+        if AacConfig::parse(&config).is_err() {
             self.counters.bad_configurations += 1;
             return;
         }
@@ -141,20 +141,22 @@ impl Demuxer {
             self.counters.without_configuration += 1;
             return;
         };
-        let Some(seen) = avc::scan(&nals, video.nal_length_bytes) else {
+        // An empty unit adds up, but Chrome refuses the whole chunk that holds one.
+        let mut units = Nals::new(&nals, video.nal_length_bytes);
+        if !units.all(|unit| unit.is_ok_and(|unit| !unit.is_empty())) {
             self.counters.malformed += 1;
             return;
-        };
-        if !seen.picture {
+        }
+        let Ok(unit) = AccessUnit::classify(&nals, video.nal_length_bytes) else {
             self.counters.without_picture += 1;
             return;
-        }
+        };
         emit(Event::Sample(Sample {
             track: video.id,
             dts,
             composition_offset,
             // The tag's own flag also marks recovery points, where no browser can start.
-            keyframe: seen.idr,
+            keyframe: unit == AccessUnit::Idr,
             data: nals,
         }));
     }

@@ -115,6 +115,11 @@ impl Session {
 
     /// Bytes from the peer, cut anywhere. Ignored once the session is closed.
     pub fn handle_input(&mut self, input: &[u8], now: Instant) -> Result<(), Error> {
+        // A peer that trickles keeps its shell too busy reading to look at the timer. Bytes of a
+        // publisher prove that it is alive, so there only the timer counts.
+        if !matches!(self.state, State::Publishing { .. }) {
+            self.handle_timeout(now)?;
+        }
         if self.is_closed() {
             return Ok(());
         }

@@ -250,6 +250,18 @@ fn a_handshake_that_trickles_is_closed_at_five_seconds_too() {
 }
 
 #[test]
+fn a_trickle_that_keeps_the_shell_from_its_timer_is_closed_by_its_own_bytes() {
+    let mut world = World::new();
+    world.send(&[3]).unwrap();
+    for _ in 0..49 {
+        world.now += Duration::from_millis(100);
+        world.send(&[0]).unwrap();
+    }
+    world.now += Duration::from_millis(100);
+    assert_eq!(world.send(&[0]), Err(Error::HandshakeTimeout));
+}
+
+#[test]
 fn a_wrong_version_byte_is_closed_at_once() {
     for version in [0, 2, 6, b'G', 0x16] {
         let mut world = World::new();
