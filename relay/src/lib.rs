@@ -36,19 +36,28 @@
 //! A viewer on shard B of a track of shard A: B raises [`Event::TrackWanted`]; the engine asks A, which
 //! calls [`Relay::find_track`], then `set_export(id, true)` and in the same turn sends
 //! [`Relay::cached`] and thereafter each [`Event::Exported`] to B; B calls
-//! `open_track(name, TrackOptions { replica: true, .. })` and `write_object` for each. Replay and
-//! live may overlap. On [`Event::ExportEnded`] B calls `end_track`; on `Found::Missing` `refuse_track`.
+//! `open_track(name, TrackOptions { replica: true, .. })`, `write_object` for what A had, then
+//! [`Relay::track_ready`]; from then on `write_object` for each new object. Replay and live may overlap. On [`Event::ExportEnded`] B calls `end_track`; on `Found::Missing` `refuse_track`.
 //! After [`Event::TrackUnwanted`] A calls `set_export(id, false)`.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
 
+mod arena;
 pub mod auth;
+mod cache;
+mod directory;
+mod encode;
 mod event;
+mod fanout;
+mod fetch;
 mod limits;
 mod metrics;
+mod path;
 mod relay;
 mod secret;
+mod session;
+mod track;
 mod transport;
 
 pub use auth::KeySet;

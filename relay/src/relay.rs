@@ -1,35 +1,104 @@
 //! The relay of one shard: the public face that ties sessions, directory, tracks and fan-out
-//! together. It owns them all; it knows neither sockets nor clocks nor media.
+//! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
+//! are in `request`, sessions that publish in `publisher`, the life of tracks in `tracks`.
 
-use std::collections::VecDeque;
+mod publisher;
+mod request;
+mod tracks;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use weir_moqt::{RequestId, Role, SessionError, SetupOptions};
 
+use crate::arena::{self, Arena};
+use crate::auth::AuthError;
+use crate::directory::Directory;
+use crate::fanout::Pump;
+use crate::fetch::Progress;
+use crate::path::Resource;
+use crate::session::{Access, Close, Publisher, Session};
+use crate::track::{State, Track};
 use crate::{
-    Dir, DoneCode, Event, Found, FullTrackName, KeySet, Limits, Metrics, Namespace, ObjectError,
-    ObjectIn, RefuseReason, RequestCode, SessionId, SessionParams, StreamId, TrackId, TrackOptions,
-    Transport,
+    Dir, DoneCode, Event, FullTrackName, KeySet, Limits, Metrics, Namespace, RefuseReason, Secret,
+    SessionCode, SessionId, SessionParams, StreamId, TrackId, Transport,
 };
 
-/// All MoQT sessions and tracks of one shard.
+/// All MoQT sessions and tracks of one shard. See the crate documentation for how to drive it.
 #[derive(Debug)]
 pub struct Relay {
     limits: Limits,
     metrics: Metrics,
     shard: u16,
     keys: KeySet,
+    sessions: Arena<Session>,
+    tracks: Arena<Track>,
+    /// Tracks that may be subscribed to, by name: pending and open ones.
+    names: BTreeMap<FullTrackName, TrackId>,
+    directory: Directory,
+    /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
+    watchers: Vec<Watcher>,
+    timers: BTreeSet<(Instant, Timer)>,
+    dirty: Dirty,
     events: VecDeque<Event>,
-    dirty: VecDeque<SessionId>,
+    last_alias: u64,
+    /// GOAWAY was sent with this URI; new sessions get it too.
+    draining: Option<String>,
 }
 
-#[expect(
-    unused_variables,
-    clippy::unused_self,
-    clippy::needless_pass_by_value,
-    clippy::needless_pass_by_ref_mut,
-    reason = "signatures first; bodies follow"
-)]
+/// A session that wants to hear of namespaces.
+#[derive(Debug)]
+struct Watcher {
+    session: SessionId,
+    request: RequestId,
+    prefix: Namespace,
+}
+
+/// What a deadline belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Session(SessionId),
+    Track(TrackId),
+}
+
+/// Sessions that want to be driven: each at most once, in the order they were marked.
+#[derive(Debug, Default)]
+struct Dirty {
+    marked: Vec<bool>,
+    queue: VecDeque<SessionId>,
+}
+
+impl Dirty {
+    fn mark(&mut self, session: SessionId) {
+        let slot = arena::index(session.0);
+        if self.marked.len() <= slot {
+            self.marked.resize(slot + 1, false);
+        }
+        if let Some(marked) = self.marked.get_mut(slot)
+            && !*marked
+        {
+            *marked = true;
+            self.queue.push_back(session);
+        }
+    }
+
+    fn clear(&mut self, session: SessionId) {
+        if let Some(marked) = self.marked.get_mut(arena::index(session.0)) {
+            *marked = false;
+        }
+    }
+
+    fn pop(&mut self) -> Option<SessionId> {
+        let session = self.queue.pop_front()?;
+        self.clear(session);
+        Some(session)
+    }
+}
+
+/// Time a peer gets to leave after GOAWAY.
+const GOAWAY_TIMEOUT_MS: u64 = 10_000;
+
 impl Relay {
     /// An empty relay for shard `shard`.
     pub fn new(limits: Limits, shard: u16) -> Self {
@@ -38,8 +107,16 @@ impl Relay {
             metrics: Metrics::default(),
             shard,
             keys: KeySet::new(),
+            sessions: Arena::default(),
+            tracks: Arena::default(),
+            names: BTreeMap::new(),
+            directory: Directory::default(),
+            watchers: Vec::new(),
+            timers: BTreeSet::new(),
+            dirty: Dirty::default(),
             events: VecDeque::new(),
-            dirty: VecDeque::new(),
+            last_alias: 0,
+            draining: None,
         }
     }
 
@@ -56,11 +133,47 @@ impl Relay {
     /// Replaces the playback keys. Sessions whose key or token id is no longer good are ended.
     pub fn set_keys(&mut self, keys: KeySet, now: Instant) {
         self.keys = keys;
+        let ids: Vec<u64> = self.sessions.keys().collect();
+        for id in ids {
+            let Some(session) = self.sessions.get(id) else { continue };
+            if session.grants.iter().any(|grant| !self.keys.upholds(grant)) {
+                self.metrics.sessions_expired += 1;
+                self.fail_auth(SessionId(id), AuthError::Revoked, now);
+            }
+        }
     }
 
     /// A connection became a MoQT session. `None` when `sessions_max` is reached.
     pub fn open_session(&mut self, params: SessionParams, now: Instant) -> Option<SessionId> {
-        None
+        if self.sessions.len() >= self.limits.sessions_max {
+            self.metrics.limit_sessions += 1;
+            return None;
+        }
+        let options = SetupOptions {
+            implementation: Some(concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned()),
+            ..SetupOptions::default()
+        };
+        let moqt_limits = weir_moqt::Limits {
+            object_bytes: self.limits.object_bytes_max as u64,
+            ..weir_moqt::Limits::default()
+        };
+        let moqt = weir_moqt::Session::new(
+            params.draft,
+            Role::Server,
+            params.transport,
+            moqt_limits,
+            options,
+        );
+        let session = Session::new(moqt, now + self.limits.setup_timeout);
+        let id = SessionId(self.sessions.insert(session));
+        self.metrics.sessions_opened += 1;
+        self.metrics.sessions = self.sessions.len() as u64;
+        if let Some(path) = &params.path_and_query {
+            self.set_resource(id, Resource::parse(path), now);
+        }
+        self.reschedule(id);
+        self.dirty.mark(id);
+        Some(id)
     }
 
     /// Bytes (and perhaps the end) of a stream, in order.
@@ -75,104 +188,331 @@ impl Relay {
         now: Instant,
         wall: Duration,
     ) {
+        let Some(state) = self.live(session) else { return };
+        let outcome = state.moqt.handle_stream(stream, dir, bytes, fin);
+        self.after_input(session, outcome, now, wall);
     }
 
     /// The peer reset its half of a stream.
-    pub fn handle_reset(&mut self, session: SessionId, stream: StreamId, code: u32, now: Instant) {}
+    pub fn handle_reset(&mut self, session: SessionId, stream: StreamId, code: u32, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        let outcome = state.moqt.handle_reset(stream, u64::from(code));
+        // A reset brings no request that needs the wall clock.
+        self.after_input(session, outcome, now, Duration::ZERO);
+    }
 
     /// The peer sent STOP_SENDING.
-    pub fn handle_stop(&mut self, session: SessionId, stream: StreamId, code: u32, now: Instant) {}
+    pub fn handle_stop(&mut self, session: SessionId, stream: StreamId, code: u32, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
+        if state.subscriptions.iter_mut().any(|subscription| subscription.stop(stream)) {
+            state.resets.push((stream, cancelled));
+            self.metrics.groups_stopped += 1;
+            self.dirty.mark(session);
+            return;
+        }
+        if let Some(at) = state.fetches.iter().position(|fetch| fetch.stream() == Some(stream)) {
+            let fetch = state.fetches.remove(at);
+            state.moqt.finish_fetch(fetch.request);
+            state.resets.push((stream, cancelled));
+            self.dirty.mark(session);
+            return;
+        }
+        let outcome = state.moqt.handle_stop(stream, u64::from(code));
+        self.after_input(session, outcome, now, Duration::ZERO);
+    }
 
     /// A stream that blocked has room again.
-    pub fn handle_writable(&mut self, session: SessionId, stream: StreamId) {}
+    pub fn handle_writable(&mut self, session: SessionId, stream: StreamId) {
+        let Some(state) = self.live(session) else { return };
+        state.unblock(stream);
+        self.dirty.mark(session);
+    }
 
     /// The peer allows more streams of this direction.
-    pub fn handle_streams_available(&mut self, session: SessionId, dir: Dir) {}
+    pub fn handle_streams_available(&mut self, session: SessionId, _dir: Dir) {
+        if self.live(session).is_some() {
+            self.dirty.mark(session);
+        }
+    }
 
     /// The connection is gone; nothing is written to it any more.
-    pub fn close_session(&mut self, session: SessionId, now: Instant) {}
+    pub fn close_session(&mut self, session: SessionId, now: Instant) {
+        if self.live(session).is_some() {
+            self.detach(session, now);
+        }
+        self.forget(session);
+    }
 
     /// Ends a session from our side with `UNAUTHORIZED` and `reason` (revocation by the engine).
-    pub fn kick(&mut self, session: SessionId, reason: &str) {}
+    pub fn kick(&mut self, session: SessionId, reason: &str, now: Instant) {
+        self.close(session, SessionCode::Unauthorized, reason.to_owned(), now);
+    }
 
     /// The next session that wants [`Relay::drive`].
     pub fn poll_dirty(&mut self) -> Option<SessionId> {
-        self.dirty.pop_front()
+        self.dirty.pop()
     }
 
     /// Writes what this session has to send until all is written or blocked.
-    pub fn drive(&mut self, session: SessionId, transport: &mut impl Transport, now: Instant) {}
-
-    /// A local feed holds `namespace` from now on. False when somebody else holds it or the
-    /// directory is full.
-    pub fn publish(&mut self, namespace: &Namespace) -> bool {
-        false
+    pub fn drive(&mut self, session: SessionId, transport: &mut impl Transport, now: Instant) {
+        if !self.write_control(session, transport, now) {
+            return;
+        }
+        let Self { sessions, tracks, limits, metrics, .. } = self;
+        let Some(state) = sessions.get_mut(session.0) else { return };
+        if !state.subscriptions.is_sorted_by_key(|subscription| subscription.rank()) {
+            state.subscriptions.sort_by_key(|subscription| subscription.rank());
+        }
+        let mut ended: Vec<(RequestId, DoneCode)> = Vec::new();
+        for subscription in &mut state.subscriptions {
+            let Some(track) = tracks.get(subscription.track.0) else { continue };
+            let cache = &track.cache;
+            let draft = state.draft;
+            subscription.pump(&mut Pump { draft, cache, limits, metrics, transport, now });
+            match track.state {
+                State::Ended(code) if subscription.has_read(cache) => {
+                    ended.push((subscription.request, code));
+                }
+                _ if subscription.is_finished(cache) => {
+                    ended.push((subscription.request, DoneCode::SubscriptionEnded));
+                }
+                _ => {}
+            }
+        }
+        let Session { fetches, moqt, draft, .. } = state;
+        fetches.retain_mut(|fetch| {
+            let progress = fetch.pump(*draft, metrics, transport);
+            if progress != Progress::Waiting {
+                moqt.finish_fetch(fetch.request);
+            }
+            progress == Progress::Waiting
+        });
+        for (request, code) in &ended {
+            self.finish_subscription(session, *request, *code, now);
+        }
+        // What the pump ended is said in the same turn; also when a slow reader's session ends.
+        self.write_control(session, transport, now);
     }
 
-    /// Shard `shard` holds `namespace`. False as for [`Relay::publish`].
-    pub fn publish_remote(&mut self, namespace: &Namespace, shard: u16) -> bool {
-        false
-    }
-
-    /// The broadcast is over: its tracks end with TRACK_ENDED, subscribers get PUBLISH_DONE.
-    pub fn unpublish(&mut self, namespace: &Namespace, now: Instant) {}
-
-    /// Opens a track (or replaces one of the same name, which ends). `None` at `tracks_max`.
-    pub fn open_track(
-        &mut self,
-        name: FullTrackName,
-        options: TrackOptions,
-        now: Instant,
-    ) -> Option<TrackId> {
-        None
-    }
-
-    /// Takes an object into the track's cache and marks its subscribers dirty.
-    pub fn write_object(&mut self, track: TrackId, object: ObjectIn) -> Result<(), ObjectError> {
-        Err(ObjectError::UnknownTrack)
-    }
-
-    /// No more objects: subscribers read what is there, then get PUBLISH_DONE with `code`.
-    pub fn end_track(&mut self, track: TrackId, code: DoneCode, now: Instant) {}
-
-    /// Another shard does not have the track that was wanted: those waiting are refused.
-    pub fn refuse_track(&mut self, name: &FullTrackName, code: RequestCode, now: Instant) {}
-
-    /// Finds a track for another shard, asking its publisher session if there is one.
-    pub fn find_track(&mut self, name: &FullTrackName, now: Instant) -> Found {
-        Found::Missing
-    }
-
-    /// Starts or stops [`Event::Exported`] for each new object. Export counts as interest.
-    pub fn set_export(&mut self, track: TrackId, export: bool, now: Instant) {}
-
-    /// What the cache of a track holds, oldest first, to replay on another shard.
-    pub fn cached(&self, track: TrackId) -> impl Iterator<Item = ObjectIn> + '_ {
-        std::iter::empty()
-    }
-
-    /// The engine's answer to [`Event::AuthorizePublish`].
-    pub fn publish_authorized(
+    /// Writes control; false when the session is closed or gone.
+    fn write_control(
         &mut self,
         session: SessionId,
-        answer: Result<Namespace, RefuseReason>,
+        transport: &mut impl Transport,
         now: Instant,
-    ) {
+    ) -> bool {
+        let Some(state) = self.sessions.get_mut(session.0) else { return false };
+        let written = state.write_control(transport, &self.limits);
+        for (stream, code) in state.resets.drain(..) {
+            transport.reset(stream, code);
+        }
+        match written {
+            Some(written) => self.metrics.bytes_out += written,
+            None => {
+                self.metrics.limit_control_bytes += 1;
+                let reason = "control messages are not read".to_owned();
+                self.close(session, SessionCode::ControlMessageTimeout, reason, now);
+            }
+        }
+        let closing = self.sessions.get_mut(session.0).and_then(|state| state.closing.take());
+        if let Some(Close { code, reason }) = closing {
+            transport.close(code, &reason);
+            self.forget(session);
+            return false;
+        }
+        true
     }
 
-    /// Sends GOAWAY to every session, once.
-    pub fn drain(&mut self, new_uri: &str) {}
+    /// Sends GOAWAY to every session, now and to come.
+    pub fn drain(&mut self, new_uri: &str) {
+        self.draining = Some(new_uri.to_owned());
+        let ids: Vec<u64> = self.sessions.keys().collect();
+        for id in ids {
+            self.send_goaway(SessionId(id));
+        }
+    }
 
     /// When [`Relay::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Acts on the deadlines that have passed.
-    pub fn handle_timeout(&mut self, now: Instant, wall: Duration) {}
+    pub fn handle_timeout(&mut self, now: Instant, _wall: Duration) {
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Session(session) => self.session_timeout(session, now),
+                Timer::Track(track) => self.linger_over(track, now),
+            }
+        }
+    }
 
     /// The next thing the engine should know.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
+
+    // Sessions.
+
+    /// A session that is not being closed.
+    fn live(&mut self, session: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(session.0).filter(|state| state.closing.is_none())
+    }
+
+    fn after_input(
+        &mut self,
+        session: SessionId,
+        outcome: Result<(), SessionError>,
+        now: Instant,
+        wall: Duration,
+    ) {
+        while let Some(event) = self.live(session).and_then(|state| state.moqt.poll_event()) {
+            self.on_event(session, event, now, wall);
+        }
+        if let Err(error) = outcome {
+            self.metrics.protocol_violations += 1;
+            self.close(session, error.code, error.reason, now);
+        }
+        self.reschedule(session);
+        self.dirty.mark(session);
+    }
+
+    /// SETUP arrived: over raw QUIC it brings the path, and it may bring a token.
+    fn on_setup(&mut self, session: SessionId, options: SetupOptions, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        state.is_set_up = true;
+        if let Some(path) = &options.path {
+            self.set_resource(session, Resource::parse(path), now);
+        }
+        let Some(state) = self.live(session) else { return };
+        if let Some(token) = options.tokens.first() {
+            let cut = token.value.slice(..token.value.len().min(crate::auth::TOKEN_BYTES_MAX + 1));
+            state.token = Some(Secret::new(String::from_utf8_lossy(&cut)));
+        }
+        if self.draining.is_some() {
+            self.send_goaway(session);
+        }
+    }
+
+    fn set_resource(&mut self, session: SessionId, resource: Resource, now: Instant) {
+        let deadline = now + self.limits.authorize_timeout;
+        let Some(state) = self.live(session) else { return };
+        match resource {
+            Resource::Publish { input_id, key } if state.publisher.is_none() => {
+                state.publisher = Some(Publisher::new(now, deadline));
+                self.events.push_back(Event::AuthorizePublish { session, input_id, key });
+            }
+            Resource::Publish { .. } => {}
+            Resource::Playback { token } | Resource::Other { token } => {
+                state.token = token.or_else(|| state.token.take());
+            }
+        }
+    }
+
+    fn send_goaway(&mut self, session: SessionId) {
+        let uri = self.draining.clone().unwrap_or_default();
+        if let Some(state) = self.live(session)
+            && state.is_set_up
+        {
+            // Refused only when it was sent before.
+            let _ = state.moqt.goaway(&uri, GOAWAY_TIMEOUT_MS);
+            self.dirty.mark(session);
+        }
+    }
+
+    fn session_timeout(&mut self, session: SessionId, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        state.timer = None;
+        let late_setup = !state.is_set_up && state.setup_deadline <= now;
+        let unanswered = matches!(
+            &state.publisher,
+            Some(Publisher { access: Access::Asked(deadline), .. }) if *deadline <= now
+        );
+        let expired = state.grant_deadline.is_some_and(|deadline| deadline <= now);
+        if late_setup {
+            self.metrics.limit_setup_timeout += 1;
+            let reason = "no SETUP in time".to_owned();
+            self.close(session, SessionCode::ControlMessageTimeout, reason, now);
+        } else if unanswered {
+            self.publish_authorized(session, Err(RefuseReason::Timeout), now);
+        } else if expired {
+            self.metrics.sessions_expired += 1;
+            self.fail_auth(session, AuthError::Expired, now);
+        } else {
+            self.reschedule(session);
+        }
+    }
+
+    /// Puts the session's next deadline into the timer set.
+    fn reschedule(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(session.0) else { return };
+        let deadline = state.deadline();
+        if state.timer == deadline {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut state.timer, deadline) {
+            self.timers.remove(&(old, Timer::Session(session)));
+        }
+        if let Some(deadline) = deadline {
+            self.timers.insert((deadline, Timer::Session(session)));
+        }
+    }
+
+    fn fail_auth(&mut self, session: SessionId, error: AuthError, now: Instant) {
+        if let Some(count) = self.metrics.auth_failures.get_mut(error.index()) {
+            *count += 1;
+        }
+        self.close(session, SessionCode::Unauthorized, format!("auth_failed: {error}"), now);
+    }
+
+    /// Ends a session from our side: everything it held is let go now, the transport is closed at
+    /// the next drive.
+    fn close(&mut self, session: SessionId, code: SessionCode, reason: String, now: Instant) {
+        if self.live(session).is_none() {
+            return;
+        }
+        self.detach(session, now);
+        let code = code.wire();
+        if let Some(state) = self.live(session) {
+            state.closing = Some(Close { code, reason: reason.clone() });
+        }
+        self.reschedule(session);
+        self.events.push_back(Event::SessionClosed { session, code, reason });
+        self.dirty.mark(session);
+    }
+
+    /// Lets go of everything a session holds in tracks and directory.
+    fn detach(&mut self, session: SessionId, now: Instant) {
+        self.watchers.retain(|watcher| watcher.session != session);
+        let Some(state) = self.live(session) else { return };
+        let subscriptions = std::mem::take(&mut state.subscriptions);
+        let waiting = std::mem::take(&mut state.waiting);
+        state.fetches.clear();
+        state.prefixes.clear();
+        for subscription in subscriptions {
+            self.leave_track(session, subscription.track, subscription.seat, now);
+        }
+        for waiting in waiting {
+            self.stop_waiting(session, waiting.track, waiting.request, now);
+        }
+        self.withdraw_publisher(session, now);
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        if let Some(state) = self.sessions.remove(session.0) {
+            if let Some(timer) = state.timer {
+                self.timers.remove(&(timer, Timer::Session(session)));
+            }
+            self.dirty.clear(session);
+            self.metrics.sessions = self.sessions.len() as u64;
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

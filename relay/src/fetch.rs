@@ -1,0 +1,265 @@
+//! Answers to FETCH from the group cache: the plan (which objects, which holes) and the pump that
+//! writes it. A plan holds the payloads it will send, within the session's budget, so that what the
+//! live path does to the cache meanwhile does not matter.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::data::{FetchEncoder, FetchHeader, FetchObject, Gap};
+use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
+
+use crate::cache::{Cache, GroupState, ID_MAX};
+use crate::encode::properties_for;
+use crate::{Dir, Draft, Metrics, StreamId, Transport, WriteError};
+
+/// Objects handed to one write call.
+const BATCH: usize = 8;
+
+/// One thing on a fetch stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    Object {
+        location: Location,
+        priority: u8,
+        properties: Bytes,
+        payload: Bytes,
+    },
+    /// Everything up to this location is unknown here.
+    Unknown(Location),
+}
+
+/// What a FETCH will be answered with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) items: VecDeque<Item>,
+    pub(crate) bytes: usize,
+    pub(crate) objects: usize,
+    unknown: bool,
+}
+
+/// Why a range cannot be planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlanError {
+    /// More objects or bytes than the budget.
+    Budget,
+    /// Newest group first and holes in the range: no draft can say that.
+    Order,
+}
+
+impl Plan {
+    /// Collects what the cache has of `start..=end`. The work is bounded by the cache, not by the range.
+    pub(crate) fn new(
+        cache: &Cache,
+        start: Location,
+        end: Location,
+        order: GroupOrder,
+        objects_max: usize,
+        bytes_max: usize,
+    ) -> Result<Self, PlanError> {
+        let mut plan = Self::default();
+        // The location reached so far: everything before it is answered.
+        let mut at = start;
+        let mut groups: Vec<VecDeque<Item>> = Vec::new();
+        let mut whole_until_now = false;
+        for group in cache.groups() {
+            if group.id < start.group || group.id > end.group {
+                whole_until_now |= group.id < start.group;
+                continue;
+            }
+            let mut items = VecDeque::new();
+            let known_from = Location::new(group.id, group.known_from);
+            // Below the oldest cached group, and below a group's known head, nothing is known;
+            // between cached groups nothing exists.
+            if at < known_from
+                && (!whole_until_now || group.known_from > 0)
+                && let Some(before) = before(known_from)
+                && before >= at
+            {
+                plan.unknown = true;
+                items.push_back(Item::Unknown(before));
+            }
+            for object in group.objects() {
+                let location = Location::new(group.id, object.id);
+                if location < start || location > end {
+                    continue;
+                }
+                plan.objects += 1;
+                plan.bytes += object.payload.len();
+                if plan.objects > objects_max || plan.bytes > bytes_max {
+                    return Err(PlanError::Budget);
+                }
+                items.push_back(Item::Object {
+                    location,
+                    priority: group.priority,
+                    properties: object.properties.clone(),
+                    payload: object.payload.clone(),
+                });
+            }
+            let tail = Location::new(group.id, ID_MAX).min(end);
+            let last = group.last().map_or(0, |last| last.id);
+            if group.state == GroupState::Aborted && Location::new(group.id, last) < tail {
+                plan.unknown = true;
+                items.push_back(Item::Unknown(tail));
+            }
+            at = Location::new(group.id.saturating_add(1), 0);
+            whole_until_now = true;
+            groups.push(items);
+        }
+        if groups.is_empty() {
+            // Older than all we hold.
+            plan.unknown = true;
+            plan.items.push_back(Item::Unknown(Location::new(end.group, end.object.min(ID_MAX))));
+        }
+        if order == GroupOrder::Descending {
+            if plan.unknown && plan.objects > 0 {
+                return Err(PlanError::Order);
+            }
+            groups.reverse();
+        }
+        plan.items.extend(groups.into_iter().flatten());
+        Ok(plan)
+    }
+}
+
+/// The location just before another.
+fn before(location: Location) -> Option<Location> {
+    match location.object.checked_sub(1) {
+        Some(object) => Some(Location::new(location.group, object)),
+        None => Some(Location::new(location.group.checked_sub(1)?, ID_MAX)),
+    }
+}
+
+/// An accepted FETCH being written.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) request: RequestId,
+    /// Payload bytes of its plan, counted against the session's budget until it is done.
+    pub(crate) bytes: usize,
+    items: VecDeque<Item>,
+    order: GroupOrder,
+    priority: i32,
+    writer: Option<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    stream: StreamId,
+    encoder: FetchEncoder,
+    rest: Vec<Bytes>,
+    batched: u64,
+    blocked: bool,
+}
+
+/// Where a fetch stands after a pump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Waiting,
+    Done,
+    Failed,
+}
+
+impl Fetch {
+    pub(crate) fn new(request: RequestId, plan: Plan, order: GroupOrder, priority: i32) -> Self {
+        Self { request, bytes: plan.bytes, items: plan.items, order, priority, writer: None }
+    }
+
+    pub(crate) fn stream(&self) -> Option<StreamId> {
+        self.writer.as_ref().map(|writer| writer.stream)
+    }
+
+    /// A blocked stream has room. False when it is not ours.
+    pub(crate) fn unblock(&mut self, stream: StreamId) -> bool {
+        match &mut self.writer {
+            Some(writer) if writer.stream == stream => {
+                writer.blocked = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes until all is written or blocked.
+    pub(crate) fn pump<T: Transport>(
+        &mut self,
+        draft: Draft,
+        metrics: &mut Metrics,
+        transport: &mut T,
+    ) -> Progress {
+        if self.writer.is_none() {
+            let Some(stream) = transport.open(Dir::Uni) else { return Progress::Waiting };
+            transport.set_priority(stream, self.priority);
+            let header = FetchHeader { request: self.request };
+            let mut out = BytesMut::with_capacity(16);
+            let Ok(encoder) = FetchEncoder::new(draft, &header, self.order, &mut out) else {
+                transport.reset(stream, draft.reset_code(ResetCode::Internal));
+                return Progress::Failed;
+            };
+            let rest = vec![out.freeze()];
+            self.writer = Some(Writer { stream, encoder, rest, batched: 0, blocked: false });
+        }
+        let Some(writer) = &mut self.writer else { return Progress::Waiting };
+        loop {
+            if writer.blocked {
+                return Progress::Waiting;
+            }
+            if !writer.load(draft, &mut self.items) {
+                transport.reset(writer.stream, draft.reset_code(ResetCode::Internal));
+                return Progress::Failed;
+            }
+            if writer.rest.is_empty() {
+                transport.finish(writer.stream);
+                return Progress::Done;
+            }
+            match transport.write(writer.stream, &mut writer.rest) {
+                Ok(taken) => metrics.bytes_out += taken as u64,
+                Err(WriteError::Blocked) => {}
+                Err(WriteError::Stopped(_)) => {
+                    transport.reset(writer.stream, draft.reset_code(ResetCode::Cancelled));
+                    return Progress::Failed;
+                }
+                Err(WriteError::Closed) => return Progress::Failed,
+            }
+            writer.rest.retain(|chunk| !chunk.is_empty());
+            if !writer.rest.is_empty() {
+                writer.blocked = true;
+                return Progress::Waiting;
+            }
+            metrics.objects_out += std::mem::take(&mut writer.batched);
+        }
+    }
+}
+
+impl Writer {
+    /// Encodes up to [`BATCH`] more items. False when one cannot be encoded.
+    fn load(&mut self, draft: Draft, items: &mut VecDeque<Item>) -> bool {
+        for _ in 0..BATCH {
+            let Some(item) = items.pop_front() else { break };
+            let mut out = BytesMut::with_capacity(32);
+            let encoded = match &item {
+                Item::Object { location, priority, properties, payload } => {
+                    let head = FetchObject {
+                        location: *location,
+                        subgroup: Some(0),
+                        priority: *priority,
+                        properties: properties_for(draft, properties),
+                        payload_len: payload.len() as u64,
+                    };
+                    self.encoder.object(&head, &mut out)
+                }
+                Item::Unknown(end) => self.encoder.gap(*end, Gap::Unknown, &mut out),
+            };
+            if encoded.is_err() {
+                return false;
+            }
+            self.rest.push(out.freeze());
+            if let Item::Object { payload, .. } = item {
+                self.batched += 1;
+                self.rest.push(payload);
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,596 @@
+//! Requests of peers: authorised first, then matched to a track, then answered or left waiting for
+//! it to open. Everything not served answers NOT_SUPPORTED; nothing here writes media.
+
+use std::time::{Duration, Instant};
+
+use weir_moqt::{
+    Event as Moqt, FetchTarget, Filter, Location, Params, RequestCode, RequestError, RequestId,
+    RequestKind, Token,
+};
+
+use super::{Relay, Watcher};
+use crate::cache::Order;
+use crate::fanout::{Subscription, after, stream_priority};
+use crate::fetch::{Fetch, Plan, PlanError};
+use crate::session::{Ask, Waiting, covers};
+use crate::track::{Source, State, UpstreamDone, Waiter};
+use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
+
+/// Ordinal that puts a FETCH before the live groups of its track: a joiner needs the past first.
+const FETCH_ORDINAL: u32 = u32::MAX;
+
+impl Relay {
+    pub(super) fn on_event(
+        &mut self,
+        session: SessionId,
+        event: Moqt,
+        now: Instant,
+        wall: Duration,
+    ) {
+        match event {
+            Moqt::Setup { options } => self.on_setup(session, options, now),
+            Moqt::Subscribe { request, track, params } => {
+                self.on_subscribe(session, request, &track, params, now, wall);
+            }
+            Moqt::Update { request, update, params } => {
+                self.on_update(session, request, update, &params, now, wall);
+            }
+            Moqt::Unsubscribed { request } => self.on_unsubscribed(session, request, now),
+            Moqt::Fetch { request, target, params } => {
+                self.on_fetch(session, request, target, params, now, wall);
+            }
+            Moqt::FetchCancelled { request } => self.on_fetch_cancelled(session, request, now),
+            Moqt::TrackStatus { request, track, params } => {
+                if self.admit(session, track.namespace(), &params.tokens, now, wall) {
+                    self.resolve(session, request, &track, Ask::Status, now);
+                }
+            }
+            Moqt::SubscribeNamespace { request, prefix, params, .. } => {
+                self.on_subscribe_namespace(session, request, prefix, &params, now, wall);
+            }
+            Moqt::UnsubscribedNamespace { request } => {
+                self.watchers.retain(|w| w.session != session || w.request != request);
+                if let Some(state) = self.live(session) {
+                    state.prefixes.retain(|(known, _)| *known != request);
+                }
+            }
+            Moqt::PublishNamespace { request, namespace, .. } => {
+                self.on_publish_namespace(session, request, namespace);
+            }
+            Moqt::PublishNamespaceDone { request } => {
+                self.on_publish_namespace_done(session, request, now);
+            }
+            Moqt::SubscribeTracks { request, .. } | Moqt::Publish { request, .. } => {
+                let error = RequestError::new(RequestCode::NotSupported, "not served here");
+                self.refuse_request(session, request, error);
+            }
+            Moqt::SubscribeOk { request, params, properties, .. } => {
+                self.on_upstream_ok(session, request, params.largest, properties, now);
+            }
+            Moqt::RequestError { request, kind: RequestKind::Subscribe, error } => {
+                self.on_upstream_error(session, request, &error, now);
+            }
+            Moqt::PublishDone { request, code, streams, .. } => {
+                self.on_upstream_done(session, request, UpstreamDone { code, streams }, now);
+            }
+            Moqt::SubgroupOpened { stream, request, header } => {
+                self.on_subgroup(session, stream, request, header, now);
+            }
+            Moqt::ObjectStarted { stream, object } => self.on_object(session, stream, object, now),
+            Moqt::Payload { stream, data, last } => {
+                self.on_payload(session, stream, &data, last, now);
+            }
+            Moqt::DataEnded { stream } => self.on_data_ended(session, stream, None, now),
+            Moqt::DataReset { stream, code } => {
+                self.on_data_ended(session, stream, Some(code), now);
+            }
+            // We ask for none of the rest; a client's GOAWAY asks for nothing.
+            _ => {}
+        }
+    }
+
+    /// REQUEST_ERROR.
+    pub(super) fn refuse_request(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        error: RequestError,
+    ) {
+        self.metrics.requests_refused += 1;
+        if let Some(state) = self.live(session) {
+            // An error means that the peer took the request back in the same moment.
+            let _ = state.moqt.reject(request, &error);
+            self.dirty.mark(session);
+        }
+    }
+
+    /// Whether the session may use `namespace`; if not, it is over (R31).
+    fn admit(
+        &mut self,
+        session: SessionId,
+        namespace: &Namespace,
+        tokens: &[Token],
+        now: Instant,
+        wall: Duration,
+    ) -> bool {
+        match self.check(session, namespace, tokens, now, wall) {
+            Ok(()) => true,
+            Err(error) => {
+                self.fail_auth(session, error, now);
+                false
+            }
+        }
+    }
+
+    fn check(
+        &mut self,
+        session: SessionId,
+        namespace: &Namespace,
+        tokens: &[Token],
+        now: Instant,
+        wall: Duration,
+    ) -> Result<(), crate::auth::AuthError> {
+        let Self { sessions, keys, limits, .. } = self;
+        let Some(state) = sessions.get_mut(session.0) else {
+            return Err(crate::auth::AuthError::Missing);
+        };
+        let token = tokens.first().map(|token| &token.value[..]);
+        let checked = state.authorise(namespace, token, keys, limits.token_leeway, now, wall);
+        self.reschedule(session);
+        checked
+    }
+
+    fn on_subscribe(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        name: &FullTrackName,
+        params: Params,
+        now: Instant,
+        wall: Duration,
+    ) {
+        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
+            return;
+        }
+        let subscriptions_max = self.limits.subscriptions_per_session_max;
+        let known = self.names.get(name).copied();
+        let Some(state) = self.live(session) else { return };
+        let waiting = state.waiting.iter().filter(|w| matches!(w.ask, Ask::Subscribe(_)));
+        if state.subscriptions.len() + waiting.clone().count() >= subscriptions_max {
+            self.metrics.limit_subscriptions += 1;
+            let error = RequestError::new(RequestCode::ExcessiveLoad, "too many subscriptions");
+            return self.refuse_request(session, request, error);
+        }
+        let subscribed = state.subscriptions.iter().map(|subscription| subscription.track);
+        if known.is_some_and(|id| subscribed.chain(waiting.map(|w| w.track)).any(|t| t == id)) {
+            let error = RequestError::new(RequestCode::DuplicateSubscription, "subscribed already");
+            return self.refuse_request(session, request, error);
+        }
+        self.resolve(session, request, name, Ask::Subscribe(params), now);
+    }
+
+    /// Finds the track a request is about: served at once, left waiting, or refused.
+    fn resolve(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        name: &FullTrackName,
+        ask: Ask,
+        now: Instant,
+    ) {
+        let known = self.names.get(name).copied().or_else(|| {
+            if name.is_session_local() {
+                return None;
+            }
+            match self.directory.origin(name.namespace())? {
+                Origin::Local => None,
+                Origin::Session(publisher) => self.start_upstream(publisher, name, now),
+                Origin::Shard(shard) => {
+                    let id = self.add_track(name.clone(), Source::Shard(shard), Order::Replica)?;
+                    self.events.push_back(Event::TrackWanted { track: name.clone(), shard });
+                    Some(id)
+                }
+            }
+        });
+        let Some((id, track)) = known.and_then(|id| Some((id, self.tracks.get_mut(id.0)?))) else {
+            let error = RequestError::new(RequestCode::DoesNotExist, "not_live");
+            return self.refuse_request(session, request, error);
+        };
+        if track.state == State::Pending {
+            track.waiting.push(Waiter { session, request });
+            if let Some(state) = self.live(session) {
+                state.waiting.push(Waiting { request, track: id, ask });
+            }
+            return;
+        }
+        self.serve(session, request, id, ask, now);
+    }
+
+    /// The track opened: answers all that waited for it, in order of arrival.
+    pub(super) fn serve_waiting(&mut self, id: TrackId, now: Instant) {
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        let waiters = std::mem::take(&mut track.waiting);
+        for Waiter { session, request } in waiters {
+            let Some(state) = self.live(session) else { continue };
+            let Some(at) = state.waiting.iter().position(|w| w.request == request) else {
+                continue;
+            };
+            let waiting = state.waiting.remove(at);
+            self.serve(session, request, id, waiting.ask, now);
+        }
+        self.release(id, now);
+    }
+
+    fn serve(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        ask: Ask,
+        now: Instant,
+    ) {
+        let refusal = match ask {
+            Ask::Subscribe(params) => self.accept_subscription(session, request, id, &params),
+            Ask::Fetch(target, params) => self.serve_fetch(session, request, id, &target, &params),
+            Ask::Status => self.answer_status(session, request, id),
+        };
+        if let Err(error) = refusal {
+            self.refuse_request(session, request, error);
+            self.release(id, now);
+        }
+        self.dirty.mark(session);
+    }
+
+    fn accept_subscription(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        params: &Params,
+    ) -> Result<(), RequestError> {
+        let Self { sessions, tracks, limits, .. } = self;
+        let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
+            return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
+        };
+        let largest = track.cache.largest();
+        let (start, end_group) = range(params.filter.unwrap_or_default(), largest)?;
+        let mut subscription =
+            Subscription::new(request, id, track.alias, start, end_group, largest);
+        subscription.forward = params.forwards();
+        subscription.priority = params.subscriber_priority();
+        subscription.publisher_priority = track.priority;
+        subscription.timeout = timeout(params, limits.delivery_timeout);
+        let answer = Params { largest, ..Params::default() };
+        state
+            .moqt
+            .accept_subscribe(request, track.alias, answer, &track.properties)
+            .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
+        subscription.seat = track.add_subscriber(session);
+        state.subscriptions.push(subscription);
+        self.metrics.subscriptions += 1;
+        self.metrics.subscriptions_accepted += 1;
+        let track = track.name.clone();
+        self.events.push_back(Event::Subscribed { session, track });
+        Ok(())
+    }
+
+    fn answer_status(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+    ) -> Result<(), RequestError> {
+        let Some(track) = self.tracks.get(id.0) else { return Ok(()) };
+        let answer = Params { largest: track.cache.largest(), ..Params::default() };
+        if let Some(state) = self.sessions.get_mut(session.0) {
+            state
+                .moqt
+                .accept(request, answer, &track.properties)
+                .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    // Updates and ends.
+
+    fn on_update(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        update: RequestId,
+        params: &Params,
+        now: Instant,
+        wall: Duration,
+    ) {
+        let Some(state) = self.live(session) else { return };
+        let live = state.subscriptions.iter().find(|s| s.request == request).map(|s| s.track);
+        let waiting = state.waiting.iter().find(|w| w.request == request).map(|w| w.track);
+        let Some(id) = live.or(waiting) else {
+            let error = RequestError::new(RequestCode::NotSupported, "cannot be updated");
+            return self.refuse_request(session, update, error);
+        };
+        let Some(name) = self.tracks.get(id.0).map(|track| track.name.clone()) else { return };
+        // A token in an update renews the grant (R31); without one the old grant must still hold.
+        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
+            return;
+        }
+        let largest = self.tracks.get(id.0).and_then(|track| track.cache.largest());
+        let delivery = self.limits.delivery_timeout;
+        let Some(state) = self.live(session) else { return };
+        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
+        let mut refusal = None;
+        if let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.request == request) {
+            refusal = narrow(subscription, params.filter);
+            if let Some(priority) = params.priority {
+                subscription.priority = priority;
+            }
+            if params.object_timeout_ms.is_some() || params.subgroup_timeout_ms.is_some() {
+                subscription.timeout = timeout(params, delivery);
+            }
+            match params.forward {
+                Some(false) if subscription.forward => {
+                    state.resets.extend(subscription.streams().map(|s| (s, cancelled)));
+                    subscription.pause();
+                }
+                Some(true) if !subscription.forward => subscription.resume(largest),
+                _ => {}
+            }
+        } else if let Some(waiting) = state.waiting.iter_mut().find(|w| w.request == request)
+            && let Ask::Subscribe(asked) = &mut waiting.ask
+        {
+            asked.forward = params.forward.or(asked.forward);
+            asked.priority = params.priority.or(asked.priority);
+            asked.filter = params.filter.or(asked.filter);
+        }
+        match refusal {
+            Some(error) => self.refuse_request(session, update, error),
+            None => {
+                let _ = state.moqt.accept(update, Params::default(), &[]);
+                self.dirty.mark(session);
+            }
+        }
+    }
+
+    fn on_unsubscribed(&mut self, session: SessionId, request: RequestId, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
+        if let Some(at) = state.subscriptions.iter().position(|s| s.request == request) {
+            let subscription = state.subscriptions.remove(at);
+            state.resets.extend(subscription.streams().map(|stream| (stream, cancelled)));
+            self.leave_track(session, subscription.track, subscription.seat, now);
+        } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
+            let waiting = state.waiting.remove(at);
+            self.stop_waiting(session, waiting.track, request, now);
+        }
+    }
+
+    // FETCH.
+
+    fn on_fetch(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        target: FetchTarget,
+        params: Params,
+        now: Instant,
+        wall: Duration,
+    ) {
+        let name = match &target {
+            FetchTarget::Standalone { track, .. } => Some(track.clone()),
+            FetchTarget::RelativeJoining { subscription, .. }
+            | FetchTarget::AbsoluteJoining { subscription, .. } => {
+                self.joined(session, *subscription)
+            }
+            _ => None,
+        };
+        let Some(name) = name else {
+            let error =
+                RequestError::new(RequestCode::InvalidJoiningRequest, "no such subscription");
+            return self.refuse_request(session, request, error);
+        };
+        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
+            return;
+        }
+        let fetches_max = self.limits.fetches_per_session_max;
+        let Some(state) = self.live(session) else { return };
+        let waiting = state.waiting.iter().filter(|w| !matches!(w.ask, Ask::Subscribe(_))).count();
+        if state.fetches.len() + waiting >= fetches_max {
+            self.metrics.limit_fetches += 1;
+            let error = RequestError::new(RequestCode::ExcessiveLoad, "too many fetches");
+            return self.refuse_request(session, request, error);
+        }
+        self.resolve(session, request, &name, Ask::Fetch(target, params), now);
+    }
+
+    /// The track of a subscription that a FETCH joins.
+    fn joined(&mut self, session: SessionId, subscription: RequestId) -> Option<FullTrackName> {
+        let state = self.live(session)?;
+        let live = state.subscriptions.iter().find(|s| s.request == subscription);
+        let waiting = state
+            .waiting
+            .iter()
+            .find(|w| w.request == subscription && matches!(w.ask, Ask::Subscribe(_)));
+        let id = live.map(|s| s.track).or_else(|| waiting.map(|w| w.track))?;
+        self.tracks.get(id.0).map(|track| track.name.clone())
+    }
+
+    fn serve_fetch(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        target: &FetchTarget,
+        params: &Params,
+    ) -> Result<(), RequestError> {
+        let Self { sessions, tracks, limits, metrics, .. } = self;
+        let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
+            return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
+        };
+        let invalid = |text| RequestError::new(RequestCode::InvalidRange, text);
+        let largest = track.cache.largest().ok_or_else(|| invalid("nothing published yet"))?;
+        let joint = |subscription: &RequestId| {
+            state
+                .subscriptions
+                .iter()
+                .find(|s| s.request == *subscription)
+                .ok_or(RequestError::new(RequestCode::InvalidJoiningRequest, "not subscribed"))?
+                .joint
+                .ok_or_else(|| invalid("nothing published when subscribed"))
+        };
+        let (start, end) = match target {
+            FetchTarget::Standalone { start, end, .. } => (*start, (*end).min(largest)),
+            FetchTarget::RelativeJoining { subscription, groups_back } => {
+                let joint = joint(subscription)?;
+                (Location::new(joint.group.saturating_sub(*groups_back), 0), joint)
+            }
+            FetchTarget::AbsoluteJoining { subscription, start_group } => {
+                (Location::new(*start_group, 0), joint(subscription)?)
+            }
+            _ => return Err(RequestError::new(RequestCode::NotSupported, "unknown fetch")),
+        };
+        if start > end {
+            return Err(invalid("start is behind the largest object"));
+        }
+        let order = params.group_order.unwrap_or_default();
+        let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
+        let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
+        let planned =
+            Plan::new(&track.cache, start, end, order, limits.fetch_objects_max, bytes_max);
+        let plan = planned.map_err(|error| match error {
+            PlanError::Budget => {
+                metrics.limit_fetch_budget += 1;
+                RequestError::new(RequestCode::ExcessiveLoad, "fetch budget")
+            }
+            PlanError::Order => {
+                RequestError::new(RequestCode::NotSupported, "descending over unknown objects")
+            }
+        })?;
+        state
+            .moqt
+            .accept_fetch(request, false, end, Params::default(), &track.properties)
+            .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
+        let priority = stream_priority(params.subscriber_priority(), track.priority, FETCH_ORDINAL);
+        state.fetches.push(Fetch::new(request, plan, order, priority));
+        metrics.fetches_accepted += 1;
+        Ok(())
+    }
+
+    fn on_fetch_cancelled(&mut self, session: SessionId, request: RequestId, now: Instant) {
+        let Some(state) = self.live(session) else { return };
+        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
+        if let Some(at) = state.fetches.iter().position(|fetch| fetch.request == request) {
+            let fetch = state.fetches.remove(at);
+            state.resets.extend(fetch.stream().map(|stream| (stream, cancelled)));
+        } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
+            let waiting = state.waiting.remove(at);
+            self.stop_waiting(session, waiting.track, request, now);
+        }
+    }
+
+    // Namespaces.
+
+    /// SUBSCRIBE_NAMESPACE: only at or below a broadcast the session may watch (H26).
+    fn on_subscribe_namespace(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        prefix: Namespace,
+        params: &Params,
+        now: Instant,
+        wall: Duration,
+    ) {
+        let root = Namespace::new(prefix.fields().take(3)).unwrap_or_default();
+        if let Err(error) = self.check(session, &root, &params.tokens, now, wall) {
+            if let Some(count) = self.metrics.auth_failures.get_mut(error.index()) {
+                *count += 1;
+            }
+            let text = format!("auth_failed: {error}");
+            let error = RequestError::new(RequestCode::Unauthorized, text);
+            return self.refuse_request(session, request, error);
+        }
+        let prefixes_max = self.limits.namespace_subscriptions_per_session_max;
+        let Some(state) = self.live(session) else { return };
+        if state.prefixes.len() >= prefixes_max {
+            self.metrics.limit_namespaces += 1;
+            let error = RequestError::new(RequestCode::ExcessiveLoad, "too many prefixes");
+            return self.refuse_request(session, request, error);
+        }
+        let overlaps = |(_, known): &(RequestId, Namespace)| {
+            known.starts_with(&prefix) || prefix.starts_with(known)
+        };
+        if state.prefixes.iter().any(overlaps) {
+            let error = RequestError::new(RequestCode::PrefixOverlap, "prefixes overlap");
+            return self.refuse_request(session, request, error);
+        }
+        debug_assert!(
+            state.publisher.is_some() || state.grants.iter().any(|grant| covers(grant, &root)),
+            "authorised above"
+        );
+        if state.moqt.accept(request, Params::default(), &[]).is_err() {
+            return;
+        }
+        state.prefixes.push((request, prefix.clone()));
+        let Self { sessions, directory, .. } = self;
+        if let Some(state) = sessions.get_mut(session.0) {
+            for namespace in directory.under(&prefix) {
+                if let Some(suffix) = namespace.strip_prefix(&prefix) {
+                    let _ = state.moqt.namespace(request, &suffix);
+                }
+            }
+        }
+        self.watchers.push(Watcher { session, request, prefix });
+        self.dirty.mark(session);
+    }
+}
+
+/// First object and last group of a filter. Subscriptions never bring history: what lies at or
+/// before `largest` is for FETCH.
+fn range(
+    filter: Filter,
+    largest: Option<Location>,
+) -> Result<(Location, Option<u64>), RequestError> {
+    let live = after(largest);
+    match filter {
+        Filter::NextGroupStart => {
+            let group = largest.map_or(0, |largest| largest.group.saturating_add(1));
+            Ok((Location::new(group, 0), None))
+        }
+        Filter::AbsoluteStart(start) => Ok((start.max(live), None)),
+        Filter::AbsoluteRange { start, end_group } => {
+            if end_group < start.group || end_group < live.group {
+                return Err(RequestError::new(RequestCode::InvalidRange, "the range has passed"));
+            }
+            Ok((start.max(live), Some(end_group)))
+        }
+        // `NextObject`, `LargestObject`, and what a later draft may add.
+        _ => Ok((live, None)),
+    }
+}
+
+/// REQUEST_UPDATE may only narrow: the start goes forward, the end comes nearer.
+fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<RequestError> {
+    match filter? {
+        Filter::AbsoluteStart(start) => subscription.narrow_start(start),
+        Filter::AbsoluteRange { start, end_group } => {
+            if end_group < start.group {
+                let text = "the range ends before it starts";
+                return Some(RequestError::new(RequestCode::InvalidRange, text));
+            }
+            subscription.narrow_start(start);
+            let end = subscription.end_group.unwrap_or(u64::MAX).min(end_group);
+            subscription.end_group = Some(end);
+        }
+        _ => {}
+    }
+    None
+}
+
+/// The smallest of the timeouts asked for and ours; 0 counts as not asked.
+fn timeout(params: &Params, ours: Duration) -> Duration {
+    [params.object_timeout_ms, params.subgroup_timeout_ms]
+        .into_iter()
+        .flatten()
+        .filter(|timeout| *timeout > 0)
+        .map(Duration::from_millis)
+        .fold(ours, Duration::min)
+}

@@ -1,0 +1,446 @@
+//! The life of namespaces and tracks: opened, written, exported, ended, freed. It owns who is told
+//! of what; how an object reaches a subscriber is `fanout`'s affair.
+
+use std::time::Instant;
+
+use weir_moqt::{RequestCode, RequestError, ResetCode};
+
+use super::{Relay, Timer};
+use crate::cache::{Cache, Evicted, GroupState, Order, Taken};
+use crate::directory::Refused;
+use crate::track::{Source, State, Track};
+use crate::{
+    DoneCode, Event, Found, FullTrackName, Namespace, ObjectError, ObjectIn, Origin, SessionId,
+    TrackId, TrackOptions,
+};
+
+impl Relay {
+    /// A local feed holds `namespace` from now on. False when somebody else holds it or the
+    /// directory is full.
+    pub fn publish(&mut self, namespace: &Namespace) -> bool {
+        self.hold_namespace(namespace, Origin::Local).is_ok()
+    }
+
+    /// Shard `shard` holds `namespace`. False as for [`Relay::publish`].
+    pub fn publish_remote(&mut self, namespace: &Namespace, shard: u16) -> bool {
+        self.hold_namespace(namespace, Origin::Shard(shard)).is_ok()
+    }
+
+    /// The broadcast is over, whoever held it: its tracks end with TRACK_ENDED, subscribers get
+    /// PUBLISH_DONE. Final: a reconnect window is the engine's affair.
+    pub fn unpublish(&mut self, namespace: &Namespace, now: Instant) {
+        if self.directory.remove(namespace).is_none() {
+            return;
+        }
+        self.metrics.namespaces = self.directory.len() as u64;
+        self.tell_watchers(namespace, false);
+        for track in self.tracks_of(namespace) {
+            self.drop_upstream(track);
+            self.end(track, DoneCode::TrackEnded, now);
+        }
+    }
+
+    /// Opens a track, or replaces one of the same name, which ends.
+    ///
+    /// With `replica`, the track must be wanted here ([`Event::TrackWanted`]); write what the owner
+    /// has cached, then call [`Relay::track_ready`]. `None` at `tracks_max`, and for a replica that
+    /// nobody wants any more.
+    pub fn open_track(
+        &mut self,
+        name: FullTrackName,
+        options: TrackOptions,
+        now: Instant,
+    ) -> Option<TrackId> {
+        let known = self.names.get(&name).copied();
+        if options.replica {
+            let track = self.tracks.get_mut(known?.0)?;
+            track.priority = options.priority;
+            return known;
+        }
+        if let Some(known) = known {
+            self.drop_upstream(known);
+            self.end(known, DoneCode::TrackEnded, now);
+        }
+        let id = self.add_track(name, Source::Local, Order::Strict)?;
+        let track = self.tracks.get_mut(id.0)?;
+        track.state = State::Open;
+        track.priority = options.priority;
+        Some(id)
+    }
+
+    /// A replica holds what its owner had: those who wait for it are served now.
+    pub fn track_ready(&mut self, track: TrackId, now: Instant) {
+        let Some(state) = self.tracks.get_mut(track.0) else { return };
+        if state.state == State::Pending {
+            state.state = State::Open;
+            self.serve_waiting(track, now);
+        }
+    }
+
+    /// Takes an object into the track's cache and marks its subscribers dirty. On an error the
+    /// cache is as it was.
+    pub fn write_object(&mut self, track: TrackId, object: ObjectIn) -> Result<(), ObjectError> {
+        self.take_object(track, object).map(|_| ())
+    }
+
+    pub(super) fn take_object(
+        &mut self,
+        id: TrackId,
+        object: ObjectIn,
+    ) -> Result<Taken, ObjectError> {
+        let Self { tracks, limits, metrics, dirty, events, .. } = self;
+        let track = tracks
+            .get_mut(id.0)
+            .filter(|track| !matches!(track.state, State::Ended(_)))
+            .ok_or(ObjectError::UnknownTrack)?;
+        let exported = track.exported.then(|| object.clone());
+        let (length, now, priority) = (object.payload.len(), object.arrived, object.priority);
+        let before = track.cache.bytes() as u64;
+        let taken =
+            track.cache.insert(object, limits.object_bytes_max).inspect_err(
+                |error| match error {
+                    ObjectError::TooLarge => metrics.limit_object_bytes += 1,
+                    _ => metrics.objects_malformed += 1,
+                },
+            )?;
+        match taken {
+            Taken::New => {
+                metrics.objects_in += 1;
+                metrics.bytes_in += length as u64;
+                track.priority = priority;
+            }
+            Taken::Marker => {}
+            Taken::Duplicate => {
+                metrics.objects_duplicate += 1;
+                return Ok(taken);
+            }
+            Taken::TooOld => {
+                metrics.objects_dropped += 1;
+                return Ok(taken);
+            }
+        }
+        // What the shard has left beside the other tracks bounds this one too.
+        let others = metrics.cache_bytes.saturating_sub(before) as usize;
+        let room = limits.cache_shard_bytes_max.saturating_sub(others);
+        let evicted = track.cache.evict(limits, limits.cache_track_bytes_max.min(room), now);
+        count_evicted(metrics, evicted);
+        metrics.cache_bytes = others as u64 + track.cache.bytes() as u64;
+        for session in &track.subscribers {
+            dirty.mark(*session);
+        }
+        if let Some(object) = exported {
+            if events.len() < limits.events_max {
+                events.push_back(Event::Exported { track: id, object });
+            } else {
+                metrics.limit_events += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// No more objects: subscribers read what is there, then get PUBLISH_DONE with `code`.
+    pub fn end_track(&mut self, track: TrackId, code: DoneCode, now: Instant) {
+        self.drop_upstream(track);
+        self.end(track, code, now);
+    }
+
+    /// Another shard does not have the track that was wanted: those waiting are refused.
+    pub fn refuse_track(&mut self, name: &FullTrackName, code: RequestCode, now: Instant) {
+        if let Some(track) = self.names.get(name).copied() {
+            self.refuse(track, &RequestError::new(code, "not_live"), now);
+        }
+    }
+
+    /// Finds a track for another shard, asking its publisher session if there is one. Counts as
+    /// interest until [`Relay::set_export`] is called with false.
+    pub fn find_track(&mut self, name: &FullTrackName, now: Instant) -> Found {
+        let known = self.names.get(name).copied().or_else(|| {
+            match self.directory.origin(name.namespace())? {
+                Origin::Session(publisher) => self.start_upstream(publisher, name, now),
+                Origin::Local | Origin::Shard(_) => None,
+            }
+        });
+        let Some((id, track)) =
+            known.and_then(|id| self.tracks.get_mut(id.0).map(|track| (id, track)))
+        else {
+            return Found::Missing;
+        };
+        match (track.state, track.source) {
+            // A replica is never exported again: no chains, no loops.
+            (_, Source::Shard(_)) | (State::Ended(_), _) => Found::Missing,
+            (State::Open, _) => Found::Open(id),
+            (State::Pending, _) => {
+                track.exported = true;
+                Found::Pending(id)
+            }
+        }
+    }
+
+    /// Starts or stops [`Event::Exported`] for each new object. Export counts as interest.
+    pub fn set_export(&mut self, track: TrackId, export: bool, now: Instant) {
+        if let Some(state) = self.tracks.get_mut(track.0) {
+            state.exported = export;
+            self.release(track, now);
+        }
+    }
+
+    /// What the cache of a track holds, oldest first, to replay on another shard.
+    pub fn cached(&self, track: TrackId) -> impl Iterator<Item = ObjectIn> + '_ {
+        let groups = self.tracks.get(track.0).into_iter().flat_map(|track| track.cache.groups());
+        groups.flat_map(|group| {
+            let last = group.last().map(|last| last.id);
+            group.objects().map(move |object| ObjectIn {
+                group: group.id,
+                subgroup: 0,
+                object: object.id,
+                priority: group.priority,
+                properties: object.properties.clone(),
+                payload: object.payload.clone(),
+                end_of_group: group.state == GroupState::Complete && last == Some(object.id),
+                arrived: object.arrived,
+            })
+        })
+    }
+
+    // Namespaces.
+
+    pub(super) fn hold_namespace(
+        &mut self,
+        namespace: &Namespace,
+        origin: Origin,
+    ) -> Result<(), Refused> {
+        let new = self
+            .directory
+            .insert(namespace, origin, self.limits.namespaces_max)
+            .inspect_err(|refused| {
+                if *refused == Refused::Full {
+                    self.metrics.limit_namespaces += 1;
+                }
+            })?;
+        self.metrics.namespaces = self.directory.len() as u64;
+        if new {
+            self.tell_watchers(namespace, true);
+        }
+        Ok(())
+    }
+
+    /// NAMESPACE or NAMESPACE_DONE to everybody who asked for a prefix of it.
+    pub(super) fn tell_watchers(&mut self, namespace: &Namespace, added: bool) {
+        for watcher in &self.watchers {
+            let Some(suffix) = namespace.strip_prefix(&watcher.prefix) else { continue };
+            let Some(state) = self.sessions.get_mut(watcher.session.0) else { continue };
+            // An error means that the request is being closed: then nobody listens.
+            let _ = if added {
+                state.moqt.namespace(watcher.request, &suffix)
+            } else {
+                state.moqt.namespace_done(watcher.request, &suffix)
+            };
+            self.dirty.mark(watcher.session);
+        }
+    }
+
+    pub(super) fn tracks_of(&self, namespace: &Namespace) -> Vec<TrackId> {
+        let Ok(first) = FullTrackName::new(namespace.clone(), "") else { return Vec::new() };
+        self.names
+            .range(first..)
+            .take_while(|(name, _)| name.namespace() == namespace)
+            .map(|(_, id)| *id)
+            .collect()
+    }
+
+    // Tracks.
+
+    /// Enters a pending track.
+    pub(super) fn add_track(
+        &mut self,
+        name: FullTrackName,
+        source: Source,
+        order: Order,
+    ) -> Option<TrackId> {
+        if self.tracks.len() >= self.limits.tracks_max {
+            self.metrics.limit_tracks += 1;
+            return None;
+        }
+        self.last_alias += 1;
+        let cache = Cache::new(self.last_alias, order);
+        let track = Track::new(name.clone(), self.last_alias, source, cache);
+        let id = TrackId(self.tracks.insert(track));
+        self.names.insert(name, id);
+        self.metrics.tracks = self.tracks.len() as u64;
+        Some(id)
+    }
+
+    /// Ends a track: subscribers read on for `linger`, everybody else is told now.
+    pub(super) fn end(&mut self, id: TrackId, code: DoneCode, now: Instant) {
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        if matches!(track.state, State::Ended(_)) {
+            return;
+        }
+        if track.state == State::Pending {
+            let error = RequestError::new(RequestCode::DoesNotExist, "not_live");
+            self.refuse(id, &error, now);
+            return;
+        }
+        track.state = State::Ended(code);
+        track.cache.complete_all();
+        if self.names.get(&track.name) == Some(&id) {
+            self.names.remove(&track.name);
+        }
+        if std::mem::take(&mut track.exported) {
+            let name = track.name.clone();
+            self.events.push_back(Event::ExportEnded { track: id, name, code });
+        }
+        if track.subscribers.is_empty() {
+            self.free(id);
+            return;
+        }
+        for session in &track.subscribers {
+            self.dirty.mark(*session);
+        }
+        let until = now + self.limits.linger;
+        track.linger_until = Some(until);
+        self.timers.insert((until, Timer::Track(id)));
+    }
+
+    /// A pending track will not come.
+    pub(super) fn refuse(&mut self, id: TrackId, error: &RequestError, now: Instant) {
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        if track.state != State::Pending {
+            return;
+        }
+        let waiting = std::mem::take(&mut track.waiting);
+        if std::mem::take(&mut track.exported) {
+            let (track, code) = (track.name.clone(), error.code);
+            self.events.push_back(Event::TrackRefused { id, track, code });
+        }
+        self.free(id);
+        for waiter in waiting {
+            if let Some(state) = self.sessions.get_mut(waiter.session.0) {
+                state.waiting.retain(|waiting| waiting.request != waiter.request);
+            }
+            self.refuse_request(waiter.session, waiter.request, error.clone());
+        }
+        let _ = now;
+    }
+
+    /// Readers of an ended track have had their time.
+    pub(super) fn linger_over(&mut self, id: TrackId, now: Instant) {
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        track.linger_until = None;
+        let State::Ended(code) = track.state else {
+            if let Some(done) = track.upstream_done {
+                self.finish_upstream(id, done.code, now);
+            }
+            return;
+        };
+        let readers = track.subscribers.clone();
+        for session in readers {
+            let Some(state) = self.sessions.get_mut(session.0) else { continue };
+            let reset = state.draft.reset_code(ResetCode::DeliveryTimeout);
+            let Some(subscription) = state.subscriptions.iter().find(|s| s.track == id) else {
+                continue;
+            };
+            let request = subscription.request;
+            state.resets.extend(subscription.streams().map(|stream| (stream, reset)));
+            self.finish_subscription(session, request, code, now);
+        }
+        self.free(id);
+    }
+
+    /// Frees a track that nobody wants any more, if it is not a local one that is still open.
+    pub(super) fn release(&mut self, id: TrackId, now: Instant) {
+        let Some(track) = self.tracks.get(id.0) else { return };
+        if track.wanted() {
+            return;
+        }
+        match (track.source, track.state) {
+            (_, State::Ended(_)) => self.free(id),
+            (Source::Local, _) => {}
+            (Source::Upstream { .. }, _) => {
+                self.drop_upstream(id);
+                self.free(id);
+            }
+            (Source::Shard(shard), _) => {
+                let track = track.name.clone();
+                self.events.push_back(Event::TrackUnwanted { track, shard });
+                self.free(id);
+            }
+        }
+        let _ = now;
+    }
+
+    fn free(&mut self, id: TrackId) {
+        let Some(track) = self.tracks.remove(id.0) else { return };
+        if self.names.get(&track.name) == Some(&id) {
+            self.names.remove(&track.name);
+        }
+        if let Some(until) = track.linger_until {
+            self.timers.remove(&(until, Timer::Track(id)));
+        }
+        self.metrics.cache_bytes =
+            self.metrics.cache_bytes.saturating_sub(track.cache.bytes() as u64);
+        self.metrics.tracks = self.tracks.len() as u64;
+    }
+
+    // Subscribers.
+
+    /// PUBLISH_DONE, and the subscription is gone.
+    pub(super) fn finish_subscription(
+        &mut self,
+        session: SessionId,
+        request: weir_moqt::RequestId,
+        code: DoneCode,
+        now: Instant,
+    ) {
+        let Some(state) = self.sessions.get_mut(session.0) else { return };
+        let Some(at) = state.subscriptions.iter().position(|s| s.request == request) else {
+            return;
+        };
+        let subscription = state.subscriptions.remove(at);
+        // An error means that the peer ended the subscription in the same moment.
+        let _ = state.moqt.publish_done(request, code, Some(subscription.streams), "");
+        self.dirty.mark(session);
+        self.leave_track(session, subscription.track, subscription.seat, now);
+    }
+
+    /// Takes a session out of a track's list of subscribers.
+    pub(super) fn leave_track(
+        &mut self,
+        session: SessionId,
+        id: TrackId,
+        seat: usize,
+        now: Instant,
+    ) {
+        self.metrics.subscriptions = self.metrics.subscriptions.saturating_sub(1);
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        let moved = track.remove_subscriber(seat, session);
+        let track = track.name.clone();
+        self.events.push_back(Event::Unsubscribed { session, track });
+        if let Some(moved) = moved
+            && let Some(state) = self.sessions.get_mut(moved.0)
+            && let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.track == id)
+        {
+            subscription.seat = seat;
+        }
+        self.release(id, now);
+    }
+
+    /// Takes a request out of a pending track's list of waiters.
+    pub(super) fn stop_waiting(
+        &mut self,
+        session: SessionId,
+        id: TrackId,
+        request: weir_moqt::RequestId,
+        now: Instant,
+    ) {
+        let Some(track) = self.tracks.get_mut(id.0) else { return };
+        track.waiting.retain(|waiter| waiter.session != session || waiter.request != request);
+        self.release(id, now);
+    }
+}
+
+fn count_evicted(metrics: &mut crate::Metrics, evicted: Evicted) {
+    metrics.groups_evicted += evicted.groups;
+    metrics.objects_trimmed += evicted.trimmed;
+    metrics.limit_cache_bytes += u64::from(evicted.by_bytes);
+}

@@ -1,0 +1,353 @@
+//! What the relay keeps per MoQT session: its moqt state machine, what it may do, what it watches,
+//! what it publishes, and control bytes that wait. It does not know other sessions or tracks.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::data::ObjectHeader;
+use weir_moqt::{FetchTarget, OpenKey, Output, Params, RequestId};
+
+use crate::auth::{AuthError, Grant, KeySet, verify};
+use crate::fanout::{CONTROL_PRIORITY, Subscription};
+use crate::fetch::Fetch;
+use crate::{Dir, Draft, Limits, Namespace, Secret, StreamId, TrackId, Transport, WriteError};
+
+/// Grants one session may hold: a viewer of a page with several broadcasts.
+const GRANTS_MAX: usize = 8;
+
+/// One MoQT session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) moqt: weir_moqt::Session,
+    pub(crate) draft: Draft,
+    pub(crate) is_set_up: bool,
+    /// Sorted by [`Subscription::rank`] whenever it is driven.
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) waiting: Vec<Waiting>,
+    /// Accepted SUBSCRIBE_NAMESPACEs.
+    pub(crate) prefixes: Vec<(RequestId, Namespace)>,
+    pub(crate) publisher: Option<Publisher>,
+    /// From the path or from SETUP; looked at when a request needs it.
+    pub(crate) token: Option<Secret>,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) setup_deadline: Instant,
+    pub(crate) grant_deadline: Option<Instant>,
+    /// What the relay's timer set holds for this session.
+    pub(crate) timer: Option<Instant>,
+    pub(crate) closing: Option<Close>,
+    /// Streams to reset at the next drive.
+    pub(crate) resets: Vec<(StreamId, u32)>,
+    opens: VecDeque<(OpenKey, Dir)>,
+    control: Vec<ControlStream>,
+    control_bytes: usize,
+}
+
+/// How a session ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Close {
+    pub(crate) code: u32,
+    pub(crate) reason: String,
+}
+
+/// A request that waits for its track to open.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) request: RequestId,
+    pub(crate) track: TrackId,
+    pub(crate) ask: Ask,
+}
+
+/// What a waiting request asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    Subscribe(Params),
+    Fetch(FetchTarget, Params),
+    Status,
+}
+
+/// A session on the publish path.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) access: Access,
+    /// PUBLISH_NAMESPACE requests that wait for the engine's answer.
+    pub(crate) announced: Vec<(RequestId, Namespace)>,
+    /// Namespaces it holds.
+    pub(crate) held: Vec<(RequestId, Namespace)>,
+    /// Tracks we subscribe to here.
+    pub(crate) upstreams: Vec<(RequestId, TrackId)>,
+    /// Its data streams.
+    pub(crate) inbound: Vec<Inbound>,
+    pub(crate) rate: Rate,
+}
+
+/// Whether a publisher may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The engine has been asked; refused at the deadline.
+    Asked(Instant),
+    Granted(Namespace),
+}
+
+/// A data stream of a publisher, and the object being put together from it.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) stream: StreamId,
+    pub(crate) track: TrackId,
+    pub(crate) group: u64,
+    pub(crate) priority: u8,
+    /// Not subgroup 0, or not wanted: read and dropped.
+    pub(crate) ignored: bool,
+    pub(crate) object: Option<(ObjectHeader, BytesMut, Instant)>,
+}
+
+/// Counts what a publisher sends within one second (H31).
+#[derive(Debug)]
+pub(crate) struct Rate {
+    since: Instant,
+    objects: u32,
+    bytes: u64,
+}
+
+impl Rate {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { since: now, objects: 0, bytes: 0 }
+    }
+
+    /// Counts; false when the second's allowance is used up.
+    pub(crate) fn count(
+        &mut self,
+        (objects, objects_max): (u32, u32),
+        (bytes, bytes_max): (u64, u64),
+        now: Instant,
+    ) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        self.objects = self.objects.saturating_add(objects);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.objects <= objects_max && self.bytes <= bytes_max
+    }
+}
+
+impl Publisher {
+    pub(crate) fn new(now: Instant, deadline: Instant) -> Self {
+        Self {
+            access: Access::Asked(deadline),
+            announced: Vec::new(),
+            held: Vec::new(),
+            upstreams: Vec::new(),
+            inbound: Vec::new(),
+            rate: Rate::new(now),
+        }
+    }
+
+    pub(crate) fn may_hold(&self, namespace: &Namespace) -> bool {
+        self.access == Access::Granted(namespace.clone())
+    }
+}
+
+/// Control bytes of one stream that the transport has not taken yet.
+#[derive(Debug)]
+struct ControlStream {
+    stream: StreamId,
+    queue: VecDeque<Bytes>,
+    fin: bool,
+    blocked: bool,
+}
+
+impl Session {
+    pub(crate) fn new(moqt: weir_moqt::Session, setup_deadline: Instant) -> Self {
+        Self {
+            draft: moqt.draft(),
+            moqt,
+            is_set_up: false,
+            subscriptions: Vec::new(),
+            fetches: Vec::new(),
+            waiting: Vec::new(),
+            prefixes: Vec::new(),
+            publisher: None,
+            token: None,
+            grants: Vec::new(),
+            setup_deadline,
+            grant_deadline: None,
+            timer: None,
+            closing: None,
+            resets: Vec::new(),
+            opens: VecDeque::new(),
+            control: Vec::new(),
+            control_bytes: 0,
+        }
+    }
+
+    /// The next point in time at which this session must be looked at.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.closing.is_some() {
+            return None;
+        }
+        let setup = (!self.is_set_up).then_some(self.setup_deadline);
+        let access = match &self.publisher {
+            Some(Publisher { access: Access::Asked(deadline), .. }) => Some(*deadline),
+            _ => None,
+        };
+        [setup, access, self.grant_deadline].into_iter().flatten().min()
+    }
+
+    /// Whether this session may use `namespace`, by the token of the request or else by its own.
+    pub(crate) fn authorise(
+        &mut self,
+        namespace: &Namespace,
+        token: Option<&[u8]>,
+        keys: &KeySet,
+        leeway: Duration,
+        now: Instant,
+        wall: Duration,
+    ) -> Result<(), AuthError> {
+        if self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace)) {
+            return Ok(());
+        }
+        let grant = match token {
+            Some(token) => {
+                let token = std::str::from_utf8(token).map_err(|_| AuthError::Malformed)?;
+                verify(token, keys, wall, leeway)?
+            }
+            None => {
+                if let Some(held) = self.grants.iter().find(|grant| covers(grant, namespace)) {
+                    return if wall < held.expires_at.saturating_add(leeway) {
+                        Ok(())
+                    } else {
+                        Err(AuthError::Expired)
+                    };
+                }
+                let token = self.token.as_ref().ok_or(AuthError::Missing)?;
+                verify(token.expose(), keys, wall, leeway)?
+            }
+        };
+        if !covers(&grant, namespace) {
+            return Err(AuthError::OtherStream);
+        }
+        self.hold(grant);
+        let ends = self.grants.iter().map(|grant| grant.expires_at.saturating_add(leeway)).min();
+        self.grant_deadline = ends.and_then(|ends| now.checked_add(ends.saturating_sub(wall)));
+        Ok(())
+    }
+
+    /// Keeps a grant; of two for the same broadcast the one that lasts longer.
+    fn hold(&mut self, grant: Grant) {
+        match self.grants.iter_mut().find(|held| held.org == grant.org && held.sub == grant.sub) {
+            Some(held) if held.expires_at <= grant.expires_at => *held = grant,
+            Some(_) => {}
+            None => {
+                if self.grants.len() == GRANTS_MAX {
+                    self.grants.remove(0);
+                }
+                self.grants.push(grant);
+            }
+        }
+    }
+
+    /// A stream has room: its cursor, fetch or control queue goes on at the next drive.
+    pub(crate) fn unblock(&mut self, stream: StreamId) {
+        let _ = self.subscriptions.iter_mut().any(|sub| sub.unblock(stream))
+            || self.fetches.iter_mut().any(|fetch| fetch.unblock(stream));
+        if let Some(control) = self.control.iter_mut().find(|control| control.stream == stream) {
+            control.blocked = false;
+        }
+    }
+
+    /// Carries out what moqt asks for and writes waiting control bytes. Returns bytes written, or
+    /// `None` when more waits than `control_bytes_max`.
+    pub(crate) fn write_control<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        limits: &Limits,
+    ) -> Option<u64> {
+        loop {
+            self.take_output(transport);
+            let Some((key, dir)) = self.opens.front().copied() else { break };
+            let Some(stream) = transport.open(dir) else { break };
+            self.opens.pop_front();
+            transport.set_priority(stream, CONTROL_PRIORITY);
+            // An error here is a breach of our own contract with moqt; the session goes on without
+            // the stream and its request times out at the peer.
+            let _ = self.moqt.stream_opened(key, stream);
+        }
+        let mut written = 0;
+        for control in &mut self.control {
+            written += control.write(transport);
+        }
+        self.control_bytes -= written as usize;
+        self.control.retain(|control| !control.queue.is_empty() || control.fin);
+        (self.control_bytes <= limits.control_bytes_max).then_some(written)
+    }
+
+    fn take_output<T: Transport>(&mut self, transport: &mut T) {
+        while let Some(output) = self.moqt.poll_output() {
+            match output {
+                Output::Open { key, dir } => self.opens.push_back((key, dir)),
+                Output::Write { stream, data, fin } => self.queue_control(stream, data, fin),
+                Output::Reset { stream, code } => {
+                    self.forget_control(stream);
+                    transport.reset(stream, code);
+                }
+                Output::Stop { stream, code } => transport.stop(stream, code),
+            }
+        }
+    }
+
+    fn queue_control(&mut self, stream: StreamId, data: Bytes, fin: bool) {
+        self.control_bytes += data.len();
+        let at = self.control.iter().position(|control| control.stream == stream);
+        let at = at.unwrap_or_else(|| {
+            let queue = VecDeque::new();
+            self.control.push(ControlStream { stream, queue, fin: false, blocked: false });
+            self.control.len() - 1
+        });
+        let Some(control) = self.control.get_mut(at) else { return };
+        if !data.is_empty() {
+            control.queue.push_back(data);
+        }
+        control.fin |= fin;
+    }
+
+    fn forget_control(&mut self, stream: StreamId) {
+        if let Some(at) = self.control.iter().position(|control| control.stream == stream) {
+            let gone = self.control.remove(at);
+            self.control_bytes -= gone.queue.iter().map(Bytes::len).sum::<usize>();
+        }
+    }
+}
+
+impl ControlStream {
+    fn write<T: Transport>(&mut self, transport: &mut T) -> u64 {
+        let mut written = 0;
+        while !self.blocked && !self.queue.is_empty() {
+            match transport.write(self.stream, self.queue.make_contiguous()) {
+                Ok(taken) => written += taken as u64,
+                Err(WriteError::Blocked) => {}
+                Err(WriteError::Stopped(_) | WriteError::Closed) => {
+                    // Nobody reads answers here any more.
+                    written += self.queue.drain(..).map(|chunk| chunk.len() as u64).sum::<u64>();
+                    self.fin = false;
+                    return written;
+                }
+            }
+            while self.queue.front().is_some_and(Bytes::is_empty) {
+                self.queue.pop_front();
+            }
+            self.blocked = !self.queue.is_empty();
+        }
+        if self.queue.is_empty() && self.fin {
+            transport.finish(self.stream);
+            self.fin = false;
+        }
+        written
+    }
+}
+
+/// A grant opens exactly `stream/<org>/<sub>` (R20).
+pub(crate) fn covers(grant: &Grant, namespace: &Namespace) -> bool {
+    let wanted: [&[u8]; 3] = [b"stream", grant.org.as_bytes(), grant.sub.as_bytes()];
+    namespace.fields().eq(wanted)
+}

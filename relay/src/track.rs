@@ -1,0 +1,113 @@
+//! A track of this shard: its name, where it comes from, its cache, and who is interested in it. It
+//! owns the dense list of subscribers; what each of them has been sent lives with the subscriber.
+
+use std::time::Instant;
+
+use weir_moqt::{Property, RequestId};
+
+use crate::cache::Cache;
+use crate::{DoneCode, FullTrackName, SessionId};
+
+/// Where a track's objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// `write_object` calls of a local feed.
+    Local,
+    /// `write_object` calls with another shard's objects.
+    Shard(u16),
+    /// Our subscription to a publisher session.
+    Upstream { session: SessionId, request: RequestId },
+}
+
+/// Life of a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Wanted, not yet there.
+    Pending,
+    Open,
+    /// Ended: subscribers still read what is cached.
+    Ended(DoneCode),
+}
+
+/// What a publisher said when it ended our subscription, until its last streams are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamDone {
+    pub(crate) code: DoneCode,
+    pub(crate) streams: Option<u64>,
+}
+
+/// A request that waits for the track to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) session: SessionId,
+    pub(crate) request: RequestId,
+}
+
+/// One track.
+#[derive(Debug)]
+pub(crate) struct Track {
+    pub(crate) name: FullTrackName,
+    /// The same for every subscriber, so that heads are the same bytes for all of them.
+    pub(crate) alias: u64,
+    pub(crate) source: Source,
+    pub(crate) state: State,
+    pub(crate) priority: u8,
+    pub(crate) properties: Vec<Property>,
+    pub(crate) cache: Cache,
+    /// Sessions with a subscription here. Dense, walked for every object.
+    pub(crate) subscribers: Vec<SessionId>,
+    /// Requests that wait while the track is pending, in order of arrival.
+    pub(crate) waiting: Vec<Waiter>,
+    /// Other shards want every new object.
+    pub(crate) exported: bool,
+    pub(crate) upstream_done: Option<UpstreamDone>,
+    /// Streams the publisher opened for our subscription so far.
+    pub(crate) upstream_streams: u64,
+    /// When an ended track stops waiting for its readers.
+    pub(crate) linger_until: Option<Instant>,
+}
+
+impl Track {
+    pub(crate) fn new(name: FullTrackName, alias: u64, source: Source, cache: Cache) -> Self {
+        Self {
+            name,
+            alias,
+            source,
+            state: State::Pending,
+            priority: 128,
+            properties: Vec::new(),
+            cache,
+            subscribers: Vec::new(),
+            waiting: Vec::new(),
+            exported: false,
+            upstream_done: None,
+            upstream_streams: 0,
+            linger_until: None,
+        }
+    }
+
+    /// Whether anybody would miss the track.
+    pub(crate) fn wanted(&self) -> bool {
+        self.exported || !self.subscribers.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Adds a subscriber and says where it sits.
+    pub(crate) fn add_subscriber(&mut self, session: SessionId) -> usize {
+        self.subscribers.push(session);
+        self.subscribers.len() - 1
+    }
+
+    /// Removes the subscriber at `seat`; returns the session that now sits there, if another was
+    /// moved.
+    pub(crate) fn remove_subscriber(
+        &mut self,
+        seat: usize,
+        session: SessionId,
+    ) -> Option<SessionId> {
+        if self.subscribers.get(seat) != Some(&session) {
+            return None;
+        }
+        self.subscribers.swap_remove(seat);
+        self.subscribers.get(seat).copied()
+    }
+}
