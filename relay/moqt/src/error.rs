@@ -1,7 +1,8 @@
 //! Error codes of MoQT, free of drafts, and the two error types a caller meets. Numbers that differ
 //! between drafts live in `draft/*`; this file knows only what a code means.
 
-use crate::RequestId;
+use crate::model::RequestId;
+use crate::name::FullTrackName;
 
 /// Why a session closes (session termination codes; the numbers are the same in every draft).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,12 +115,23 @@ pub struct RequestError {
     pub retry_ms: Option<u64>,
     /// For people. At most 1024 bytes travel; longer ones are cut.
     pub reason: String,
+    /// Where to go instead, with [`RequestCode::Redirect`].
+    pub redirect: Option<Box<Redirect>>,
+}
+
+/// Where a redirected request should go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// URI to connect to; empty = this session.
+    pub uri: String,
+    /// The track or namespace to ask for there; an empty one = the same.
+    pub track: FullTrackName,
 }
 
 impl RequestError {
     /// A refusal that asks not to retry.
     pub fn new(code: RequestCode, reason: impl Into<String>) -> Self {
-        Self { code, retry_ms: None, reason: reason.into() }
+        Self { code, retry_ms: None, reason: reason.into(), redirect: None }
     }
 }
 

@@ -1,17 +1,157 @@
-//! Entry points for fuzzers: plain functions that must neither panic nor grow without bound.
-use crate::Draft;
+//! Entry points for fuzzers: plain functions that must neither panic nor grow without bound, whatever
+//! the bytes. The bytes choose operations, so that a corpus can be kept and replayed.
 
-/// Reads `bytes` as control messages of `draft`.
+use bytes::Bytes;
+
+use crate::data::{Datagram, Decoder};
+use crate::draft::Draft;
+use crate::error::{DoneCode, RequestCode, RequestError};
+use crate::limits::Limits;
+use crate::model::{Dir, Location, OpenKey, Params, RequestId, Role, StreamId, Transport};
+use crate::name::{FullTrackName, Namespace};
+use crate::session::{Event, Output, Session, SetupOptions};
+
+/// Reads `bytes` as messages of `draft`; what decodes must survive being written and read again.
 pub fn fuzz_control(draft: Draft, bytes: &[u8]) {
-    let _ = (draft, bytes);
+    let codec = draft.codec();
+    let ints = codec.rules().ints;
+    for sender in [Role::Client, Role::Server] {
+        let Some((number, head)) = ints.decode(bytes) else { return };
+        let Some(kind) = codec.kind(number, sender) else { continue };
+        let body = Bytes::copy_from_slice(bytes.get(head..).unwrap_or_default());
+        let Ok(first) = codec.decode(kind, body, RequestId(0)) else { continue };
+        let mut out = bytes::BytesMut::new();
+        if !first.tokens.is_empty() || codec.encode(&first.message, sender, &mut out).is_err() {
+            continue;
+        }
+        let body = ints.decode(&out).map_or(0, |(_, head)| head + 2);
+        let again = codec.decode(kind, out.freeze().slice(body..), RequestId(0));
+        assert_eq!(again.map(|again| again.message), Ok(first.message), "{draft:?}");
+    }
 }
 
-/// Reads `bytes` as a data stream of `draft`, cut at places the bytes choose.
+/// Reads `bytes` as a data stream and as a datagram of `draft`. The first byte chooses how large the
+/// pieces are in which the rest arrives.
 pub fn fuzz_data(draft: Draft, bytes: &[u8]) {
-    let _ = (draft, bytes);
+    let Some((&step, rest)) = bytes.split_first() else { return };
+    let _ = Datagram::decode(draft, Bytes::copy_from_slice(rest));
+    let mut decoder = Decoder::new(draft, 256, 1 << 20);
+    for piece in rest.chunks(usize::from(step).max(1)) {
+        decoder.push(Bytes::copy_from_slice(piece));
+        loop {
+            match decoder.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(decoder.buffered() <= 256 + 128, "{} bytes held", decoder.buffered());
+    }
+    let _ = decoder.finish();
 }
 
-/// Runs `bytes` as a sequence of operations against a session.
+/// Runs `bytes` as a sequence of operations against a session: stream bytes, resets, commands and
+/// answers. The first byte chooses draft, role and transport.
 pub fn fuzz_session(bytes: &[u8]) {
-    let _ = bytes;
+    let Some((&shape, mut rest)) = bytes.split_first() else { return };
+    let draft = if shape & 1 == 0 { Draft::D16 } else { Draft::D18 };
+    let role = if shape & 2 == 0 { Role::Server } else { Role::Client };
+    let transport = if shape & 4 == 0 { Transport::Quic } else { Transport::WebTransport };
+    let limits = Limits {
+        open_requests: 8,
+        own_requests: 8,
+        namespaces: 4,
+        advertised: 8,
+        before_setup_bytes: 512,
+        before_setup_streams: 4,
+        pending_streams: 4,
+        pending_bytes: 512,
+        data_streams: 16,
+        object_bytes: 1 << 16,
+        property_bytes: 128,
+        ..Limits::default()
+    };
+    let mut session = Session::new(draft, role, transport, limits, SetupOptions::default());
+    let mut opened = 1000;
+    while let Some((&[op, arg], after)) = rest.split_first_chunk::<2>() {
+        rest = after;
+        let stream = StreamId(u64::from(arg & 0x1F));
+        let request = RequestId(u64::from(arg));
+        let step = match op % 12 {
+            0..=4 => {
+                let dir = if arg & 0x40 == 0 { Dir::Bi } else { Dir::Uni };
+                let (data, after) = rest.split_at(usize::from(op >> 2).min(rest.len()));
+                rest = after;
+                session.handle_stream(stream, dir, Bytes::copy_from_slice(data), arg & 0x80 != 0)
+            }
+            5 => session.handle_reset(stream, u64::from(op)),
+            6 => session.handle_stop(stream, u64::from(op)),
+            7 => session.handle_datagram(Bytes::copy_from_slice(rest.get(..8).unwrap_or(rest))),
+            _ => {
+                fuzz_command(&mut session, op, request);
+                Ok(())
+            }
+        };
+        if step.is_err() {
+            return;
+        }
+        while let Some(output) = session.poll_output() {
+            if let Output::Open { key: OpenKey(key), .. } = output {
+                opened += 1;
+                let _ = session.stream_opened(OpenKey(key), StreamId(opened));
+            }
+        }
+        while let Some(event) = session.poll_event() {
+            fuzz_answer(&mut session, &event, op);
+        }
+    }
+}
+
+fn fuzz_command(session: &mut Session, op: u8, request: RequestId) {
+    let track = FullTrackName::new(Namespace::default(), "t");
+    match (op / 12 % 8, track) {
+        (0, Ok(track)) => drop(session.subscribe(&track, Params::default())),
+        (1, Ok(track)) => drop(session.track_status(&track, Params::default())),
+        (2, _) => drop(session.publish_namespace(&Namespace::default(), Params::default())),
+        (3, _) => drop(session.subscribe_namespace(&Namespace::default(), Params::default())),
+        (4, _) => drop(session.update(request, Params::default())),
+        (5, _) => session.cancel(request),
+        (6, _) => drop(session.publish_done(request, DoneCode::TrackEnded, None, "")),
+        _ => drop(session.goaway("", 1)),
+    }
+}
+
+fn fuzz_answer(session: &mut Session, event: &Event, op: u8) {
+    let refuse = op & 0x10 != 0;
+    let error = RequestError::new(RequestCode::DoesNotExist, "no");
+    match event {
+        Event::Subscribe { request, .. } if !refuse => {
+            drop(session.accept_subscribe(*request, request.0, Params::default(), &[]));
+        }
+        Event::Fetch { request, .. } if !refuse => {
+            let end = Location::whole_group(0);
+            drop(session.accept_fetch(*request, false, end, Params::default(), &[]));
+        }
+        Event::TrackStatus { request, .. }
+        | Event::PublishNamespace { request, .. }
+        | Event::SubscribeNamespace { request, .. }
+        | Event::SubscribeTracks { request, .. }
+        | Event::Publish { request, .. }
+            if !refuse =>
+        {
+            drop(session.accept(*request, Params::default(), &[]));
+        }
+        Event::Update { update, .. } if !refuse => {
+            drop(session.accept(*update, Params::default(), &[]));
+        }
+        Event::Subscribe { request, .. }
+        | Event::Fetch { request, .. }
+        | Event::TrackStatus { request, .. }
+        | Event::PublishNamespace { request, .. }
+        | Event::SubscribeNamespace { request, .. }
+        | Event::SubscribeTracks { request, .. }
+        | Event::Publish { request, .. }
+        | Event::Update { update: request, .. } => drop(session.reject(*request, &error)),
+        _ => {}
+    }
 }

@@ -26,7 +26,8 @@ mod wire;
 
 pub use draft::Draft;
 pub use error::{
-    CommandError, DoneCode, RequestCode, RequestError, ResetCode, SessionCode, SessionError,
+    CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
+    SessionError,
 };
 pub use limits::{Counters, Limits};
 pub use model::{

@@ -1,1 +1,269 @@
-//! Control messages, draft-free.
+//! Control messages, draft-free. Each codec fills in what its draft leaves to context: an answer always
+//! names its request here, whether the wire carries the id or the stream implies it.
+
+use crate::error::{DoneCode, RequestCode, RequestError};
+use crate::model::{FetchTarget, Location, Params, Property, RequestId, RequestKind};
+use crate::name::{FullTrackName, Namespace};
+use crate::session::SetupOptions;
+use crate::token::TokenAction;
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Setup(Setup),
+    GoAway {
+        uri: String,
+        timeout_ms: Option<u64>,
+        request: Option<RequestId>,
+    },
+    MaxRequestId {
+        max: u64,
+    },
+    RequestsBlocked {
+        max: u64,
+    },
+    Subscribe {
+        request: RequestId,
+        track: FullTrackName,
+        params: Params,
+    },
+    SubscribeOk {
+        request: RequestId,
+        alias: u64,
+        params: Params,
+        properties: Vec<Property>,
+    },
+    Update {
+        request: RequestId,
+        target: RequestId,
+        params: Params,
+    },
+    Unsubscribe {
+        request: RequestId,
+    },
+    Publish {
+        request: RequestId,
+        track: FullTrackName,
+        alias: u64,
+        params: Params,
+        properties: Vec<Property>,
+    },
+    PublishOk {
+        request: RequestId,
+        params: Params,
+    },
+    PublishDone {
+        request: RequestId,
+        code: DoneCode,
+        streams: Option<u64>,
+        reason: String,
+    },
+    PublishBlocked {
+        suffix: Namespace,
+        name: bytes::Bytes,
+    },
+    Fetch {
+        request: RequestId,
+        target: FetchTarget,
+        params: Params,
+    },
+    FetchOk {
+        request: RequestId,
+        end_of_track: bool,
+        end: Location,
+        params: Params,
+        properties: Vec<Property>,
+    },
+    FetchCancel {
+        request: RequestId,
+    },
+    TrackStatus {
+        request: RequestId,
+        track: FullTrackName,
+        params: Params,
+    },
+    PublishNamespace {
+        request: RequestId,
+        namespace: Namespace,
+        params: Params,
+    },
+    PublishNamespaceDone {
+        request: RequestId,
+    },
+    PublishNamespaceCancel {
+        request: RequestId,
+        code: RequestCode,
+        reason: String,
+    },
+    SubscribeNamespace {
+        request: RequestId,
+        prefix: Namespace,
+        want: Want,
+        params: Params,
+    },
+    Namespace {
+        suffix: Namespace,
+    },
+    NamespaceDone {
+        suffix: Namespace,
+    },
+    RequestOk {
+        request: RequestId,
+        params: Params,
+        properties: Vec<Property>,
+    },
+    RequestError {
+        request: RequestId,
+        error: RequestError,
+    },
+}
+
+/// SETUP of either side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Setup {
+    pub(crate) options: SetupOptions,
+    pub(crate) max_request_id: Option<u64>,
+    pub(crate) token_cache_bytes: Option<u64>,
+}
+
+/// What a namespace subscription asks to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    Namespaces,
+    Tracks,
+    Both,
+}
+
+/// A message as read: token parameters are still actions against the session's cache.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    pub(crate) message: Message,
+    pub(crate) tokens: Vec<TokenAction>,
+}
+
+/// Which message; decides scope of parameters and where a message may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Setup,
+    GoAway,
+    MaxRequestId,
+    RequestsBlocked,
+    Subscribe,
+    SubscribeOk,
+    Update,
+    Unsubscribe,
+    Publish,
+    PublishOk,
+    PublishDone,
+    PublishBlocked,
+    Fetch,
+    FetchOk,
+    FetchCancel,
+    TrackStatus,
+    PublishNamespace,
+    PublishNamespaceDone,
+    PublishNamespaceCancel,
+    SubscribeNamespace,
+    SubscribeTracks,
+    Namespace,
+    NamespaceDone,
+    RequestOk,
+    RequestError,
+}
+
+impl Kind {
+    /// The specification's name, for reasons.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "SETUP",
+            Self::GoAway => "GOAWAY",
+            Self::MaxRequestId => "MAX_REQUEST_ID",
+            Self::RequestsBlocked => "REQUESTS_BLOCKED",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::SubscribeOk => "SUBSCRIBE_OK",
+            Self::Update => "REQUEST_UPDATE",
+            Self::Unsubscribe => "UNSUBSCRIBE",
+            Self::Publish => "PUBLISH",
+            Self::PublishOk => "PUBLISH_OK",
+            Self::PublishDone => "PUBLISH_DONE",
+            Self::PublishBlocked => "PUBLISH_BLOCKED",
+            Self::Fetch => "FETCH",
+            Self::FetchOk => "FETCH_OK",
+            Self::FetchCancel => "FETCH_CANCEL",
+            Self::TrackStatus => "TRACK_STATUS",
+            Self::PublishNamespace => "PUBLISH_NAMESPACE",
+            Self::PublishNamespaceDone => "PUBLISH_NAMESPACE_DONE",
+            Self::PublishNamespaceCancel => "PUBLISH_NAMESPACE_CANCEL",
+            Self::SubscribeNamespace => "SUBSCRIBE_NAMESPACE",
+            Self::SubscribeTracks => "SUBSCRIBE_TRACKS",
+            Self::Namespace => "NAMESPACE",
+            Self::NamespaceDone => "NAMESPACE_DONE",
+            Self::RequestOk => "REQUEST_OK",
+            Self::RequestError => "REQUEST_ERROR",
+        }
+    }
+
+    /// The request this message opens, if it opens one.
+    pub(crate) const fn opens(self) -> Option<RequestKind> {
+        match self {
+            Self::Subscribe => Some(RequestKind::Subscribe),
+            Self::Publish => Some(RequestKind::Publish),
+            Self::Fetch => Some(RequestKind::Fetch),
+            Self::TrackStatus => Some(RequestKind::TrackStatus),
+            Self::PublishNamespace => Some(RequestKind::PublishNamespace),
+            Self::SubscribeNamespace => Some(RequestKind::SubscribeNamespace),
+            Self::SubscribeTracks => Some(RequestKind::SubscribeTracks),
+            _ => None,
+        }
+    }
+}
+
+impl Message {
+    pub(crate) const fn kind(&self) -> Kind {
+        match self {
+            Self::Setup(_) => Kind::Setup,
+            Self::GoAway { .. } => Kind::GoAway,
+            Self::MaxRequestId { .. } => Kind::MaxRequestId,
+            Self::RequestsBlocked { .. } => Kind::RequestsBlocked,
+            Self::Subscribe { .. } => Kind::Subscribe,
+            Self::SubscribeOk { .. } => Kind::SubscribeOk,
+            Self::Update { .. } => Kind::Update,
+            Self::Unsubscribe { .. } => Kind::Unsubscribe,
+            Self::Publish { .. } => Kind::Publish,
+            Self::PublishOk { .. } => Kind::PublishOk,
+            Self::PublishDone { .. } => Kind::PublishDone,
+            Self::PublishBlocked { .. } => Kind::PublishBlocked,
+            Self::Fetch { .. } => Kind::Fetch,
+            Self::FetchOk { .. } => Kind::FetchOk,
+            Self::FetchCancel { .. } => Kind::FetchCancel,
+            Self::TrackStatus { .. } => Kind::TrackStatus,
+            Self::PublishNamespace { .. } => Kind::PublishNamespace,
+            Self::PublishNamespaceDone { .. } => Kind::PublishNamespaceDone,
+            Self::PublishNamespaceCancel { .. } => Kind::PublishNamespaceCancel,
+            Self::SubscribeNamespace { want: Want::Tracks, .. } => Kind::SubscribeTracks,
+            Self::SubscribeNamespace { .. } => Kind::SubscribeNamespace,
+            Self::Namespace { .. } => Kind::Namespace,
+            Self::NamespaceDone { .. } => Kind::NamespaceDone,
+            Self::RequestOk { .. } => Kind::RequestOk,
+            Self::RequestError { .. } => Kind::RequestError,
+        }
+    }
+
+    /// The parameters a message carries.
+    pub(crate) fn params_mut(&mut self) -> Option<&mut Params> {
+        match self {
+            Self::Subscribe { params, .. }
+            | Self::SubscribeOk { params, .. }
+            | Self::Update { params, .. }
+            | Self::Publish { params, .. }
+            | Self::PublishOk { params, .. }
+            | Self::Fetch { params, .. }
+            | Self::FetchOk { params, .. }
+            | Self::TrackStatus { params, .. }
+            | Self::PublishNamespace { params, .. }
+            | Self::SubscribeNamespace { params, .. }
+            | Self::RequestOk { params, .. } => Some(params),
+            _ => None,
+        }
+    }
+}

@@ -67,8 +67,11 @@ pub enum Event {
         /// What it says.
         options: SetupOptions,
     },
-    /// The peer is going away: open no new requests here.
+    /// The peer is going away: open no new requests here. Or, with a `request`, it asks to move that one
+    /// request elsewhere.
     GoAway {
+        /// The request concerned; `None` = the session.
+        request: Option<RequestId>,
         /// Where to go instead; empty = the same place.
         uri: String,
         /// How long it will wait; `None` = it did not say.

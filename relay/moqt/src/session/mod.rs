@@ -1,33 +1,161 @@
-//! One MoQT session, either role: the control plane of a connection and its inbound data streams.
+//! One MoQT session, either role: the control plane of a connection and its inbound data streams. This
+//! file owns the state and the doors in and out; streams are sorted in `inbound`, messages obeyed in
+//! `messages`, the books kept in `requests`, the owner's wishes in `commands`, data read in `streams`. Outbound data streams are the caller's.
 
+mod commands;
 mod event;
+mod framer;
+mod ids;
+mod inbound;
+mod messages;
+mod requests;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
 
 pub use event::{Event, Output, SetupOptions};
 
-use bytes::Bytes;
-
-use crate::draft::Draft;
-use crate::error::{CommandError, DoneCode, RequestError, SessionError};
+use crate::draft::{Codec, Control, Draft, Rules};
+use crate::error::{CommandError, ResetCode, SessionError};
 use crate::limits::{Counters, Limits};
-use crate::model::{
-    Dir, FetchTarget, Location, OpenKey, Params, Property, RequestId, RequestKind, Role, StreamId,
-    Transport,
-};
-use crate::name::{FullTrackName, Namespace};
+use crate::message::{Message, Setup};
+use crate::model::{Dir, GroupOrder, OpenKey, RequestId, RequestKind, Role, StreamId, Transport};
+use crate::token::TokenCache;
+use framer::Framer;
+use ids::IdSet;
+use streams::DataStream;
+
+/// Key of our control stream; request streams use their request id.
+const CONTROL_KEY: OpenKey = OpenKey(u64::MAX);
 
 /// A session. See the crate for how to drive it.
 #[derive(Debug)]
 pub struct Session {
     draft: Draft,
+    role: Role,
+    transport: Transport,
+    limits: Limits,
     counters: Counters,
+    outputs: VecDeque<Output>,
+    events: VecDeque<Event>,
+    /// Set once the session failed; everything after answers the same.
+    failed: Option<SessionError>,
+
+    /// The stream we write control messages on, and what waits for it.
+    control: Option<StreamId>,
+    control_backlog: BytesMut,
+    /// The peer's SETUP was read.
+    setup_seen: bool,
+    goaway_seen: bool,
+    goaway_sent: bool,
+    early_bytes: usize,
+    early_streams: usize,
+
+    streams: BTreeMap<StreamId, Stream>,
+    requests: BTreeMap<RequestId, Request>,
+    /// Updates not answered yet, of both sides, and what they update.
+    updates: BTreeMap<RequestId, RequestId>,
+    tokens: TokenCache,
+
+    /// Next request id of ours.
+    next_id: u64,
+    /// Requests of ours that wait for MAX_REQUEST_ID, oldest first.
+    blocked: VecDeque<RequestId>,
+    /// First request id the peer does not allow us.
+    peer_max: u64,
+    /// The last `peer_max` we complained about.
+    blocked_at: Option<u64>,
+    peer_ids: IdSet,
+    /// First request id we do not allow the peer, and how many of its ids are done with.
+    granted: u64,
+    spent: u64,
+    peer_open: usize,
+    peer_namespaces: usize,
+
+    /// Track aliases of data the peer sends.
+    aliases: BTreeMap<u64, Alias>,
+    /// Aliases whose subscription is over, oldest first.
+    retired: VecDeque<u64>,
+    pending_bytes: usize,
+    pending_streams: usize,
+    data_streams: usize,
 }
 
-#[expect(
-    unused_variables,
-    clippy::unused_self,
-    clippy::needless_pass_by_value,
-    reason = "being filled in"
-)]
+/// An inbound stream, or a bidirectional one.
+#[derive(Debug)]
+enum Stream {
+    /// Came before SETUP, type not known: perhaps the control stream.
+    Fresh {
+        dir: Dir,
+        head: BytesMut,
+    },
+    /// Came before SETUP: kept for later.
+    Early {
+        dir: Dir,
+        data: BytesMut,
+        fin: bool,
+    },
+    Control(Framer),
+    /// A request of the peer whose first message is not whole yet.
+    Opening(Framer),
+    Request(RequestId, Framer),
+    Data(Box<DataStream>),
+    /// Nothing that still comes matters.
+    Discard,
+}
+
+/// A request that is open.
+#[derive(Debug)]
+struct Request {
+    kind: RequestKind,
+    ours: bool,
+    answered: bool,
+    /// The peer finished or reset its side of the request's stream.
+    rx_done: bool,
+    link: Link,
+    /// Alias of the data streams it brings, of our subscriptions and the peer's PUBLISH.
+    alias: Option<u64>,
+    /// Group order of our FETCH.
+    order: GroupOrder,
+    /// All objects of our FETCH are in.
+    data_done: bool,
+    /// Our updates not answered yet, oldest first.
+    updates: Vec<RequestId>,
+    /// Namespaces the peer advertises on it.
+    advertised: usize,
+    goaway_seen: bool,
+}
+
+/// Where the messages of a request travel.
+#[derive(Debug)]
+enum Link {
+    /// On the control stream.
+    Control,
+    /// On a stream not opened yet.
+    Opening(BytesMut),
+    Stream(StreamId),
+    /// Nowhere until the peer raises MAX_REQUEST_ID.
+    Blocked(BytesMut),
+}
+
+/// Whose data streams carry an alias.
+#[derive(Clone, Copy, Debug)]
+struct Alias {
+    request: RequestId,
+    /// Data is wanted; false after we cancelled.
+    wanted: bool,
+}
+
+/// Retired aliases remembered, so that streams still on their way are recognised. 64 x 24 bytes.
+const RETIRED_MAX: usize = 64;
+
+/// A queue that grew past this many entries gives its memory back when drained.
+const QUEUE_KEPT: usize = 32;
+
 impl Session {
     /// A session on a fresh connection. SETUP waits in [`Session::poll_output`] at once.
     pub fn new(
@@ -37,12 +165,55 @@ impl Session {
         limits: Limits,
         options: SetupOptions,
     ) -> Self {
-        Self { draft, counters: Counters::default() }
+        let rules = draft.codec().rules();
+        let window = 2 * limits.open_requests as u64;
+        let mut session = Self {
+            draft,
+            role,
+            transport,
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+            failed: None,
+            control: None,
+            control_backlog: BytesMut::new(),
+            setup_seen: false,
+            goaway_seen: false,
+            goaway_sent: false,
+            early_bytes: 0,
+            early_streams: 0,
+            streams: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            updates: BTreeMap::new(),
+            tokens: TokenCache::new(limits.token_cache_bytes),
+            next_id: if role == Role::Client { 0 } else { 1 },
+            blocked: VecDeque::new(),
+            peer_max: if rules.request_ids { 0 } else { u64::MAX },
+            blocked_at: None,
+            peer_ids: IdSet::default(),
+            granted: if rules.request_ids { window } else { u64::MAX },
+            spent: 0,
+            peer_open: 0,
+            peer_namespaces: 0,
+            aliases: BTreeMap::new(),
+            retired: VecDeque::new(),
+            pending_bytes: 0,
+            pending_streams: 0,
+            data_streams: 0,
+            limits,
+        };
+        session.send_setup(options);
+        session
     }
 
     /// The draft spoken.
     pub fn draft(&self) -> Draft {
         self.draft
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// What was refused or dropped so far.
@@ -52,10 +223,8 @@ impl Session {
 
     /// Kind of an open request of either side.
     pub fn request_kind(&self, request: RequestId) -> Option<RequestKind> {
-        None
+        self.requests.get(&request).map(|open| open.kind)
     }
-
-    // In.
 
     /// Bytes of a stream, in order; the first call for an unknown `id` means that the peer opened it.
     /// Answers on streams of ours (`stream_opened`) come here as well.
@@ -66,183 +235,171 @@ impl Session {
         data: Bytes,
         fin: bool,
     ) -> Result<(), SessionError> {
-        Ok(())
+        self.guard(|session| session.on_stream(id, dir, data, fin))
     }
 
     /// The peer reset its side of a stream.
     pub fn handle_reset(&mut self, id: StreamId, code: u64) -> Result<(), SessionError> {
-        Ok(())
+        self.guard(|session| session.on_reset(id, code))
     }
 
     /// The peer stopped our side of a stream. Streams the session does not know are ignored.
     pub fn handle_stop(&mut self, id: StreamId, code: u64) -> Result<(), SessionError> {
-        Ok(())
+        self.guard(|session| session.on_stop(id, code))
     }
 
     /// The transport opened the stream asked for by [`Output::Open`].
     pub fn stream_opened(&mut self, key: OpenKey, id: StreamId) -> Result<(), SessionError> {
-        Ok(())
+        self.guard(|session| {
+            session.on_opened(key, id);
+            Ok(())
+        })
     }
 
     /// A datagram arrived.
     pub fn handle_datagram(&mut self, data: Bytes) -> Result<(), SessionError> {
-        Ok(())
+        self.guard(|session| session.on_datagram(data))
     }
-
-    // Out.
 
     /// What to do on the transport next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        poll(&mut self.outputs)
     }
 
     /// What happened next.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        poll(&mut self.events)
     }
 
-    // Requests of ours.
-
-    /// SUBSCRIBE.
-    pub fn subscribe(
+    fn guard(
         &mut self,
-        track: &FullTrackName,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::GoingAway)
+        step: impl FnOnce(&mut Self) -> Result<(), SessionError>,
+    ) -> Result<(), SessionError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = step(self);
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
     }
 
-    /// FETCH.
-    pub fn fetch(
-        &mut self,
-        target: &FetchTarget,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::GoingAway)
+    fn codec(&self) -> &'static dyn Codec {
+        self.draft.codec()
     }
 
-    /// TRACK_STATUS.
-    pub fn track_status(
-        &mut self,
-        track: &FullTrackName,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::GoingAway)
+    fn rules(&self) -> &'static Rules {
+        self.draft.codec().rules()
     }
 
-    /// PUBLISH_NAMESPACE.
-    pub fn publish_namespace(
-        &mut self,
-        namespace: &Namespace,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::GoingAway)
+    fn peer(&self) -> Role {
+        match self.role {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        }
     }
 
-    /// SUBSCRIBE_NAMESPACE, for NAMESPACE advertisements.
-    pub fn subscribe_namespace(
-        &mut self,
-        prefix: &Namespace,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::GoingAway)
+    // Control stream.
+
+    fn send_setup(&mut self, mut options: SetupOptions) {
+        if self.role == Role::Server || self.transport == Transport::WebTransport {
+            options.path = None;
+            options.authority = None;
+        }
+        let setup = Setup {
+            options,
+            max_request_id: Some(self.granted),
+            token_cache_bytes: Some(self.limits.token_cache_bytes).filter(|&bytes| bytes > 0),
+        };
+        // Options that do not fit are the caller's mistake; an empty SETUP still opens the session.
+        let role = self.role;
+        let mut out = BytesMut::new();
+        if self.codec().encode(&Message::Setup(setup), role, &mut out).is_err() {
+            let _ = self.codec().encode(&Message::Setup(Setup::default()), role, &mut out);
+        }
+        self.control_backlog = out;
+        match (self.rules().control, role) {
+            (Control::UniPair, _) => self.open(CONTROL_KEY, Dir::Uni),
+            (Control::ClientBidi, Role::Client) => self.open(CONTROL_KEY, Dir::Bi),
+            // The answer waits for CLIENT_SETUP.
+            (Control::ClientBidi, Role::Server) => {}
+        }
     }
 
-    /// REQUEST_UPDATE of an open request of ours (or of a PUBLISH of the peer that we accepted).
-    pub fn update(
-        &mut self,
-        request: RequestId,
-        params: Params,
-    ) -> Result<RequestId, CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    fn open(&mut self, key: OpenKey, dir: Dir) {
+        self.outputs.push_back(Output::Open { key, dir });
     }
 
-    /// Ends a request of ours: UNSUBSCRIBE, FETCH_CANCEL, PUBLISH_NAMESPACE_DONE or a reset, as the
-    /// draft has it. No event follows. Unknown requests are ignored.
-    pub fn cancel(&mut self, request: RequestId) {}
-
-    // Answers to requests of the peer.
-
-    /// SUBSCRIBE_OK. `alias` must be unique among the subscriptions the peer holds here.
-    pub fn accept_subscribe(
-        &mut self,
-        request: RequestId,
-        alias: u64,
-        params: Params,
-        properties: &[Property],
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    fn write(&mut self, stream: StreamId, data: Bytes, fin: bool) {
+        self.outputs.push_back(Output::Write { stream, data, fin });
     }
 
-    /// FETCH_OK; `end` is inclusive. The fetch stays open (it can be cancelled) until
-    /// [`Session::finish_fetch`].
-    pub fn accept_fetch(
-        &mut self,
-        request: RequestId,
-        end_of_track: bool,
-        end: Location,
-        params: Params,
-        properties: &[Property],
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    fn reset(&mut self, stream: StreamId, code: ResetCode) {
+        let code = self.draft.reset_code(code);
+        self.outputs.push_back(Output::Reset { stream, code });
     }
 
-    /// All objects of an accepted fetch were handed to the transport.
-    pub fn finish_fetch(&mut self, request: RequestId) {}
-
-    /// REQUEST_OK: to PUBLISH_NAMESPACE, SUBSCRIBE_NAMESPACE, SUBSCRIBE_TRACKS, TRACK_STATUS, an update,
-    /// or PUBLISH (PUBLISH_OK). `properties` travel only with a track status.
-    pub fn accept(
-        &mut self,
-        request: RequestId,
-        params: Params,
-        properties: &[Property],
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    fn stop(&mut self, stream: StreamId, code: ResetCode) {
+        let code = self.draft.reset_code(code);
+        self.outputs.push_back(Output::Stop { stream, code });
     }
 
-    /// REQUEST_ERROR to any request or update that was not answered yet.
-    pub fn reject(&mut self, request: RequestId, error: &RequestError) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    /// The control stream for our direction exists: what waited goes out.
+    fn control_ready(&mut self, id: StreamId) {
+        self.control = Some(id);
+        let backlog = std::mem::take(&mut self.control_backlog).freeze();
+        self.write(id, backlog, false);
     }
 
-    /// PUBLISH_DONE: ends an accepted subscription of the peer. `streams` = how many data streams were
-    /// opened for it, `None` if unknown.
-    pub fn publish_done(
-        &mut self,
-        request: RequestId,
-        code: DoneCode,
-        streams: Option<u64>,
-        reason: &str,
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
+    fn encode(&self, message: &Message) -> Result<BytesMut, CommandError> {
+        let mut out = BytesMut::new();
+        self.codec().encode(message, self.role, &mut out)?;
+        Ok(out)
     }
 
-    /// Takes back an accepted PUBLISH_NAMESPACE, SUBSCRIBE_NAMESPACE or SUBSCRIBE_TRACKS of the peer.
-    pub fn revoke(&mut self, request: RequestId, error: &RequestError) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
-    }
-
-    /// NAMESPACE on an accepted SUBSCRIBE_NAMESPACE; `suffix` follows the prefix.
-    pub fn namespace(
-        &mut self,
-        request: RequestId,
-        suffix: &Namespace,
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
-    }
-
-    /// NAMESPACE_DONE for a namespace advertised before.
-    pub fn namespace_done(
-        &mut self,
-        request: RequestId,
-        suffix: &Namespace,
-    ) -> Result<(), CommandError> {
-        Err(CommandError::UnknownRequest(request))
-    }
-
-    /// GOAWAY; a client sends an empty `uri`. Drafts without a timeout leave it out.
-    pub fn goaway(&mut self, uri: &str, timeout_ms: u64) -> Result<(), CommandError> {
+    fn send_control(&mut self, message: &Message) -> Result<(), CommandError> {
+        let bytes = self.encode(message)?;
+        self.send_control_bytes(&bytes.freeze());
         Ok(())
     }
+
+    fn send_control_bytes(&mut self, bytes: &Bytes) {
+        match self.control {
+            Some(id) => self.write(id, bytes.clone(), false),
+            None => self.control_backlog.extend_from_slice(bytes),
+        }
+    }
+
+    fn on_opened(&mut self, key: OpenKey, id: StreamId) {
+        if key == CONTROL_KEY {
+            if self.rules().control == Control::ClientBidi {
+                self.streams.insert(id, Stream::Control(Framer::default()));
+            }
+            self.control_ready(id);
+            return;
+        }
+        let request = RequestId(key.0);
+        let Some(open) = self.requests.get_mut(&request) else {
+            // Cancelled before the stream was there.
+            self.streams.insert(id, Stream::Discard);
+            self.reset(id, ResetCode::Cancelled);
+            self.stop(id, ResetCode::Cancelled);
+            return;
+        };
+        if let Link::Opening(first) = &mut open.link {
+            let first = std::mem::take(first).freeze();
+            open.link = Link::Stream(id);
+            self.streams.insert(id, Stream::Request(request, Framer::default()));
+            self.write(id, first, false);
+        }
+    }
+}
+
+fn poll<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let item = queue.pop_front();
+    if queue.is_empty() && queue.capacity() > QUEUE_KEPT {
+        *queue = VecDeque::new();
+    }
+    item
 }

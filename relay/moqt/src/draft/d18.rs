@@ -1,0 +1,418 @@
+//! Draft 18: vi64, a unidirectional control stream from each side, every request on a bidirectional
+//! stream of its own, typed parameters. Section numbers are those of draft-ietf-moq-transport-18.
+
+use bytes::{Bytes, BytesMut};
+
+use super::params::{self, Form, Table};
+use super::{Codec, Control, Ending, Rules};
+use crate::error::{
+    CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
+    SessionError,
+};
+use crate::message::{Decoded, Kind, Message, Want};
+use crate::model::{FetchTarget, RequestId, RequestKind, Role};
+use crate::varint::Ints;
+use crate::wire::{REASON_BYTES_MAX, Reader, URI_BYTES_MAX, Writer, frame};
+
+pub(super) struct D18;
+
+static RULES: Rules = Rules {
+    ints: Ints::Moq,
+    control: Control::UniPair,
+    own_stream: |_| true,
+    request_ids: false,
+    first_object_bit: true,
+    fetch_deltas: true,
+    padding: Some((0x132B_3E28, 0x132B_3E29)),
+};
+
+static PARAMS: Table = Table {
+    // Section 10.2, the value encoding of each parameter.
+    form: |key| match key {
+        0x02 | 0x04 | 0x06 | 0x08 | 0x0A | 0x32 => Some(Form::Int),
+        0x10 | 0x20 | 0x22 => Some(Form::Byte),
+        0x09 => Some(Form::Location),
+        0x34 => Some(Form::Namespace),
+        0x03 | 0x21 => Some(Form::Prefixed),
+        _ => None,
+    },
+    // A REQUEST_OK may be a PUBLISH_OK (section 10.5); only the session could tell.
+    in_scope: |key, kind| {
+        params::in_scope(key, kind)
+            || (kind == Kind::RequestOk && params::in_scope(key, Kind::PublishOk))
+    },
+    skip_out_of_scope: false,
+    zero_timeout_refused: false,
+    filter_end_absolute: false,
+    filter_length_code: SessionCode::KeyValueFormatting,
+};
+
+/// Type numbers (section 10, table 1). PUBLISH_OK is written as REQUEST_OK.
+const KINDS: [(u64, Kind); 18] = [
+    (0x02, Kind::Update),
+    (0x03, Kind::Subscribe),
+    (0x04, Kind::SubscribeOk),
+    (0x05, Kind::RequestError),
+    (0x06, Kind::PublishNamespace),
+    (0x07, Kind::RequestOk),
+    (0x08, Kind::Namespace),
+    (0x0B, Kind::PublishDone),
+    (0x0D, Kind::TrackStatus),
+    (0x0E, Kind::NamespaceDone),
+    (0x0F, Kind::PublishBlocked),
+    (0x10, Kind::GoAway),
+    (0x16, Kind::Fetch),
+    (0x18, Kind::FetchOk),
+    (0x1D, Kind::Publish),
+    (0x50, Kind::SubscribeNamespace),
+    (0x51, Kind::SubscribeTracks),
+    (0x2F00, Kind::Setup),
+];
+
+/// REQUEST_ERROR codes (section 15.10).
+const REQUEST_CODES: [(u64, RequestCode); 18] = [
+    (0x00, RequestCode::Internal),
+    (0x01, RequestCode::Unauthorized),
+    (0x02, RequestCode::Timeout),
+    (0x03, RequestCode::NotSupported),
+    (0x04, RequestCode::MalformedToken),
+    (0x05, RequestCode::ExpiredToken),
+    (0x06, RequestCode::GoingAway),
+    (0x09, RequestCode::ExcessiveLoad),
+    (0x10, RequestCode::DoesNotExist),
+    (0x11, RequestCode::InvalidRange),
+    (0x12, RequestCode::MalformedTrack),
+    (0x19, RequestCode::DuplicateSubscription),
+    (0x20, RequestCode::Uninterested),
+    (0x30, RequestCode::PrefixOverlap),
+    (0x31, RequestCode::NamespaceTooLarge),
+    (0x32, RequestCode::InvalidJoiningRequest),
+    (0x33, RequestCode::UnsupportedExtension),
+    (0x34, RequestCode::Redirect),
+];
+
+const REDIRECT: u64 = 0x34;
+
+/// PUBLISH_DONE codes (section 15.10).
+const DONE_CODES: [(u64, DoneCode); 10] = [
+    (0x00, DoneCode::Internal),
+    (0x01, DoneCode::Unauthorized),
+    (0x02, DoneCode::TrackEnded),
+    (0x03, DoneCode::SubscriptionEnded),
+    (0x04, DoneCode::GoingAway),
+    (0x05, DoneCode::TooFarBehind),
+    (0x06, DoneCode::Expired),
+    (0x08, DoneCode::UpdateFailed),
+    (0x09, DoneCode::ExcessiveLoad),
+    (0x12, DoneCode::MalformedTrack),
+];
+
+/// Stream count of a publisher that does not know it.
+const STREAMS_UNKNOWN: u64 = (1 << 62) - 1;
+
+impl Codec for D18 {
+    fn rules(&self) -> &'static Rules {
+        &RULES
+    }
+
+    fn kind(&self, number: u64, _sender: Role) -> Option<Kind> {
+        lookup(&KINDS, number)
+    }
+
+    fn decode(&self, kind: Kind, body: Bytes, stream: RequestId) -> Result<Decoded, SessionError> {
+        let mut r = Reader::new(kind.name(), Ints::Moq, body);
+        let mut tokens = Vec::new();
+        let message = decode_body(&mut r, kind, stream, &mut tokens)?;
+        r.finish()?;
+        Ok(Decoded { message, tokens })
+    }
+
+    fn encode(
+        &self,
+        message: &Message,
+        _sender: Role,
+        out: &mut BytesMut,
+    ) -> Result<(), CommandError> {
+        let kind = match message.kind() {
+            Kind::PublishOk => Kind::RequestOk,
+            kind => kind,
+        };
+        let Some((number, _)) = KINDS.iter().find(|(_, k)| *k == kind) else {
+            return Err(CommandError::NotEncodable("a message of another draft"));
+        };
+        frame(Ints::Moq, *number, out, |w| encode_body(w, message))
+    }
+
+    fn cancel(&self, _kind: RequestKind, _request: RequestId) -> Ending {
+        Ending::Stream
+    }
+
+    fn revoke(&self, _kind: RequestKind, _request: RequestId, _error: &RequestError) -> Ending {
+        Ending::Stream
+    }
+
+    fn reset_code(&self, code: ResetCode) -> u32 {
+        match code {
+            ResetCode::Internal => 0x0,
+            ResetCode::Cancelled => 0x1,
+            ResetCode::DeliveryTimeout => 0x2,
+            ResetCode::SessionClosed => 0x3,
+            ResetCode::GoingAway => 0x4,
+            ResetCode::TooFarBehind => 0x5,
+            ResetCode::UnknownObjectStatus => 0x6,
+            ResetCode::ExpiredToken => 0x7,
+            ResetCode::ExcessiveLoad => 0x9,
+            ResetCode::MalformedTrack => 0x12,
+        }
+    }
+}
+
+fn decode_body(
+    r: &mut Reader,
+    kind: Kind,
+    stream: RequestId,
+    tokens: &mut Vec<crate::token::TokenAction>,
+) -> Result<Message, SessionError> {
+    let request = stream;
+    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, tokens);
+    let properties = |r: &mut Reader| params::read_properties(r, &PARAMS);
+    let id = |r: &mut Reader| r.int("request id").map(RequestId);
+    let message = match kind {
+        Kind::Setup => Message::Setup(params::read_setup(r, None, false, tokens)?),
+        Kind::GoAway => Message::GoAway {
+            uri: r.text("new session URI", URI_BYTES_MAX)?,
+            timeout_ms: Some(r.int("timeout")?),
+            request: if r.is_empty() { None } else { Some(id(r)?) },
+        },
+        Kind::Subscribe => {
+            Message::Subscribe { request: id(r)?, track: r.track()?, params: params(r)? }
+        }
+        Kind::SubscribeOk => Message::SubscribeOk {
+            request,
+            alias: r.int("track alias")?,
+            params: params(r)?,
+            properties: properties(r)?,
+        },
+        Kind::Update => Message::Update { request: id(r)?, target: stream, params: params(r)? },
+        Kind::Publish => Message::Publish {
+            request: id(r)?,
+            track: r.track()?,
+            alias: r.int("track alias")?,
+            params: params(r)?,
+            properties: properties(r)?,
+        },
+        Kind::PublishDone => Message::PublishDone {
+            request,
+            code: {
+                let number = r.int("status code")?;
+                lookup(&DONE_CODES, number).unwrap_or(DoneCode::Internal)
+            },
+            streams: Some(r.int("stream count")?).filter(|&count| count != STREAMS_UNKNOWN),
+            reason: r.text("reason", REASON_BYTES_MAX)?,
+        },
+        Kind::PublishBlocked => {
+            let track = r.track()?;
+            Message::PublishBlocked {
+                suffix: track.namespace().clone(),
+                name: track.name().clone(),
+            }
+        }
+        Kind::Fetch => {
+            Message::Fetch { request: id(r)?, target: read_target(r)?, params: params(r)? }
+        }
+        Kind::FetchOk => Message::FetchOk {
+            request,
+            end_of_track: r.byte("end of track")? != 0,
+            end: params::read_end(r.location("end location")?),
+            params: params(r)?,
+            properties: properties(r)?,
+        },
+        Kind::TrackStatus => {
+            Message::TrackStatus { request: id(r)?, track: r.track()?, params: params(r)? }
+        }
+        Kind::PublishNamespace => Message::PublishNamespace {
+            request: id(r)?,
+            namespace: r.namespace("track namespace")?,
+            params: params(r)?,
+        },
+        Kind::SubscribeNamespace | Kind::SubscribeTracks => Message::SubscribeNamespace {
+            request: id(r)?,
+            prefix: r.namespace("track namespace prefix")?,
+            want: if kind == Kind::SubscribeTracks { Want::Tracks } else { Want::Namespaces },
+            params: params(r)?,
+        },
+        Kind::Namespace => Message::Namespace { suffix: r.namespace("namespace suffix")? },
+        Kind::NamespaceDone => Message::NamespaceDone { suffix: r.namespace("namespace suffix")? },
+        Kind::RequestOk => {
+            Message::RequestOk { request, params: params(r)?, properties: properties(r)? }
+        }
+        Kind::RequestError => Message::RequestError { request, error: read_error(r)? },
+        Kind::MaxRequestId
+        | Kind::RequestsBlocked
+        | Kind::Unsubscribe
+        | Kind::PublishOk
+        | Kind::FetchCancel
+        | Kind::PublishNamespaceDone
+        | Kind::PublishNamespaceCancel => {
+            return Err(r.violation("type", "is not of this draft"));
+        }
+    };
+    Ok(message)
+}
+
+/// Section 10.12. The types are 1 standalone, 2 relative join, 3 absolute join.
+pub(super) fn read_target(r: &mut Reader) -> Result<FetchTarget, SessionError> {
+    match r.int("fetch type")? {
+        1 => Ok(FetchTarget::Standalone {
+            track: r.track()?,
+            start: r.location("start location")?,
+            end: params::read_end(r.location("end location")?),
+        }),
+        2 => Ok(FetchTarget::RelativeJoining {
+            subscription: RequestId(r.int("joining request id")?),
+            groups_back: r.int("joining start")?,
+        }),
+        3 => Ok(FetchTarget::AbsoluteJoining {
+            subscription: RequestId(r.int("joining request id")?),
+            start_group: r.int("joining start")?,
+        }),
+        other => Err(r.violation("fetch type", &format!("{other} is unknown"))),
+    }
+}
+
+pub(super) fn write_target(w: &mut Writer<'_>, target: &FetchTarget) {
+    match target {
+        FetchTarget::Standalone { track, start, end } => {
+            w.int("fetch type", 1);
+            w.track(track);
+            w.location("start location", *start);
+            w.location("end location", params::write_end(*end));
+        }
+        FetchTarget::RelativeJoining { subscription, groups_back } => {
+            w.int("fetch type", 2);
+            w.int("joining request id", subscription.0);
+            w.int("joining start", *groups_back);
+        }
+        FetchTarget::AbsoluteJoining { subscription, start_group } => {
+            w.int("fetch type", 3);
+            w.int("joining request id", subscription.0);
+            w.int("joining start", *start_group);
+        }
+    }
+}
+
+/// Section 10.6: the retry interval is in milliseconds plus one, 0 = do not retry.
+fn read_error(r: &mut Reader) -> Result<RequestError, SessionError> {
+    let number = r.int("error code")?;
+    let retry = r.int("retry interval")?;
+    let reason = r.text("reason", REASON_BYTES_MAX)?;
+    let redirect = if number == REDIRECT {
+        let uri = r.text("connect URI", URI_BYTES_MAX)?;
+        Some(Box::new(Redirect { uri, track: r.track()? }))
+    } else {
+        None
+    };
+    let code = lookup(&REQUEST_CODES, number).unwrap_or(RequestCode::Internal);
+    Ok(RequestError { code, retry_ms: retry.checked_sub(1), reason, redirect })
+}
+
+fn write_error(w: &mut Writer<'_>, error: &RequestError) {
+    // The structure is on the wire exactly when the code says so.
+    let redirect = error.redirect.as_deref().filter(|_| error.code == RequestCode::Redirect);
+    let number = match (error.code, redirect) {
+        (RequestCode::Redirect, None) => 0,
+        (code, _) => number(&REQUEST_CODES, code),
+    };
+    w.int("error code", number);
+    w.int("retry interval", error.retry_ms.map_or(0, |ms| ms.saturating_add(1)));
+    w.text(&error.reason, REASON_BYTES_MAX);
+    if let Some(Redirect { uri, track }) = redirect {
+        w.text(uri, URI_BYTES_MAX);
+        w.track(track);
+    }
+}
+
+fn encode_body(w: &mut Writer<'_>, message: &Message) {
+    let kind = message.kind();
+    match message {
+        Message::Setup(setup) => params::write_setup(w, setup, false, false),
+        Message::GoAway { uri, timeout_ms, request } => {
+            w.text(uri, URI_BYTES_MAX);
+            w.int("timeout", timeout_ms.unwrap_or(0));
+            if let Some(request) = request {
+                w.int("request id", request.0);
+            }
+        }
+        Message::Subscribe { request, track, params }
+        | Message::TrackStatus { request, track, params } => {
+            w.int("request id", request.0);
+            w.track(track);
+            params::write_params(w, &PARAMS, kind, params);
+        }
+        Message::SubscribeOk { request: _, alias, params, properties } => {
+            w.int("track alias", *alias);
+            params::write_params(w, &PARAMS, kind, params);
+            params::write_properties(w, properties);
+        }
+        Message::Update { request, target: _, params } => {
+            w.int("request id", request.0);
+            params::write_params(w, &PARAMS, kind, params);
+        }
+        Message::Publish { request, track, alias, params, properties } => {
+            w.int("request id", request.0);
+            w.track(track);
+            w.int("track alias", *alias);
+            params::write_params(w, &PARAMS, kind, params);
+            params::write_properties(w, properties);
+        }
+        Message::PublishDone { request: _, code, streams, reason } => {
+            w.int("status code", number(&DONE_CODES, *code));
+            w.int("stream count", streams.unwrap_or(STREAMS_UNKNOWN));
+            w.text(reason, REASON_BYTES_MAX);
+        }
+        Message::PublishBlocked { suffix, name } => {
+            w.namespace(suffix);
+            w.prefixed(name);
+        }
+        Message::Fetch { request, target, params } => {
+            w.int("request id", request.0);
+            write_target(w, target);
+            params::write_params(w, &PARAMS, kind, params);
+        }
+        Message::FetchOk { request: _, end_of_track, end, params, properties } => {
+            w.byte(u8::from(*end_of_track));
+            w.location("end location", params::write_end(*end));
+            params::write_params(w, &PARAMS, kind, params);
+            params::write_properties(w, properties);
+        }
+        Message::PublishNamespace { request, namespace: name, params }
+        | Message::SubscribeNamespace { request, prefix: name, want: _, params } => {
+            w.int("request id", request.0);
+            w.namespace(name);
+            params::write_params(w, &PARAMS, kind, params);
+        }
+        Message::Namespace { suffix } | Message::NamespaceDone { suffix } => w.namespace(suffix),
+        Message::PublishOk { request: _, params } => {
+            params::write_params(w, &PARAMS, kind, params);
+        }
+        Message::RequestOk { request: _, params, properties } => {
+            params::write_params(w, &PARAMS, kind, params);
+            params::write_properties(w, properties);
+        }
+        Message::RequestError { request: _, error } => write_error(w, error),
+        Message::MaxRequestId { .. }
+        | Message::RequestsBlocked { .. }
+        | Message::Unsubscribe { .. }
+        | Message::FetchCancel { .. }
+        | Message::PublishNamespaceDone { .. }
+        | Message::PublishNamespaceCancel { .. } => w.misfit("a message of another draft"),
+    }
+}
+
+fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
+    table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
+}
+
+fn number<T: PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
+    table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
+}
