@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod error;
-
+pub mod http;
 mod id;
 mod secret;
 mod store;
+#[cfg(test)]
+mod testing;
 mod time;
 mod token;
 mod watch;

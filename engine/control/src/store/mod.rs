@@ -5,6 +5,8 @@
 //! a running server use it side by side on the same file.
 
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 

@@ -1,0 +1,259 @@
+//! In-process stories over real sockets on 127.0.0.1.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{Ingest, NewInput, testing::TempDir};
+
+struct TestSite {
+    health: Health,
+}
+
+impl Site for TestSite {
+    fn certificate_sha256(&self) -> [u8; 32] {
+        [0xab; 32]
+    }
+
+    fn certificate_is_pinned(&self) -> bool {
+        true
+    }
+
+    fn webtransport_base(&self, host: Option<&str>) -> String {
+        format!("https://{}:4443", host.unwrap_or("nobody"))
+    }
+
+    fn render_metrics(&self, out: &mut String) {
+        out.push_str("weir_shards 2\n# EOF\n");
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+}
+
+struct Running {
+    addr: SocketAddr,
+    input: InputId,
+    stop: oneshot::Sender<()>,
+    done: JoinHandle<io::Result<()>>,
+    _dir: TempDir,
+}
+
+async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -> Running {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).await.expect("the store opens");
+    let new = NewInput { name: "Demo".to_owned(), ingest: Ingest::Rtmp };
+    let (input, _) = store.create_input(new).await.expect("created");
+    let mut limits = Limits::default();
+    change(&mut limits);
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = tcp.local_addr().expect("bound");
+    let options = Options {
+        store,
+        site: Arc::new(TestSite { health }),
+        demo: demo.then(|| input.id.clone()),
+        limits,
+    };
+    let (stop, stopped) = oneshot::channel();
+    let done = tokio::spawn(serve(vec![Listener { tcp, tls: None }], options, async {
+        let _ = stopped.await;
+    }));
+    Running { addr, input: input.id, stop, done, _dir: dir }
+}
+
+async fn plain() -> Running {
+    running(true, Health::Ok, |_| {}).await
+}
+
+impl Running {
+    /// Sends text and reads until the server closes.
+    async fn say(&self, text: &str) -> String {
+        let mut stream = TcpStream::connect(self.addr).await.expect("connects");
+        // The server may close before it has read all.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.say(&format!("GET {path} HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n"))
+            .await
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        serde_json::from_str(body).expect("JSON")
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.get(9..12).unwrap_or("none")
+}
+
+#[tokio::test]
+async fn health_hash_and_metrics_are_answered() {
+    let server = plain().await;
+    assert!(server.get("/healthz").await.ends_with("ok\n"));
+    assert!(server.get("/certificate.sha256").await.ends_with(&"ab".repeat(32)));
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.contains("\nhttp_requests_total 2\n"), "{metrics}");
+    assert!(metrics.contains("weir_shards 2") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(status(&server.get("/nothing").await), "404");
+    assert_eq!(status(&server.get("/watch/nonsense").await), "404");
+}
+
+#[tokio::test]
+async fn a_draining_node_says_so_to_its_load_balancer() {
+    let server = running(false, Health::Draining, |_| {}).await;
+    let answer = server.get("/healthz").await;
+    assert_eq!(status(&answer), "503");
+    assert!(answer.ends_with("draining\n"));
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_security_headers() {
+    let server = plain().await;
+    for path in ["/", "/healthz", "/nothing", "/demo.json"] {
+        let answer = server.get(path).await.to_lowercase();
+        for header in [
+            "content-security-policy: default-src 'none'; script-src 'self'; ",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+        ] {
+            assert!(answer.contains(header), "{path} lacks {header}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_demo_is_playable_by_what_the_page_gets() {
+    let server = plain().await;
+    let demo = server.json("/demo.json").await;
+    let input = server.input.as_str();
+    assert_eq!(demo["input_id"], input);
+    let url = demo["playback_url"].as_str().expect("a URL");
+    assert!(url.starts_with(&format!("https://localhost:4443/playback/{input}?tok=ey")), "{url}");
+    assert_eq!(demo["cert_sha256"], "ab".repeat(32));
+    assert!(server.get("/demo.json").await.contains("cache-control: no-store"));
+    let player = server.json("/player.json").await;
+    assert_eq!(player["webtransport_url"], "https://localhost:4443");
+    let without = running(false, Health::Ok, |_| {}).await;
+    assert_eq!(status(&without.get("/demo.json").await), "404");
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_or_a_giant_head_is_refused() {
+    let server = plain().await;
+    let body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    assert!(["405", "413"].contains(&status(&server.say(body).await)));
+    let put = "PUT /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&server.say(put).await), "405");
+    let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Big: {}\r\n\r\n", "x".repeat(64 * 1024));
+    assert_eq!(status(&server.say(&head).await), "431");
+    let many = "X-A: b\r\n".repeat(100);
+    let head = format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    assert_eq!(status(&server.say(&head).await), "431");
+    assert_eq!(status(&server.get("/healthz").await), "200");
+}
+
+#[tokio::test]
+async fn a_silent_visitor_loses_its_connection_and_its_place() {
+    let server = running(false, Health::Ok, |limits| {
+        limits.connections = 1;
+        limits.opening = Duration::from_millis(50);
+    })
+    .await;
+    // One letter that both HTTP/1 and HTTP/2 may begin with, then nothing.
+    assert_eq!(server.say("P").await, "");
+    // The place is given back shortly after the socket is closed.
+    let metrics = loop {
+        let answer = server.get("/metrics").await;
+        if !answer.is_empty() {
+            break answer;
+        }
+    };
+    assert!(metrics.contains("refused_total{reason=\"opening\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn visitors_beyond_the_cap_are_closed_at_once_and_counted() {
+    let server = running(false, Health::Ok, |limits| limits.connections = 1).await;
+    let mut first = TcpStream::connect(server.addr).await.expect("connects");
+    first.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+    let mut some = [0; 12];
+    first.read_exact(&mut some).await.expect("answers");
+    assert_eq!(server.get("/healthz").await, "");
+    first
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("writes");
+    let mut rest = String::new();
+    first.read_to_string(&mut rest).await.expect("answers");
+    assert!(rest.contains("refused_total{reason=\"full\"} 1"), "{rest}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections_and_returns() {
+    let server = plain().await;
+    let mut idle = TcpStream::connect(server.addr).await.expect("connects");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+    let mut some = [0; 12];
+    idle.read_exact(&mut some).await.expect("answers");
+    server.stop.send(()).expect("running");
+    server.done.await.expect("no panic").expect("no error");
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.expect("closed in order");
+    assert!(TcpStream::connect(server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn tokens_in_queries_do_not_reach_the_log() {
+    use std::sync::Mutex;
+    use tracing::field::{Field, Visit};
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<String>>);
+    impl Visit for Seen {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.0.lock().expect("no panic while held").push_str(&format!("{field}={value:?} "));
+        }
+    }
+    impl tracing::Subscriber for Seen {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, attributes: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            attributes.record(&mut self.clone());
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+            values.record(&mut self.clone());
+        }
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            event.record(&mut self.clone());
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    let seen = Seen::default();
+    // The test's runtime has one thread, so this covers the server's tasks as well.
+    let _logging = tracing::subscriber::set_default(seen.clone());
+    let server = plain().await;
+    let input = server.input.clone();
+    server.get(&format!("/watch/{input}?tok=topsecret")).await;
+    let text = seen.0.lock().expect("done").clone();
+    assert!(text.contains(&format!("/watch/{input}")), "{text}");
+    assert!(!text.contains("topsecret"), "{text}");
+}
