@@ -51,10 +51,10 @@ ffmpeg -v error -stats -y -f lavfi -i "color=c=0x0e1516:s=640x360:r=30:d=16" \
 tick='sin(2*PI*880*t)*exp(-16*mod(t,1))*0.22+sin(2*PI*1320*t)*exp(-9*mod(t,4))*0.16'
 pad='(0.035+0.02*sin(2*PI*t/16))'
 ffmpeg -v error -y -f lavfi -i "aevalsrc='$tick+$pad*sin(2*PI*220*t)+0.6*$pad*sin(2*PI*330*t)|$tick+$pad*sin(2*PI*220*t)+0.6*$pad*sin(2*PI*330.125*t)':s=48000:d=48" \
-    -c:a aac -b:a 64k -f adts "$work/sound.aac"
+    -c:a aac -b:a 64k -use_editlist 0 "$work/sound.m4a"
 
 # Frame n of the coded sound begins 1024 samples before n*1024 (priming), so the round starts at frame 751.
-ffmpeg -v error -y -i "$work/picture.mp4" -i "$work/sound.aac" -map 0:v -map 1:a -c copy \
-    -bsf:a "aac_adtstoasc,noise=amount=0:drop='lt(n\,751)+gte(n\,1501)',setts=ts=N*1024" \
+ffmpeg -v error -y -i "$work/picture.mp4" -i "$work/sound.m4a" -map 0:v -map 1:a -c copy \
+    -bsf:a "noise=amount=0:drop='lt(n\,751)+gte(n\,1501)',setts=ts=N*1024" \
     -metadata title="Weir demo" -movflags +frag_keyframe+empty_moov+default_base_moof -f mp4 "$out"
 ls -l "$out"
