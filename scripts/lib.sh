@@ -102,15 +102,15 @@ npm_install() {
 }
 
 # build_web: the player and its pages, which the binary embeds; nothing to do when no source is newer than the build.
+# The stamp lies outside dist, since everything in there is served.
 build_web() {
   npm_install relay/web
-  local newer
-  newer=missing
-  if [ -d relay/web/dist ] && [ -f relay/web/dist/.weir-built ]; then
+  local newer=missing stamp=relay/web/node_modules/.weir-built
+  if [ -d relay/web/dist ] && [ -f "$stamp" ]; then
     newer=$(find relay/web -path relay/web/node_modules -prune -o -path relay/web/dist -prune \
-      -o -type f -newer relay/web/dist/.weir-built -print -quit)
+      -o -type f -newer "$stamp" -print -quit)
   fi
   [ -n "$newer" ] || return 0
   step "building the player and its pages" npm run --prefix relay/web build
-  touch relay/web/dist/.weir-built
+  touch "$stamp"
 }

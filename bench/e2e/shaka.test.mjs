@@ -47,7 +47,7 @@ test('shaka plays the broadcast over draft 16 with the MSF catalog', async () =>
   const token = await weir.token(input.id);
   const encoder = Encoder.start(input.urls.rtmp);
   try {
-    const wanted = { playback: token.playback, namespace: input.namespace.split('/') };
+    const wanted = { playback: token.playback, namespace: await weir.namespace(input.id) };
     const url = `http://localhost:${site.address().port}/#${encodeURIComponent(JSON.stringify(wanted))}`;
     const viewer = await browser.open(url);
     const account = async () => ({

@@ -110,11 +110,17 @@ export class Weir {
     return input;
   }
 
+  /** The fields of an input's MoQT namespace. */
+  async namespace(id) {
+    const { data } = await this.command('input', 'list');
+    return ['stream', data.find((input) => input.id === id).org, id];
+  }
+
   /** Mints a playback token; `playback` is the address for players, `page` the one for people. */
   async token(id, ttl = '1h') {
-    const { token, playback_url: playback } = await this.command('token', 'mint', id, '--ttl', ttl);
-    this.secret(token);
-    return { token, playback, page: this.page(id, token) };
+    const minted = await this.command('token', 'mint', id, '--ttl', ttl);
+    this.secret(minted.token);
+    return { token: minted.token, playback: minted.playback_url, page: minted.page_url };
   }
 
   /** The start page. Browsers count localhost as secure, which WebTransport needs. */

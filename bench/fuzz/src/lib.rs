@@ -1,6 +1,8 @@
 //! The list of everything that reads a stranger's bytes, one function each. Owns the names and the canary; the parsers
 //! and their drivers live in the crates that own them. The fuzzer binary and the corpus replay both work from this list.
 
+use weir_moqt::Draft;
+
 /// One function that must return for every input, and the folder name of its corpus.
 pub struct Target {
     /// Name on the command line and of the corpus folder.
@@ -10,7 +12,36 @@ pub struct Target {
 }
 
 /// All targets but the canary.
-pub const TARGETS: &[Target] = &[];
+pub const TARGETS: &[Target] = &[
+    Target { name: "rtmp", run: weir_feed::fuzzing::fuzz_rtmp },
+    Target { name: "flv", run: weir_feed::fuzzing::fuzz_flv },
+    Target { name: "amf", run: weir_feed::fuzzing::fuzz_amf },
+    Target { name: "avc_config", run: weir_packager::fuzzing::fuzz_avc_config },
+    Target { name: "aac_config", run: weir_packager::fuzzing::fuzz_aac_config },
+    Target { name: "fmp4", run: weir_packager::fuzzing::fuzz_fmp4 },
+    Target { name: "catalog", run: weir_packager::fuzzing::fuzz_catalog },
+    Target { name: "moqt_control", run: moqt_control },
+    Target { name: "moqt_data", run: moqt_data },
+    Target { name: "moqt_session", run: weir_moqt::fuzzing::fuzz_session },
+];
+
+/// The first byte chooses the draft, so that one corpus serves both and inputs cross over.
+fn moqt_control(bytes: &[u8]) {
+    if let Some((draft, rest)) = drafted(bytes) {
+        weir_moqt::fuzzing::fuzz_control(draft, rest);
+    }
+}
+
+fn moqt_data(bytes: &[u8]) {
+    if let Some((draft, rest)) = drafted(bytes) {
+        weir_moqt::fuzzing::fuzz_data(draft, rest);
+    }
+}
+
+fn drafted(bytes: &[u8]) -> Option<(Draft, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    Some((if first % 2 == 0 { Draft::D18 } else { Draft::D16 }, rest))
+}
 
 /// The name under which the fuzzer runs [`canary`].
 pub const CANARY: &str = "canary";
