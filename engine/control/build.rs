@@ -1,6 +1,8 @@
 //! Puts the web files into the binary: everything below `relay/web/dist`, built first if missing.
 //!
-//! A tree without `relay/web` gives a binary without pages, which says so when asked for one.
+//! A tree without `relay/web` gives a binary without pages, which says so when asked for one. So
+//! does a debug build whose web part fails, since that must not stop work on anything else; a
+//! release build fails.
 
 use std::{
     env,
@@ -27,14 +29,20 @@ fn embed() -> Result<(), String> {
     let dist = web.join("dist");
     watch(&web, &dist).map_err(|error| format!("cannot list {}: {error}", web.display()))?;
     if !dist.is_dir() && web.join("package.json").is_file() {
-        build(&web)?;
+        match build(&web) {
+            Err(Failure::Pages(sentence)) if variable("PROFILE")? == "debug" => {
+                println!("cargo::warning={sentence}");
+            }
+            Err(Failure::Pages(sentence) | Failure::Tools(sentence)) => return Err(sentence),
+            Ok(()) => {}
+        }
     }
     let mut files = Vec::new();
     if dist.is_dir() {
         collect(&dist, "", &mut files)
             .map_err(|error| format!("cannot read {}: {error}", dist.display()))?;
     } else {
-        println!("cargo::warning=relay/web is not there: this build has no pages");
+        println!("cargo::warning=relay/web/dist is not there: this build has no pages");
     }
     files.sort();
     let mut source = String::from("static EMBEDDED: &[(&str, &[u8])] = &[\n");
@@ -87,30 +95,54 @@ fn newest(path: &Path) -> io::Result<SystemTime> {
     Ok(latest)
 }
 
-fn build(web: &Path) -> Result<(), String> {
-    for arguments in [&["ci", "--no-audit", "--no-fund"][..], &["run", "build"]] {
-        // Standard output belongs to cargo's instructions.
-        let output = Command::new("npm")
-            .args(arguments)
-            .current_dir(web)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| match error.kind() {
+/// Why the pages could not be built.
+enum Failure {
+    /// Their sources are at fault.
+    Pages(String),
+    /// The machine lacks something.
+    Tools(String),
+}
+
+fn build(web: &Path) -> Result<(), Failure> {
+    // npm notes here what it has installed.
+    let installed = newest(&web.join("node_modules/.package-lock.json")).ok();
+    let wanted = newest(&web.join("package-lock.json")).ok();
+    if installed.is_none() || installed < wanted {
+        npm(web, &["ci", "--no-audit", "--no-fund"])?;
+    }
+    npm(web, &["run", "build"])
+}
+
+fn npm(web: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    // Standard output belongs to cargo's instructions, so both outputs are caught.
+    let output = Command::new("npm")
+        .args(arguments)
+        .current_dir(web)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            Failure::Tools(match error.kind() {
                 io::ErrorKind::NotFound => {
-                    "npm is needed to build the web pages in relay/web: install Node.js 20 or later"
+                    "npm is needed to build the pages in relay/web: install Node.js 20 or later"
                         .to_owned()
                 }
                 _ => format!("cannot run npm: {error}"),
-            })?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            let last: Vec<&str> = text.lines().rev().take(3).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            let command = arguments.join(" ");
-            return Err(format!("`npm {command}` failed in relay/web: {}", last.join(" | ")));
-        }
+            })
+        })?;
+    if output.status.success() {
+        return Ok(());
     }
-    Ok(())
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let reason = said.lines().find(|line| line.to_lowercase().contains("error"));
+    let command = arguments.join(" ");
+    let sentence =
+        format!("`npm {command}` failed in relay/web: {}", reason.unwrap_or("it gave no reason"));
+    Err(if arguments.first() == Some(&"ci") {
+        Failure::Tools(sentence)
+    } else {
+        Failure::Pages(sentence)
+    })
 }
 
 fn collect(dir: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
