@@ -11,6 +11,7 @@ pub mod steer;
 mod sys;
 pub mod udp;
 pub mod virt;
+pub mod wake;
 
 use std::{
     io,

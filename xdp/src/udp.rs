@@ -173,6 +173,13 @@ impl UdpPort {
         };
         let result = self.state.try_send((&self.socket).into(), &piece);
         let datagrams = piece.segment_size.map_or(1, |size| contents.len().div_ceil(size));
+        // The state takes EINVAL for a kernel or device without offloads and stops using them for
+        // good. A lone datagram shows that it was about this one address: start the state afresh.
+        if datagrams == 1 && is_invalid(&result) {
+            if let Ok(fresh) = UdpSocketState::new((&self.socket).into()) {
+                self.state = fresh;
+            }
+        }
         let attempt = match result {
             Ok(()) => Attempt::Sent,
             Err(error) => Attempt::failed(&error, datagrams > 1),
@@ -295,6 +302,10 @@ impl Attempt {
             _ => Self::Dropped,
         }
     }
+}
+
+fn is_invalid(result: &io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }
 
 fn is_unreachable(error: &io::Error) -> bool {

@@ -2,6 +2,8 @@
 //! readable only if the shard said that it sleeps. So a busy shard costs its neighbours no system
 //! call. It knows nothing of what the rings hold.
 
+#![expect(unsafe_code, reason = "eventfd(2) has no safe wrapper in the standard library")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
