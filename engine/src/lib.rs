@@ -1,7 +1,10 @@
 //! The Weir binary and its composition root.
 
+pub mod cert;
 pub mod cli;
 pub mod config;
-pub mod cert;
 pub mod logs;
+pub mod node;
+pub mod quic;
+pub mod shard;
 pub mod topology;

@@ -1,0 +1,196 @@
+//! The bridge between shards and control threads: questions from shards (is this key good), mail
+//! back to them. Bounded both ways; a shard never waits for the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use weir_control::{Ingest, Store};
+use weir_moqt::Namespace;
+use weir_relay::{KeySet, RefuseReason, SessionId};
+
+use super::rtmp::Adopted;
+use super::shell::Mail;
+
+/// Key checks waiting at once; beyond it a publisher is refused and may come again.
+const REQUESTS_DEPTH: usize = 1_024;
+
+/// How long a key check may take before the publisher is refused.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What an accepted stream key gives.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub(super) input_id: String,
+    pub(super) namespace: Namespace,
+    /// The shard the input is pinned to.
+    pub(super) shard: u16,
+}
+
+enum Asker {
+    /// A task of some shard waits for the answer.
+    Task(oneshot::Sender<Result<Grant, RefuseReason>>),
+    /// A MoQT session; the answer goes to its shard's mailbox.
+    Session(u16, SessionId),
+}
+
+pub(super) struct Request {
+    input_id: String,
+    key: String,
+    asker: Asker,
+}
+
+/// A shard's side of the bridge.
+#[derive(Clone)]
+pub(super) struct Requests {
+    questions: mpsc::Sender<Request>,
+    mailboxes: Arc<[mpsc::Sender<Mail>]>,
+}
+
+impl Requests {
+    /// Asks whether `key` opens `input_id`.
+    pub(super) async fn verify_key(&self, input_id: &str, key: &str) -> Result<Grant, RefuseReason> {
+        let (answer, wait) = oneshot::channel();
+        let request = Request {
+            input_id: input_id.to_owned(),
+            key: key.to_owned(),
+            asker: Asker::Task(answer),
+        };
+        self.questions.try_send(request).map_err(|_| RefuseReason::Capacity)?;
+        // The answering side keeps to ANSWER_TIMEOUT; a dropped sender is an answer too.
+        wait.await.unwrap_or(Err(RefuseReason::Timeout))
+    }
+
+    /// The same for a MoQT session; the answer comes by mail.
+    pub(super) fn authorize_session(
+        &self,
+        shard: u16,
+        session: SessionId,
+        input_id: String,
+        key: &str,
+    ) {
+        let request =
+            Request { input_id, key: key.to_owned(), asker: Asker::Session(shard, session) };
+        // A full queue leaves the session to the relay's own time limit.
+        let _ = self.questions.try_send(request);
+    }
+
+    /// Moves a publisher's connection to the shard of its input.
+    pub(super) async fn adopt(&self, shard: u16, adopted: Adopted) {
+        if let Some(mailbox) = self.mailboxes.get(usize::from(shard)) {
+            let _ = mailbox.send(Mail::Adopt(Box::new(adopted))).await;
+        }
+    }
+}
+
+/// The control side: every shard's mailbox, and the questions to answer.
+pub(super) struct Bridge {
+    mailboxes: Arc<[mpsc::Sender<Mail>]>,
+    questions: mpsc::Receiver<Request>,
+}
+
+/// Builds both sides for `mailboxes.len()` shards.
+pub(super) fn bridge(mailboxes: Vec<mpsc::Sender<Mail>>) -> (Requests, Bridge) {
+    let (questions, receiver) = mpsc::channel(REQUESTS_DEPTH);
+    let mailboxes: Arc<[mpsc::Sender<Mail>]> = mailboxes.into();
+    (
+        Requests { questions, mailboxes: Arc::clone(&mailboxes) },
+        Bridge { mailboxes, questions: receiver },
+    )
+}
+
+impl Bridge {
+    /// Every shard's mailbox, for whoever has news.
+    pub(super) fn post(&self) -> Post {
+        Post(Arc::clone(&self.mailboxes))
+    }
+
+    /// Answers questions until the shards are gone.
+    pub(super) async fn answer(mut self, store: Store) {
+        let shards = self.mailboxes.len();
+        while let Some(request) = self.questions.recv().await {
+            let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
+            tokio::spawn(async move {
+                let check = check(&store, &request.input_id, &request.key, shards);
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, check)
+                    .await
+                    .unwrap_or(Err(RefuseReason::Timeout));
+                match request.asker {
+                    Asker::Task(waiting) => {
+                        let _ = waiting.send(answer);
+                    }
+                    Asker::Session(shard, session) => {
+                        let answer = answer.map(|grant| grant.namespace);
+                        if let Some(mailbox) = mailboxes.get(usize::from(shard)) {
+                            let _ = mailbox.send(Mail::Authorized(session, answer)).await;
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// News for shards.
+#[derive(Clone)]
+pub(super) struct Post(Arc<[mpsc::Sender<Mail>]>);
+
+impl Post {
+    pub(super) async fn keys(&self, keys: &KeySet) {
+        for mailbox in self.0.iter() {
+            let _ = mailbox.send(Mail::Keys(keys.clone())).await;
+        }
+    }
+
+    pub(super) async fn stop(&self) {
+        for mailbox in self.0.iter() {
+            let _ = mailbox.send(Mail::Stop).await;
+        }
+    }
+
+    pub(super) async fn send(&self, shard: u16, mail: Mail) {
+        if let Some(mailbox) = self.0.get(usize::from(shard)) {
+            let _ = mailbox.send(mail).await;
+        }
+    }
+}
+
+async fn check(
+    store: &Store,
+    input_id: &str,
+    key: &str,
+    shards: usize,
+) -> Result<Grant, RefuseReason> {
+    let input = store.verify_stream_key(input_id, key).await.map_err(|error| match error {
+        weir_control::Error::KeyRefused => RefuseReason::KeyInvalid,
+        other => {
+            tracing::error!(error = %other, "cannot check a stream key");
+            RefuseReason::Timeout
+        }
+    })?;
+    grant(&input, shards)
+}
+
+/// Where an input's objects go and who holds it.
+pub(super) fn grant(
+    input: &weir_control::Input,
+    shards: usize,
+) -> Result<Grant, RefuseReason> {
+    let org = input.org.to_string();
+    let id = input.id.to_string();
+    let namespace =
+        Namespace::new(["stream", &org, &id]).map_err(|_| RefuseReason::Disabled)?;
+    let shard = pin(&id, shards);
+    if !matches!(input.ingest, Ingest::Rtmp | Ingest::Fmp4) {
+        return Err(RefuseReason::Disabled);
+    }
+    Ok(Grant { input_id: id, namespace, shard })
+}
+
+/// The shard of an input: FNV-1a of its id, so that every publisher of it meets the same one.
+fn pin(input_id: &str, shards: usize) -> u16 {
+    let hash = input_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash % shards.max(1) as u64) as u16
+}

@@ -1,0 +1,290 @@
+//! A running node: opens the store, the sockets and the shards, wires the rings between them, runs
+//! the control threads, and takes everything down again. It decides nothing about media or tokens;
+//! it only connects those who do.
+
+mod control;
+mod demo;
+mod metrics;
+mod rtmp;
+mod shell;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use weir_control::{PlaybackKey, Store};
+use weir_moqt::Draft;
+use weir_relay::KeySet;
+use weir_ring::{link, spsc};
+use weir_xdp::wake::{self, Wake};
+use weir_xdp::{steer, udp};
+
+use crate::config::Up;
+use crate::cert::Certificate;
+use crate::quic::{self, Steering};
+use crate::shard::{self, COMMANDS_DEPTH, Neighbour, Rings};
+use control::{Bridge, Post, bridge};
+use metrics::Board;
+use shell::{MAILBOX_DEPTH, Mail, Start};
+
+/// Drafts served, in order of preference.
+pub const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+
+/// Where a node listens, with the ports it really got.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// QUIC: WebTransport and raw MoQT.
+    pub quic: SocketAddr,
+    /// RTMP.
+    pub rtmp: SocketAddr,
+}
+
+/// What keeps a node from starting. Each says in one line what to change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The QUIC address cannot be had.
+    #[error(transparent)]
+    Quic(#[from] udp::BindError),
+    /// The RTMP address cannot be had.
+    #[error("cannot listen on RTMP {address}: {source}")]
+    Rtmp {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate is not usable for QUIC.
+    #[error("certificate not usable for QUIC: {0}")]
+    Tls(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
+    /// A shard thread did not start.
+    #[error("cannot start shards: {0}")]
+    Shards(std::io::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] weir_control::Error),
+}
+
+/// The shards of a running node. Dropping it without [`Shards::stop`] leaves threads behind.
+pub struct Shards {
+    addresses: Addresses,
+    post: Post,
+    board: Board,
+    threads: Vec<glommio::ExecutorJoinHandle<()>>,
+    count: usize,
+    /// Keeps the selector of the socket group alive.
+    _selector: Option<steer::Selector>,
+}
+
+impl Shards {
+    /// Opens sockets and starts one thread per shard, and the tasks that answer their questions
+    /// on the current tokio runtime.
+    pub async fn start(
+        up: &Up,
+        certificate: &Arc<Certificate>,
+        store: &Store,
+    ) -> Result<Self, Error> {
+        let topology = &up.topology;
+        let count = topology.shards.len();
+        let quic_address = topology.listeners.quic;
+        let sockets = udp::bind_group(quic_address, count)?;
+        let quic_bound = sockets
+            .first()
+            .and_then(|socket| socket.local_addr().ok())
+            .unwrap_or(quic_address);
+        let rtmp = reserve(topology.listeners.rtmp)?;
+        let key = store.steering_key().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let key = steer::Key::new(key);
+        let selector = match steer::attach(&sockets, key) {
+            Ok(selector) => {
+                tracing::info!(?selector, shards = count, "QUIC sockets steered");
+                Some(selector)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection steering: viewers that change address reconnect");
+                None
+            }
+        };
+
+        let limits = quic::Limits::default();
+        let tls = certificate.quic_config(&quic::config::alpn(DRAFTS));
+        let server = quic::config::server(tls, &limits)?;
+        let (rings, wakes) = rings(&topology.links, count).map_err(Error::Shards)?;
+        let (mailboxes, mails): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel::<Mail>(MAILBOX_DEPTH)).unzip();
+        let (requests, bridge): (_, Bridge) = bridge(mailboxes);
+        let post = bridge.post();
+        tokio::spawn(bridge.answer(store.clone()));
+
+        let epoch = Instant::now();
+        let snapshots: Vec<Arc<Mutex<shard::Snapshot>>> =
+            (0..count).map(|_| Arc::default()).collect();
+        let mut threads = Vec::with_capacity(count);
+        let parts = topology.shards.iter().zip(sockets).zip(rings).zip(wakes).zip(mails);
+        for (((((place, socket), rings), wake), mail), snapshot) in parts.zip(&snapshots) {
+            let steering = Steering { shard: place.index, shards: count as u16, key };
+            let options = shard::Options {
+                steering,
+                server: Arc::clone(&server),
+                drafts: DRAFTS,
+                quic: limits.clone(),
+                relay: weir_relay::Limits::default(),
+                rings,
+                policy: shard::Policy::default(),
+                epoch,
+            };
+            let start = Start {
+                options,
+                cpu: place.core,
+                socket,
+                rtmp,
+                wake,
+                mail,
+                requests: requests.clone(),
+                snapshot: Arc::clone(snapshot),
+            };
+            threads.push(shell::spawn(start).map_err(Error::Shards)?);
+        }
+        let shards = Self {
+            addresses: Addresses { quic: quic_bound, rtmp },
+            post,
+            board: Board::new(snapshots),
+            threads,
+            count,
+            _selector: selector,
+        };
+        shards.follow_keys(store).await?;
+        Ok(shards)
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Renders `/metrics`.
+    pub fn metrics(&self) -> impl Fn() -> String + Clone + Send + Sync + 'static {
+        let board = self.board.clone();
+        move || board.render()
+    }
+
+    /// Begins the demo broadcast on `input`.
+    pub async fn play_demo(&self, input: &weir_control::Input) {
+        let Ok(grant) = control::grant(input, self.count) else { return };
+        let shard = grant.shard;
+        match demo::Demo::new(grant) {
+            Ok(demo) => self.post.send(shard, Mail::Demo(Box::new(demo))).await,
+            Err(error) => tracing::error!(%error, "the demo clip of this build is not usable"),
+        }
+    }
+
+    /// Closes every session and waits for the threads, at most `patience`.
+    pub async fn stop(self, patience: Duration) {
+        self.post.stop().await;
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        });
+        if tokio::time::timeout(patience, joined).await.is_err() {
+            tracing::warn!("a shard did not stop in time");
+        }
+    }
+
+    /// Hands keys to the shards now and whenever the store changes.
+    async fn follow_keys(&self, store: &Store) -> Result<(), Error> {
+        let mut watch = store.watch().await?;
+        let post = self.post.clone();
+        let first = key_set(&watch.borrow_and_update().playback_keys);
+        post.keys(&first).await;
+        tokio::spawn(async move {
+            while watch.changed().await.is_ok() {
+                let keys = key_set(&watch.borrow_and_update().playback_keys);
+                post.keys(&keys).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+fn key_set(keys: &[PlaybackKey]) -> KeySet {
+    let mut set = KeySet::new();
+    for key in keys {
+        set.insert_ed25519(key.kid.to_string(), &key.public_key, key.org.as_str());
+    }
+    set
+}
+
+/// Checks that a TCP address is free and learns its port. The shards' own listeners share the port
+/// among themselves, so they alone would not notice a stranger.
+fn reserve(address: SocketAddr) -> Result<SocketAddr, Error> {
+    TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr())
+        .map_err(|source| Error::Rtmp { address, source })
+}
+
+/// One link per shard, one command ring per ordered pair, one bell per shard.
+fn rings(
+    links: &[crate::topology::Link],
+    count: usize,
+) -> std::io::Result<(Vec<Rings>, Vec<Wake>)> {
+    let mut producers = Vec::with_capacity(count);
+    let mut consumers = Vec::with_capacity(count);
+    for shard in 0..count {
+        let options = links
+            .iter()
+            .find(|link| usize::from(link.writer) == shard)
+            .map_or(link::Options { depth: 2, slot_bytes: 64 }, |link| link::Options {
+                depth: link.descriptors,
+                slot_bytes: link.bytes / link.descriptors,
+            });
+        let (producer, consumer) = link::link(options);
+        producers.push(producer);
+        consumers.push(consumer);
+    }
+    let mut wakes = Vec::with_capacity(count);
+    let mut wakers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (wake, waker) = wake::pair()?;
+        wakes.push(wake);
+        wakers.push(waker);
+    }
+    // commands[a][b]: from a to b.
+    let mut to: Vec<Vec<Option<spsc::Producer<_>>>> = Vec::with_capacity(count);
+    let mut from: Vec<Vec<Option<spsc::Consumer<_>>>> =
+        (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+    for a in 0..count {
+        let mut row = Vec::with_capacity(count);
+        for (b, receivers) in from.iter_mut().enumerate() {
+            if a == b {
+                row.push(None);
+                continue;
+            }
+            let (producer, consumer) = spsc::queue(COMMANDS_DEPTH);
+            row.push(Some(producer));
+            receivers[a] = Some(consumer);
+        }
+        to.push(row);
+    }
+    let mut all = Vec::with_capacity(count);
+    for (link, (to, from)) in producers.into_iter().zip(to.into_iter().zip(from)) {
+        let neighbours = to
+            .into_iter()
+            .zip(from)
+            .enumerate()
+            .filter_map(|(other, (to, from))| {
+                Some(Neighbour {
+                    shard: other as u16,
+                    to: to?,
+                    from: from?,
+                    link: consumers[other].clone(),
+                    waker: wakers[other].clone(),
+                })
+            })
+            .collect();
+        all.push(Rings { link, neighbours });
+    }
+    Ok((all, wakes))
+}

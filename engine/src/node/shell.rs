@@ -1,0 +1,290 @@
+//! One shard as a thread: a glommio executor pinned to a core, its socket, its RTMP listener and
+//! the mailbox from the control threads. It owns all I/O of the shard and reads the clock for it;
+//! what the bytes mean is [`crate::shard`]'s matter.
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use glommio::io::{PollState, PollableFd};
+use glommio::timer::Timer;
+use glommio::{LocalExecutorBuilder, Placement};
+use tokio::sync::mpsc;
+use weir_moqt::Namespace;
+use weir_relay::{KeySet, RefuseReason, SessionId};
+use weir_xdp::udp::UdpPort;
+use weir_xdp::wake::Wake;
+use weir_xdp::Port;
+
+use super::control::Requests;
+use super::demo::Demo;
+use super::rtmp;
+use crate::shard::{Event, Options, Shard, Snapshot, State, Turn};
+
+/// Messages from control threads one shard may have waiting.
+pub(super) const MAILBOX_DEPTH: usize = 1_024;
+
+/// How often a shard lays its numbers out for `/metrics`.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A shard that has nothing to do still looks around this often.
+const PARK_MAX: Duration = Duration::from_millis(250);
+
+/// How long sessions may take to say goodbye on shutdown.
+const FAREWELL: Duration = Duration::from_millis(1_500);
+
+/// glommio's buffers for direct I/O, which shards do not use; its default is 10 MiB.
+const IO_MEMORY: usize = 1 << 20;
+
+/// From a control thread to a shard.
+pub(super) enum Mail {
+    /// New playback keys.
+    Keys(KeySet),
+    /// Answer to a publisher session.
+    Authorized(SessionId, Result<Namespace, RefuseReason>),
+    /// A publisher connection that belongs to this shard.
+    Adopt(Box<rtmp::Adopted>),
+    /// Begin the demo broadcast.
+    Demo(Box<Demo>),
+    /// Close everything and stop.
+    Stop,
+}
+
+/// What a shard thread is started with.
+pub(super) struct Start {
+    pub(super) options: Options,
+    pub(super) cpu: Option<usize>,
+    pub(super) socket: UdpSocket,
+    pub(super) rtmp: SocketAddr,
+    pub(super) wake: Wake,
+    pub(super) mail: mpsc::Receiver<Mail>,
+    pub(super) requests: Requests,
+    pub(super) snapshot: Arc<std::sync::Mutex<Snapshot>>,
+}
+
+/// Shard and socket together, shared by the tasks of one executor.
+pub(super) struct Core {
+    pub(super) shard: Shard,
+    port: UdpPort,
+    requests: Requests,
+    /// The port took no more.
+    full: bool,
+    stopping: bool,
+}
+
+impl Core {
+    /// Lets the shard act on what a task has just done to it, and sends.
+    pub(super) fn settle(&mut self, clock: Clock) {
+        let turn = self.shard.settle(&mut self.port, clock.now, clock.wall, false);
+        self.after(turn);
+    }
+
+    fn turn(&mut self, clock: Clock) -> bool {
+        let turn = self.shard.turn(&mut self.port, clock.now, clock.wall);
+        self.after(turn)
+    }
+
+    fn after(&mut self, turn: std::io::Result<Turn>) -> bool {
+        let busy = match turn {
+            Ok(turn) => {
+                self.full = turn.full;
+                turn.busy
+            }
+            Err(error) => {
+                tracing::error!(%error, shard = self.shard.number(), "packet port failed");
+                false
+            }
+        };
+        while let Some(event) = self.shard.poll_event() {
+            self.event(event);
+        }
+        busy
+    }
+
+    fn event(&mut self, event: Event) {
+        let shard = self.shard.number();
+        match event {
+            Event::Authorize { session, input_id, key } => {
+                self.requests.authorize_session(shard, session, input_id, key.expose());
+            }
+            Event::SessionOpened { session, peer, draft, transport } => {
+                tracing::info!(shard, %session, %peer, draft = draft.token(), ?transport, "session opened");
+            }
+            Event::SessionClosed { session, code, reason } => {
+                tracing::info!(shard, %session, code, reason, "session closed");
+            }
+            Event::Broadcast { input_id, state } => {
+                let state = match state {
+                    State::Live => "live",
+                    State::Reconnecting => "reconnecting",
+                    State::Idle => "idle",
+                };
+                tracing::info!(shard, input = input_id, state, "broadcast");
+            }
+        }
+    }
+}
+
+/// Both clocks, read together.
+#[derive(Clone, Copy)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    pub(super) wall: Duration,
+}
+
+impl Clock {
+    pub(super) fn read() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { now: Instant::now(), wall }
+    }
+}
+
+/// Starts the thread of a shard.
+pub(super) fn spawn(start: Start) -> std::io::Result<glommio::ExecutorJoinHandle<()>> {
+    let shard = start.options.steering.shard;
+    let placement = start.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{shard}"))
+        .io_memory(IO_MEMORY)
+        .spawn(move || run(start))
+        .map_err(|error| {
+            std::io::Error::other(format!("cannot start the executor of shard {shard}: {error}"))
+        })
+}
+
+async fn run(start: Start) {
+    let Start { options, socket, rtmp, wake, mail, requests, snapshot, cpu } = start;
+    let shard = options.steering.shard;
+    tracing::debug!(shard, ?cpu, "shard starts");
+    let port = match UdpPort::new(socket) {
+        Ok(port) => port,
+        Err(error) => return tracing::error!(%error, shard, "cannot use the QUIC socket"),
+    };
+    if shard == 0 && port.socket_buffers().are_short() {
+        let granted = port.socket_buffers();
+        tracing::warn!(?granted, "UDP buffers are short, bursts will be lost: raise net.core.rmem_max and wmem_max");
+    }
+    let core = Rc::new(RefCell::new(Core {
+        shard: Shard::new(options, Instant::now()),
+        port,
+        requests: requests.clone(),
+        full: false,
+        stopping: false,
+    }));
+    let listener = match rtmp::listen(rtmp, Rc::clone(&core), requests) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!(%error, shard, "cannot listen for RTMP");
+            None
+        }
+    };
+    glommio::spawn_local(read_mail(mail, Rc::clone(&core))).detach();
+    glommio::spawn_local(lay_out(snapshot, Rc::clone(&core))).detach();
+    if let Err(error) = turns(&core, &wake).await {
+        tracing::error!(%error, shard, "shard ends");
+    }
+    if let Some(listener) = listener {
+        listener.cancel().await;
+    }
+}
+
+/// Turn after turn until told to stop.
+async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()> {
+    let (socket, sleeper) = {
+        let core = core.borrow();
+        let fd = core.port.fd().map_or(-1, |fd| fd.as_raw_fd());
+        (PollableFd::new(Fd(fd))?, PollableFd::new(Fd(wake.as_raw_fd()))?)
+    };
+    let mut farewell: Option<Instant> = None;
+    loop {
+        let clock = Clock::read();
+        let (busy, full, deadline) = {
+            let mut core = core.borrow_mut();
+            let busy = core.turn(clock);
+            if core.stopping {
+                let until = *farewell.get_or_insert(clock.now + FAREWELL);
+                if core.shard.connections_open() == 0 || clock.now >= until {
+                    return Ok(());
+                }
+            }
+            (busy, core.full, core.shard.poll_timeout())
+        };
+        if busy && !full {
+            glommio::executor().yield_task_queue_now().await;
+            continue;
+        }
+        wake.sleep();
+        if !core.borrow_mut().shard.is_idle() {
+            wake.awake();
+            continue;
+        }
+        let park = deadline
+            .map_or(PARK_MAX, |at| at.saturating_duration_since(clock.now))
+            .min(PARK_MAX)
+            .min(if farewell.is_some() { Duration::from_millis(20) } else { PARK_MAX });
+        let mut states = [PollState::new(), PollState::new(), PollState::new()];
+        let mut timer = Timer::new(park);
+        std::future::poll_fn(|cx| {
+            use std::future::Future;
+            let [readable, woken, writable] = &mut states;
+            let ready = socket.poll_readable(cx, readable).is_ready()
+                | sleeper.poll_readable(cx, woken).is_ready()
+                | (full && socket.poll_writable(cx, writable).is_ready())
+                | std::pin::Pin::new(&mut timer).poll(cx).is_ready();
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        wake.awake();
+    }
+}
+
+async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
+    while let Some(letter) = mail.recv().await {
+        let clock = Clock::read();
+        let mut held = core.borrow_mut();
+        match letter {
+            Mail::Keys(keys) => held.shard.set_keys(keys, clock.now),
+            Mail::Authorized(session, answer) => {
+                held.shard.publish_authorized(session, answer, clock.now);
+            }
+            Mail::Adopt(adopted) => {
+                let core = Rc::clone(&core);
+                let requests = held.requests.clone();
+                glommio::spawn_local(rtmp::adopt(*adopted, core, requests)).detach();
+            }
+            Mail::Demo(demo) => {
+                glommio::spawn_local(demo.play(Rc::clone(&core))).detach();
+            }
+            Mail::Stop => {
+                held.stopping = true;
+                held.shard.close("server is stopping", clock.now);
+            }
+        }
+        held.settle(clock);
+    }
+}
+
+/// Lays the shard's numbers out where the control thread finds them: a copy four times a second,
+/// so the lock is never contended on the packet path.
+async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Core>>) {
+    loop {
+        let fresh = core.borrow().shard.snapshot();
+        if let Ok(mut held) = snapshot.lock() {
+            *held = fresh;
+        }
+        glommio::timer::sleep(SNAPSHOT_INTERVAL).await;
+    }
+}
+
+/// A descriptor somebody else owns and outlives this.
+struct Fd(RawFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}

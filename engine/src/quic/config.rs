@@ -1,0 +1,158 @@
+//! QUIC and TLS settings of a shard: transport limits with their sums, ALPN lists, connection ids
+//! that carry the shard. Everything here is built once at start; nothing is looked up per packet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn_proto::{
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig,
+    TransportConfig, VarInt,
+};
+use weir_moqt::Draft;
+
+/// ALPN token of HTTP/3 (RFC 9114 §3.1): WebTransport sessions arrive under it.
+pub(super) const ALPN_H3: &[u8] = b"h3";
+
+/// Length of our connection ids: one byte of steering, seven of randomness.
+const CID_BYTES: usize = 8;
+
+/// Limits of one QUIC endpoint. Each has a counter in [`super::Counters`] when it refuses.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections one shard holds. 20,000 x 64 KB active = 1.3 GB a shard.
+    pub connections_max: usize,
+    /// Connections from one IPv4 address or one IPv6 /64.
+    pub connections_per_prefix_max: u32,
+    /// Connections that have not finished their handshake. Past it, strangers must first prove
+    /// their address by a Retry (RFC 9000 §8.1.2).
+    pub half_open_max: usize,
+    /// From the first Initial to an open MoQT session.
+    pub handshake_timeout: Duration,
+    /// Silence after which a connection is gone (RFC 9000 §10.1).
+    pub idle_timeout: Duration,
+    /// Bytes buffered in QUIC towards one subscriber: 1 MiB carries 20 Mb/s over 400 ms of round
+    /// trip. What does not fit waits in the group cache, where the relay can still drop it whole.
+    pub send_window_bytes: u64,
+    /// Bytes one peer may have in flight towards us on one stream, and on all of them.
+    pub stream_receive_window_bytes: u32,
+    /// See `stream_receive_window_bytes`.
+    pub receive_window_bytes: u32,
+    /// Request streams a peer may hold open.
+    pub bidi_streams_max: u32,
+    /// Data streams a publishing peer may hold open.
+    pub uni_streams_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            connections_per_prefix_max: 4_096,
+            half_open_max: 1_000,
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            send_window_bytes: 1 << 20,
+            stream_receive_window_bytes: 1_250_000,
+            receive_window_bytes: 8 << 20,
+            bidi_streams_max: 64,
+            uni_streams_max: 100,
+        }
+    }
+}
+
+/// How connection ids of this shard begin, so that the kernel's selector brings every packet of a
+/// connection to the socket of the shard that owns it, from wherever it comes.
+#[derive(Clone, Copy)]
+pub struct Steering {
+    /// This shard.
+    pub shard: u16,
+    /// How many there are.
+    pub shards: u16,
+    /// Secret of the process: without it an outsider cannot aim at a shard.
+    pub key: weir_xdp::steer::Key,
+}
+
+struct ShardCids {
+    steering: Steering,
+}
+
+impl ConnectionIdGenerator for ShardCids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CID_BYTES];
+        random(&mut id);
+        let Steering { shard, shards, key } = self.steering;
+        id[0] = weir_xdp::steer::cid_first_byte(shard, shards, key, id[0]);
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Fills `bytes` from the system's generator.
+fn random(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("the system's random generator answers");
+}
+
+pub(super) fn endpoint(steering: Steering) -> Arc<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(move || Box::new(ShardCids { steering }));
+    // Unknown short headers draw a stateless reset at most this often (H5).
+    config.min_reset_interval(Duration::from_millis(20));
+    Arc::new(config)
+}
+
+fn transport(limits: &Limits) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.bidi_streams_max))
+        .max_concurrent_uni_streams(VarInt::from_u32(limits.uni_streams_max))
+        .stream_receive_window(VarInt::from_u32(limits.stream_receive_window_bytes))
+        .receive_window(VarInt::from_u32(limits.receive_window_bytes))
+        .send_window(limits.send_window_bytes)
+        // One group after the other, not byte by byte in turn: the older one is wanted first.
+        .send_fairness(false)
+        .keep_alive_interval(Some(limits.idle_timeout / 3))
+        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
+        // WebTransport promises HTTP datagrams; what arrives is counted and dropped.
+        .datagram_receive_buffer_size(Some(16 * 1024))
+        .datagram_send_buffer_size(0);
+    config
+}
+
+/// The ALPN list of a server: the tokens of `drafts` in order of preference, then HTTP/3.
+pub fn alpn(drafts: &[Draft]) -> Vec<&'static [u8]> {
+    drafts.iter().map(|draft| draft.token().as_bytes()).chain([ALPN_H3]).collect()
+}
+
+/// Server side over `tls`, which is TLS 1.3 with [`alpn`] and without early data: a replayed
+/// SUBSCRIBE must not change state (H18).
+pub fn server(
+    tls: rustls::ServerConfig,
+    limits: &Limits,
+) -> Result<Arc<ServerConfig>, NoInitialCipherSuite> {
+    let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(limits)));
+    config.max_incoming(limits.half_open_max * 2);
+    Ok(Arc::new(config))
+}
+
+/// Client side for load tools and the simulation: raw QUIC, one draft, the given verifier.
+pub fn client(
+    mut tls: rustls::ClientConfig,
+    draft: Draft,
+    limits: &Limits,
+) -> Result<quinn_proto::ClientConfig, NoInitialCipherSuite> {
+    tls.alpn_protocols = vec![draft.token().as_bytes().to_vec()];
+    let crypto = QuicClientConfig::try_from(Arc::new(tls))?;
+    let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(limits)));
+    Ok(config)
+}

@@ -1,0 +1,15 @@
+//! QUIC connections of one shard, sans-IO: `quinn-proto` driven directly, WebTransport and raw
+//! QUIC behind one set of events, one timer wheel. It knows datagrams and streams; it opens no
+//! socket, reads no clock, and what the streams say is the relay's matter.
+//!
+//! Protocol for the owner: after any `handle_*`, drain `poll_event`; write through
+//! [`Endpoint::link`]; then `flush` to a [`Port`](weir_xdp::Port). `poll_timeout` says when to come
+//! back.
+
+pub mod config;
+mod endpoint;
+mod wheel;
+mod wt;
+
+pub use config::{Limits, Steering};
+pub use endpoint::{ConnId, Counters, Endpoint, Event, Link};

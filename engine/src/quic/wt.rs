@@ -1,0 +1,447 @@
+//! The slice of HTTP/3 that carries WebTransport on one connection (RFC 9114, draft-ietf-webtrans-
+//! http3): our SETTINGS, the CONNECT, stream headers both ways, the closing capsule, and a short
+//! status for any other request. It classifies streams and strips their headers; what the
+//! session says inside is somebody else's matter.
+
+use std::collections::HashMap;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quinn_proto::{Connection, Dir, StreamId, VarInt};
+use weir_moqt::Draft;
+use web_transport_proto as proto;
+
+/// Type of a client-opened bidirectional WebTransport stream (draft-ietf-webtrans-http3 §4.2).
+const BIDI_SIGNAL: u64 = 0x41;
+/// Type of a unidirectional WebTransport stream (§4.1).
+const UNI_TYPE: u64 = 0x54;
+/// HTTP/3 frame types (RFC 9114 §7.2).
+const FRAME_DATA: u64 = 0x00;
+const FRAME_HEADERS: u64 = 0x01;
+/// HTTP/3 error codes (RFC 9114 §8.1).
+pub(super) const H3_NO_ERROR: u32 = 0x100;
+const H3_GENERAL_PROTOCOL_ERROR: u32 = 0x101;
+const H3_STREAM_CREATION_ERROR: u32 = 0x103;
+const H3_FRAME_UNEXPECTED: u32 = 0x105;
+const H3_REQUEST_REJECTED: u32 = 0x10b;
+/// draft-ietf-webtrans-http3 §4.5: a stream of a session we do not hold.
+const WT_BUFFERED_STREAM_REJECTED: u32 = 0x3994_bd84;
+
+/// A request's HEADERS frame, with room for a token of 8 KB in its path.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// SETTINGS and whatever else a client writes on its control stream.
+const CONTROL_BYTES_MAX: usize = 4 * 1024;
+/// Capsules on the CONNECT stream: only the closing one matters (reason at most 1,024 bytes).
+const CAPSULE_BYTES_MAX: usize = 4 * 1024;
+/// Streams that arrive before the CONNECT they belong to (H23), and bytes they bring.
+const EARLY_STREAMS_MAX: usize = 16;
+const EARLY_BYTES_MAX: usize = 64 * 1024;
+
+/// What a stream has turned out to be.
+enum Class {
+    /// Its header has not arrived whole; the bytes so far.
+    Head(BytesMut),
+    /// Belongs to the session; bytes pass through.
+    Session,
+    /// Belongs to a session that does not exist yet; bytes wait.
+    Early { session: u64, data: BytesMut, fin: bool },
+    /// The client's HTTP/3 control stream; its SETTINGS are read and otherwise ignored.
+    Control { received: usize },
+    /// The CONNECT stream after the request: DATA frames holding capsules.
+    Connect(BytesMut),
+    /// QPACK, GREASE, answered requests: read and dropped.
+    Ignored,
+}
+
+/// What the layer reports upwards.
+pub(super) enum Event {
+    /// A session was accepted.
+    Opened { draft: Draft, path: String },
+    /// Bytes of a stream of the session.
+    Stream { id: StreamId, data: Bytes, fin: bool },
+    /// The peer reset a stream of the session.
+    Reset { id: StreamId, code: u32 },
+    /// The peer closed the session.
+    Closed { code: u32, reason: String },
+    /// The peer broke HTTP/3: close the connection with this code.
+    Violation { code: u32, reason: &'static str },
+}
+
+/// HTTP/3 and WebTransport state of one server connection.
+pub(super) struct Server {
+    drafts: &'static [Draft],
+    /// The CONNECT stream, once a session is accepted.
+    session: Option<StreamId>,
+    closed: bool,
+    classes: HashMap<StreamId, Class>,
+    early: usize,
+    events: Vec<Event>,
+}
+
+impl Server {
+    pub(super) fn new(drafts: &'static [Draft]) -> Self {
+        Self {
+            drafts,
+            session: None,
+            closed: false,
+            classes: HashMap::new(),
+            early: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Opens our control stream with SETTINGS (RFC 9114 §6.2.1).
+    pub(super) fn start(&mut self, conn: &mut Connection) {
+        let Some(control) = conn.streams().open(Dir::Uni) else { return };
+        let mut settings = proto::Settings::default();
+        settings.enable_webtransport(1);
+        let mut bytes = BytesMut::new();
+        settings.encode(&mut bytes);
+        write_all(conn, control, bytes.freeze());
+    }
+
+    pub(super) fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+
+    /// The header of a stream we open inside the session.
+    pub(super) fn prefix(&self, dir: Dir) -> Option<Bytes> {
+        let session = VarInt::from(self.session?);
+        let mut bytes = BytesMut::with_capacity(16);
+        put_varint(&mut bytes, if dir == Dir::Uni { UNI_TYPE } else { BIDI_SIGNAL });
+        put_varint(&mut bytes, session.into_inner());
+        Some(bytes.freeze())
+    }
+
+    /// A stream we opened answers to the session from now on.
+    pub(super) fn opened_here(&mut self, id: StreamId) {
+        if id.dir() == Dir::Bi {
+            self.classes.insert(id, Class::Session);
+        }
+    }
+
+    /// Ends the session as its protocol asks: the closing capsule on the CONNECT stream, then FIN.
+    /// False when there was no session to end.
+    pub(super) fn close(&mut self, conn: &mut Connection, code: u32, reason: &str) -> bool {
+        let Some(session) = self.session else { return false };
+        if self.closed {
+            return true;
+        }
+        self.closed = true;
+        let mut capsule = BytesMut::new();
+        let reason = reason.to_owned();
+        proto::Capsule::CloseWebTransportSession { code, reason }.encode(&mut capsule);
+        let mut frame = BytesMut::with_capacity(capsule.len() + 8);
+        put_varint(&mut frame, FRAME_DATA);
+        put_varint(&mut frame, capsule.len() as u64);
+        frame.extend_from_slice(&capsule);
+        write_all(conn, session, frame.freeze());
+        let _ = conn.send_stream(session).finish();
+        true
+    }
+
+    /// Bytes of any stream of the connection, in order.
+    pub(super) fn handle_stream(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        data: Bytes,
+        fin: bool,
+    ) {
+        let class = self.classes.remove(&id).unwrap_or_else(|| Class::Head(BytesMut::new()));
+        match class {
+            Class::Session => {
+                self.events.push(Event::Stream { id, data, fin });
+                if !fin {
+                    self.classes.insert(id, Class::Session);
+                }
+            }
+            Class::Head(mut head) => {
+                head.extend_from_slice(&data);
+                self.classify(conn, id, head, fin);
+            }
+            Class::Early { session, data: mut held, fin: _ } => {
+                held.extend_from_slice(&data);
+                if held.len() > EARLY_BYTES_MAX {
+                    self.early -= 1;
+                    reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                    self.keep(id, Class::Ignored, fin);
+                } else {
+                    self.classes.insert(id, Class::Early { session, data: held, fin });
+                }
+            }
+            Class::Control { received } => {
+                let received = received + data.len();
+                if fin || received > CONTROL_BYTES_MAX {
+                    // RFC 9114 §6.2.1: the control stream stays open; ours needs little of it.
+                    self.violation(H3_GENERAL_PROTOCOL_ERROR, "control stream closed or too long");
+                } else {
+                    self.classes.insert(id, Class::Control { received });
+                }
+            }
+            Class::Connect(mut held) => {
+                held.extend_from_slice(&data);
+                self.capsules(id, held, fin);
+            }
+            Class::Ignored => self.keep(id, Class::Ignored, fin),
+        }
+    }
+
+    /// The peer reset its side of a stream.
+    pub(super) fn handle_reset(&mut self, id: StreamId, code: VarInt) {
+        match self.classes.remove(&id) {
+            Some(Class::Session) => {
+                let code = proto::error_from_http3(code.into_inner()).unwrap_or(0);
+                self.events.push(Event::Reset { id, code });
+            }
+            Some(Class::Connect(_)) => {
+                self.events.push(Event::Closed { code: 0, reason: "session reset".into() });
+            }
+            Some(Class::Early { .. }) => self.early -= 1,
+            _ => {}
+        }
+    }
+
+    fn classify(&mut self, conn: &mut Connection, id: StreamId, head: BytesMut, fin: bool) {
+        let mut cursor = &head[..];
+        let Some(kind) = get_varint(&mut cursor) else {
+            return self.keep(id, Class::Head(head), fin);
+        };
+        match (id.dir(), kind) {
+            (Dir::Uni, UNI_TYPE) | (Dir::Bi, BIDI_SIGNAL) => {
+                let Some(session) = get_varint(&mut cursor) else {
+                    return self.keep(id, Class::Head(head), fin);
+                };
+                let rest = Bytes::copy_from_slice(cursor);
+                self.session_stream(conn, id, session, &rest, fin);
+            }
+            (Dir::Uni, 0x00) => {
+                self.classes.insert(id, Class::Control { received: head.len() });
+            }
+            // QPACK streams carry nothing: we advertise no dynamic table.
+            (Dir::Uni, 0x02 | 0x03) => self.keep(id, Class::Ignored, fin),
+            (Dir::Uni, _) => {
+                // Unknown types are refused without harm (RFC 9114 §6.2).
+                stop(conn, id, H3_STREAM_CREATION_ERROR);
+                self.keep(id, Class::Ignored, fin);
+            }
+            (Dir::Bi, FRAME_HEADERS) => self.request(conn, id, head, fin),
+            (Dir::Bi, FRAME_DATA) => {
+                self.violation(H3_FRAME_UNEXPECTED, "DATA before HEADERS");
+            }
+            (Dir::Bi, _) => {
+                // GREASE frames may stand before HEADERS; skip them whole.
+                let Some(length) = get_varint(&mut cursor) else {
+                    return self.keep(id, Class::Head(head), fin);
+                };
+                if length > REQUEST_BYTES_MAX as u64 {
+                    return self.violation(H3_GENERAL_PROTOCOL_ERROR, "frame too long");
+                }
+                if (cursor.len() as u64) < length {
+                    return self.keep(id, Class::Head(head), fin);
+                }
+                let rest = BytesMut::from(&cursor[length as usize..]);
+                self.classify(conn, id, rest, fin);
+            }
+        }
+    }
+
+    fn session_stream(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        session: u64,
+        rest: &Bytes,
+        fin: bool,
+    ) {
+        match self.session {
+            Some(ours) if VarInt::from(ours).into_inner() == session && !self.closed => {
+                if !rest.is_empty() || fin {
+                    self.events.push(Event::Stream { id, data: rest.clone(), fin });
+                }
+                self.keep(id, Class::Session, fin);
+            }
+            None if self.early < EARLY_STREAMS_MAX && rest.len() <= EARLY_BYTES_MAX => {
+                self.early += 1;
+                let data = BytesMut::from(&rest[..]);
+                self.classes.insert(id, Class::Early { session, data, fin });
+            }
+            _ => {
+                reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                self.keep(id, Class::Ignored, fin);
+            }
+        }
+    }
+
+    /// A request: CONNECT for WebTransport, or anything else, which gets a bare status.
+    fn request(&mut self, conn: &mut Connection, id: StreamId, head: BytesMut, fin: bool) {
+        if head.len() > REQUEST_BYTES_MAX {
+            reject(conn, id, H3_REQUEST_REJECTED);
+            return self.keep(id, Class::Ignored, fin);
+        }
+        let mut cursor = &head[..];
+        let refuse = |this: &mut Self, conn: &mut Connection, status: u16| {
+            let status = proto::http::StatusCode::from_u16(status)
+                .unwrap_or(proto::http::StatusCode::BAD_REQUEST);
+            let mut bytes = BytesMut::new();
+            if proto::ConnectResponse::new(status).encode(&mut bytes).is_ok() {
+                write_all(conn, id, bytes.freeze());
+            }
+            let _ = conn.send_stream(id).finish();
+            stop(conn, id, H3_NO_ERROR);
+            this.keep(id, Class::Ignored, fin);
+        };
+        let request = match proto::ConnectRequest::decode(&mut cursor) {
+            Ok(request) => request,
+            Err(proto::ConnectError::UnexpectedEnd) => {
+                return self.keep(id, Class::Head(head), fin);
+            }
+            Err(proto::ConnectError::WrongMethod(Some(_))) => return refuse(self, conn, 404),
+            Err(_) => return refuse(self, conn, 400),
+        };
+        if self.session.is_some() {
+            // One session a connection (H22); the next one needs a connection of its own.
+            return refuse(self, conn, 429);
+        }
+        let offered = request.protocols.iter().map(String::as_str);
+        let Some(draft) = Draft::negotiate(offered, self.drafts) else {
+            return refuse(self, conn, 400);
+        };
+        let mut bytes = BytesMut::new();
+        let response = proto::ConnectResponse::OK.with_protocol(draft.token());
+        if response.encode(&mut bytes).is_err() {
+            return refuse(self, conn, 500);
+        }
+        write_all(conn, id, bytes.freeze());
+        self.session = Some(id);
+        let path = match request.url.query() {
+            Some(query) => format!("{}?{query}", request.url.path()),
+            None => request.url.path().to_owned(),
+        };
+        self.events.push(Event::Opened { draft, path });
+        let rest = BytesMut::from(cursor);
+        self.capsules(id, rest, fin);
+        self.release_early(conn, VarInt::from(id).into_inner());
+    }
+
+    /// Streams that overtook their CONNECT join the session now; those of others are refused.
+    fn release_early(&mut self, conn: &mut Connection, session: u64) {
+        if self.early == 0 {
+            return;
+        }
+        let mut waiting: Vec<StreamId> = self
+            .classes
+            .iter()
+            .filter(|(_, class)| matches!(class, Class::Early { .. }))
+            .map(|(id, _)| *id)
+            .collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            if let Some(Class::Early { session: of, data, fin }) = self.classes.remove(&id) {
+                self.early -= 1;
+                if of == session {
+                    self.events.push(Event::Stream { id, data: data.freeze(), fin });
+                    self.keep(id, Class::Session, fin);
+                } else {
+                    reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                    self.keep(id, Class::Ignored, fin);
+                }
+            }
+        }
+    }
+
+    /// DATA frames on the CONNECT stream; only CLOSE_WEBTRANSPORT_SESSION says anything to us.
+    fn capsules(&mut self, id: StreamId, mut held: BytesMut, fin: bool) {
+        loop {
+            let mut cursor = &held[..];
+            let (Some(kind), Some(length)) = (get_varint(&mut cursor), get_varint(&mut cursor))
+            else {
+                break;
+            };
+            if length > CAPSULE_BYTES_MAX as u64 {
+                return self.violation(H3_GENERAL_PROTOCOL_ERROR, "frame on CONNECT too long");
+            }
+            let length = length as usize;
+            if cursor.len() < length {
+                break;
+            }
+            let consumed = held.len() - cursor.len() + length;
+            if kind == FRAME_DATA {
+                let mut body = &cursor[..length];
+                while body.has_remaining() {
+                    match proto::Capsule::decode(&mut body) {
+                        Ok(proto::Capsule::CloseWebTransportSession { code, reason }) => {
+                            self.events.push(Event::Closed { code, reason });
+                        }
+                        Ok(_) => {}
+                        Err(_) => break,
+                    }
+                }
+            }
+            held.advance(consumed);
+        }
+        if fin {
+            self.events.push(Event::Closed { code: 0, reason: String::new() });
+        } else if held.len() > CAPSULE_BYTES_MAX + 16 {
+            self.violation(H3_GENERAL_PROTOCOL_ERROR, "frame on CONNECT too long");
+        } else {
+            self.classes.insert(id, Class::Connect(held));
+        }
+    }
+
+    fn violation(&mut self, code: u32, reason: &'static str) {
+        self.events.push(Event::Violation { code, reason });
+    }
+
+    /// Remembers what a stream is, until its end.
+    fn keep(&mut self, id: StreamId, class: Class, fin: bool) {
+        if let Class::Head(head) = &class
+            && head.len() > REQUEST_BYTES_MAX
+        {
+            return self.violation(H3_GENERAL_PROTOCOL_ERROR, "stream header too long");
+        }
+        if !fin {
+            self.classes.insert(id, class);
+        }
+    }
+}
+
+fn reject(conn: &mut Connection, id: StreamId, code: u32) {
+    stop(conn, id, code);
+    if id.dir() == Dir::Bi {
+        let _ = conn.send_stream(id).reset(VarInt::from_u32(code));
+    }
+}
+
+fn stop(conn: &mut Connection, id: StreamId, code: u32) {
+    let _ = conn.recv_stream(id).stop(VarInt::from_u32(code));
+}
+
+/// Small control writes at the start of a connection: QUIC's send window holds them all.
+fn write_all(conn: &mut Connection, id: StreamId, bytes: Bytes) {
+    let mut chunks = [bytes];
+    let _ = conn.send_stream(id).write_chunks(&mut chunks);
+}
+
+/// RFC 9000 §16 variable-length integer.
+fn get_varint(cursor: &mut &[u8]) -> Option<u64> {
+    let first = *cursor.first()?;
+    let length = 1 << (first >> 6);
+    if cursor.len() < length {
+        return None;
+    }
+    let mut value = u64::from(first & 0x3f);
+    for byte in &cursor[1..length] {
+        value = value << 8 | u64::from(*byte);
+    }
+    *cursor = &cursor[length..];
+    Some(value)
+}
+
+fn put_varint(out: &mut BytesMut, value: u64) {
+    match value {
+        0..0x40 => out.put_u8(value as u8),
+        0x40..0x4000 => out.put_u16(value as u16 | 0x4000),
+        0x4000..0x4000_0000 => out.put_u32(value as u32 | 0x8000_0000),
+        _ => out.put_u64(value | 0xc000_0000_0000_0000),
+    }
+}

@@ -1,0 +1,241 @@
+//! One live input on the shard it is pinned to: the feed that publishes now, the packager that
+//! outlives it through the reconnect window, and the relay tracks its objects go to. It knows no
+//! wire protocol on either side and no clock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir_feed as feed;
+use weir_moqt::{FullTrackName, Namespace};
+use weir_packager::{Options, Output, Packager};
+use weir_relay::{DoneCode, ObjectIn, Relay, TrackId, TrackOptions};
+
+/// How publishers of one input follow each other.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// How long a broadcast without a publisher keeps its viewers and its timeline.
+    pub reconnect_window: Duration,
+    /// A publisher silent for this long is taken for dead: the next one with the key replaces it.
+    pub takeover_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            reconnect_window: Duration::from_secs(30),
+            takeover_after: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Which publisher of an input: grows with every one, so that a replaced one is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedId(u64);
+
+/// Why a publisher cannot have the input now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Another publisher is live.
+    Busy,
+    /// The shard holds as many broadcasts as it may.
+    Capacity,
+}
+
+/// What a broadcast counts for health and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) samples: u64,
+    pub(super) bytes: u64,
+    pub(super) objects: u64,
+    pub(super) faults: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Tally) {
+        self.samples += other.samples;
+        self.bytes += other.bytes;
+        self.objects += other.objects;
+        self.faults += other.faults;
+    }
+}
+
+/// A broadcast and its timeline.
+pub(super) struct Broadcast {
+    namespace: Namespace,
+    packager: Packager,
+    tracks: HashMap<Arc<str>, TrackId>,
+    feed: Option<FeedId>,
+    last_feed: u64,
+    last_sample: Instant,
+    /// When the broadcast ends unless somebody publishes again.
+    ends: Option<Instant>,
+    policy: Policy,
+    tally: Tally,
+}
+
+impl Broadcast {
+    pub(super) fn new(
+        namespace: Namespace,
+        options: Options,
+        policy: Policy,
+        relay: &mut Relay,
+        now: Instant,
+    ) -> Option<Self> {
+        if !relay.publish(&namespace) {
+            return None;
+        }
+        Some(Self {
+            namespace,
+            packager: Packager::new(options),
+            tracks: HashMap::new(),
+            feed: None,
+            last_feed: 0,
+            last_sample: now,
+            ends: None,
+            policy,
+            tally: Tally::default(),
+        })
+    }
+
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.feed.is_some()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// A publisher wants the input.
+    pub(super) fn open_feed(&mut self, now: Instant) -> Result<FeedId, Refused> {
+        if self.feed.is_some()
+            && now.saturating_duration_since(self.last_sample) < self.policy.takeover_after
+        {
+            return Err(Refused::Busy);
+        }
+        if self.last_feed > 0 {
+            self.packager.handle_discontinuity();
+        }
+        self.last_feed += 1;
+        let feed = FeedId(self.last_feed);
+        self.feed = Some(feed);
+        self.last_sample = now;
+        self.ends = None;
+        Ok(feed)
+    }
+
+    /// Media of the publisher. False when `feed` has been replaced: it must go.
+    pub(super) fn handle_media(
+        &mut self,
+        feed: FeedId,
+        event: feed::Event,
+        relay: &mut Relay,
+        now: Instant,
+        wall: Duration,
+    ) -> bool {
+        if self.feed != Some(feed) {
+            return false;
+        }
+        let result = match event {
+            feed::Event::Track(config) => self.packager.handle_track(config, now),
+            feed::Event::Sample(sample) => {
+                self.last_sample = now;
+                self.tally.samples += 1;
+                self.tally.bytes += sample.data.len() as u64;
+                self.packager.handle_sample(sample, wall, now)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            self.tally.faults += 1;
+            // One line per broadcast tells enough; the counter tells how often.
+            if self.tally.faults == 1 {
+                tracing::warn!(%error, "sample dropped");
+            }
+        }
+        self.publish(relay, now);
+        true
+    }
+
+    /// The publisher left; the reconnect window begins. False when it had been replaced.
+    pub(super) fn close_feed(&mut self, feed: FeedId, now: Instant) -> bool {
+        if self.feed != Some(feed) {
+            return false;
+        }
+        self.feed = None;
+        self.ends = Some(now + self.policy.reconnect_window);
+        true
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.packager.poll_timeout(), self.ends].into_iter().flatten().min()
+    }
+
+    /// Timers. True when the broadcast is over and can be dropped.
+    pub(super) fn handle_timeout(&mut self, relay: &mut Relay, now: Instant) -> bool {
+        if self.packager.poll_timeout().is_some_and(|at| at <= now) {
+            self.packager.handle_timeout(now);
+            self.publish(relay, now);
+        }
+        if self.ends.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.end(relay, now);
+        true
+    }
+
+    /// Ends the broadcast for its viewers.
+    pub(super) fn end(&mut self, relay: &mut Relay, now: Instant) {
+        self.packager.handle_end();
+        self.publish(relay, now);
+        relay.unpublish(&self.namespace, now);
+    }
+
+    fn publish(&mut self, relay: &mut Relay, now: Instant) {
+        while let Some(output) = self.packager.poll_output() {
+            match output {
+                Output::Track { name } => {
+                    let full = FullTrackName::new(
+                        self.namespace.clone(),
+                        Bytes::copy_from_slice(name.as_bytes()),
+                    );
+                    let options = TrackOptions::default();
+                    let opened = full.ok().and_then(|full| relay.open_track(full, options, now));
+                    match opened {
+                        Some(track) => {
+                            self.tracks.insert(name, track);
+                        }
+                        None => self.tally.faults += 1,
+                    }
+                }
+                Output::Object(object) => {
+                    let Some(track) = self.tracks.get(&object.track) else { continue };
+                    self.tally.objects += 1;
+                    let object = ObjectIn {
+                        group: object.group,
+                        subgroup: 0,
+                        object: object.object,
+                        priority: object.priority,
+                        properties: Bytes::new(),
+                        payload: object.payload,
+                        end_of_group: object.end_of_group,
+                        arrived: now,
+                    };
+                    if relay.write_object(*track, object).is_err() {
+                        self.tally.faults += 1;
+                    }
+                }
+                Output::TrackEnded { name } => {
+                    if let Some(track) = self.tracks.remove(&name) {
+                        relay.end_track(track, DoneCode::TrackEnded, now);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! What one shard tells the others: which namespaces it holds (commands over SPSC rings) and the
+//! objects of tracks they want (one lossy link, read by all). It translates between the relay's
+//! words and the rings'; it decides nothing about media.
+//!
+//! A shard that wants a track asks its owner. The owner answers `Opened` on the command ring, then
+//! replays its cache into its own link with the asker as target, then every new object follows in
+//! the same link. Link order is therefore media order, and an asker that sees an unknown key only
+//! has to look at its command ring again: the answer was put there first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::{FullTrackName, Namespace};
+use weir_relay::{DoneCode, Event, Found, ObjectIn, Relay, RequestCode, TrackId, TrackOptions};
+use weir_ring::link::{self, Flags, Header, Poll};
+use weir_ring::spsc;
+
+/// Commands one shard may have waiting at another: directory changes and wishes, some ten a
+/// broadcast. Beyond it they wait at the sender.
+pub const COMMANDS_DEPTH: usize = 4_096;
+
+/// Longest wait of commands at the sender when a ring is full; a shard that has not looked at its
+/// ring for this many commands is dead.
+const BACKLOG_MAX: usize = 65_536;
+
+/// One shard to another.
+#[derive(Debug)]
+pub enum Command {
+    /// The sender holds this namespace.
+    Published(Namespace),
+    /// The sender no longer does.
+    Ended(Namespace),
+    /// The sender has viewers for a track of the receiver.
+    Want(FullTrackName),
+    /// Its last viewer has gone.
+    Unwant(FullTrackName),
+    /// Objects of the wanted track follow in the link under this key.
+    Opened {
+        /// Which.
+        track: FullTrackName,
+        /// Descriptor key.
+        key: u64,
+    },
+    /// There is no such track.
+    Refused {
+        /// Which.
+        track: FullTrackName,
+        /// Why.
+        code: RequestCode,
+    },
+    /// The track ends once the link has been read up to `at`.
+    TrackEnded {
+        /// Descriptor key.
+        key: u64,
+        /// Position in the sender's link.
+        at: u64,
+        /// Why.
+        code: DoneCode,
+    },
+}
+
+/// The ends a shard holds of the rings to one other shard.
+pub struct Neighbour {
+    /// Its number.
+    pub shard: u16,
+    /// Our commands to it.
+    pub to: spsc::Producer<Command>,
+    /// Its commands to us.
+    pub from: spsc::Consumer<Command>,
+    /// Its link.
+    pub link: link::Consumer,
+    /// Wakes it when it sleeps.
+    pub waker: weir_xdp::wake::Waker,
+}
+
+/// All ring ends of one shard.
+pub struct Rings {
+    /// Our link, read by every other shard.
+    pub link: link::Producer,
+    /// The other shards, in order.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// Counters of the exchange.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    /// Objects put into our link.
+    pub(super) exported: u64,
+    /// Objects taken from links.
+    pub(super) imported: u64,
+    /// Descriptors missed because this shard was too slow.
+    pub(super) overruns: u64,
+    /// Commands dropped because a ring stayed full.
+    pub(super) commands_dropped: u64,
+}
+
+struct Export {
+    key: u64,
+    wanted_by: BTreeSet<u16>,
+}
+
+/// A track of another shard as this one imports it.
+struct Import {
+    track: TrackId,
+    name: FullTrackName,
+    /// After an overrun nothing is taken until a group begins.
+    skipping: bool,
+}
+
+struct Peer {
+    ring: Neighbour,
+    backlog: VecDeque<Command>,
+    imports: BTreeMap<u64, Import>,
+    /// Ends that wait for the link to be read so far.
+    ends: Vec<(u64, u64, DoneCode)>,
+    /// Fragments read or missed so far: a position in the peer's link.
+    position: u64,
+    /// Object being put together from fragments.
+    assembling: BytesMut,
+    /// Its beginning is missing.
+    broken: bool,
+}
+
+/// Object properties ride in front of the payload, behind their length in four bytes.
+const PROPERTIES: Flags = Flags::from_bits(1 << 16);
+
+/// The exchange of one shard.
+pub(super) struct Exchange {
+    epoch: Instant,
+    link: link::Producer,
+    peers: Vec<Peer>,
+    exports: HashMap<TrackId, Export>,
+    /// Tracks asked for while their publisher had not answered.
+    pending: BTreeMap<FullTrackName, BTreeSet<u16>>,
+    next_key: u64,
+    scratch: BytesMut,
+    counters: Counters,
+}
+
+impl Exchange {
+    pub(super) fn new(rings: Rings, epoch: Instant) -> Self {
+        let peers = rings
+            .neighbours
+            .into_iter()
+            .map(|ring| Peer {
+                ring,
+                backlog: VecDeque::new(),
+                imports: BTreeMap::new(),
+                ends: Vec::new(),
+                position: 0,
+                assembling: BytesMut::new(),
+                broken: false,
+            })
+            .collect();
+        Self {
+            epoch,
+            link: rings.link,
+            peers,
+            exports: HashMap::new(),
+            pending: BTreeMap::new(),
+            next_key: 1,
+            scratch: BytesMut::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Tells every other shard.
+    pub(super) fn announce(&mut self, published: bool, namespace: &Namespace) {
+        for peer in &mut self.peers {
+            let namespace = namespace.clone();
+            let command =
+                if published { Command::Published(namespace) } else { Command::Ended(namespace) };
+            peer.send(command, &mut self.counters);
+        }
+    }
+
+    /// The relay's events that concern other shards; true when this was one.
+    pub(super) fn handle_event(
+        &mut self,
+        event: &Event,
+        relay: &mut Relay,
+        now: Instant,
+    ) -> bool {
+        match event {
+            Event::TrackWanted { track, shard } => {
+                self.send(*shard, Command::Want(track.clone()));
+            }
+            Event::TrackUnwanted { track, shard } => {
+                if let Some(peer) = self.peers.iter_mut().find(|peer| peer.ring.shard == *shard) {
+                    peer.imports.retain(|_, import| import.name != *track);
+                }
+                self.send(*shard, Command::Unwant(track.clone()));
+            }
+            Event::TrackOpened { id, track } => {
+                for shard in self.pending.remove(track).unwrap_or_default() {
+                    self.export(*id, track, shard, relay, now);
+                }
+            }
+            Event::TrackRefused { track, code, .. } => {
+                for shard in self.pending.remove(track).unwrap_or_default() {
+                    self.send(shard, Command::Refused { track: track.clone(), code: *code });
+                }
+            }
+            Event::Exported { track, object } => {
+                if let Some(export) = self.exports.get(track) {
+                    let key = export.key;
+                    self.put(key, object, link::ALL);
+                }
+            }
+            Event::ExportEnded { track, code, .. } => {
+                if let Some(export) = self.exports.remove(track) {
+                    let at = self.link.published();
+                    for shard in export.wanted_by {
+                        self.send(shard, Command::TrackEnded { key: export.key, at, code: *code });
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Reads commands and links. True when there was anything.
+    pub(super) fn turn(&mut self, relay: &mut Relay, now: Instant) -> bool {
+        let mut busy = false;
+        for at in 0..self.peers.len() {
+            busy |= self.commands(at, relay, now);
+            busy |= self.objects(at, relay, now);
+            let peer = &mut self.peers[at];
+            while let Some(command) = peer.backlog.pop_front() {
+                if let Err(spsc::Full(command)) = peer.ring.to.push(command) {
+                    peer.backlog.push_front(command);
+                    break;
+                }
+                peer.ring.waker.wake();
+            }
+        }
+        busy
+    }
+
+    /// Whether something waits to be read: asked once more before a shard sleeps.
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.peers.iter_mut().all(|peer| {
+            peer.ring.from.is_empty() && peer.backlog.is_empty() && peer.ring.link.lag() == 0
+        })
+    }
+
+    fn send(&mut self, shard: u16, command: Command) {
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.ring.shard == shard) {
+            peer.send(command, &mut self.counters);
+        }
+    }
+
+    fn commands(&mut self, at: usize, relay: &mut Relay, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(command) = self.peers[at].ring.from.pop() {
+            busy = true;
+            let shard = self.peers[at].ring.shard;
+            match command {
+                Command::Published(namespace) => {
+                    relay.publish_remote(&namespace, shard);
+                }
+                Command::Ended(namespace) => relay.unpublish(&namespace, now),
+                Command::Want(track) => match relay.find_track(&track, now) {
+                    Found::Open(id) => self.export(id, &track, shard, relay, now),
+                    Found::Pending(_) => {
+                        self.pending.entry(track).or_default().insert(shard);
+                    }
+                    Found::Missing => {
+                        let code = RequestCode::DoesNotExist;
+                        self.send(shard, Command::Refused { track, code });
+                    }
+                },
+                Command::Unwant(track) => {
+                    if let Some(wanting) = self.pending.get_mut(&track) {
+                        wanting.remove(&shard);
+                    }
+                    if let Found::Open(id) = relay.find_track(&track, now)
+                        && let Some(export) = self.exports.get_mut(&id)
+                    {
+                        export.wanted_by.remove(&shard);
+                        if export.wanted_by.is_empty() {
+                            self.exports.remove(&id);
+                            relay.set_export(id, false, now);
+                        }
+                    }
+                }
+                Command::Opened { track, key } => {
+                    let mut options = TrackOptions::default();
+                    options.replica = true;
+                    if let Some(id) = relay.open_track(track.clone(), options, now) {
+                        let import = Import { track: id, name: track, skipping: false };
+                        self.peers[at].imports.insert(key, import);
+                    }
+                }
+                Command::Refused { track, code } => relay.refuse_track(&track, code, now),
+                Command::TrackEnded { key, at: position, code } => {
+                    self.peers[at].ends.push((key, position, code));
+                }
+            }
+        }
+        busy
+    }
+
+    /// Begins to export a track to one more shard: answer, replay, then live.
+    fn export(
+        &mut self,
+        id: TrackId,
+        name: &FullTrackName,
+        shard: u16,
+        relay: &mut Relay,
+        now: Instant,
+    ) {
+        let next = &mut self.next_key;
+        let export = self.exports.entry(id).or_insert_with(|| {
+            *next += 1;
+            Export { key: *next - 1, wanted_by: BTreeSet::new() }
+        });
+        export.wanted_by.insert(shard);
+        let key = export.key;
+        self.send(shard, Command::Opened { track: name.clone(), key });
+        let replay: Vec<ObjectIn> = relay.cached(id).collect();
+        for object in &replay {
+            self.put(key, object, shard);
+        }
+        relay.set_export(id, true, now);
+    }
+
+    /// Writes one object into our link.
+    fn put(&mut self, key: u64, object: &ObjectIn, target: u16) {
+        let mut flags = Flags::NONE;
+        if object.end_of_group {
+            flags = flags | Flags::END_OF_GROUP;
+        }
+        if target != link::ALL {
+            flags = flags | Flags::REPLAY;
+        }
+        let mut header = Header {
+            track: key,
+            group: object.group,
+            object: object.object,
+            flags,
+            target,
+            priority: object.priority,
+            stamp: object.arrived.saturating_duration_since(self.epoch).as_nanos() as u64,
+        };
+        if object.properties.is_empty() {
+            self.link.publish(&header, &object.payload);
+        } else {
+            header.flags = header.flags | PROPERTIES;
+            self.scratch.clear();
+            self.scratch.extend_from_slice(&(object.properties.len() as u32).to_le_bytes());
+            self.scratch.extend_from_slice(&object.properties);
+            self.scratch.extend_from_slice(&object.payload);
+            self.link.publish(&header, &self.scratch);
+        }
+        self.counters.exported += 1;
+        for peer in &self.peers {
+            peer.ring.waker.wake();
+        }
+    }
+
+    /// Takes objects out of a neighbour's link.
+    fn objects(&mut self, at: usize, relay: &mut Relay, now: Instant) -> bool {
+        let shard = relay.shard();
+        let mut busy = false;
+        loop {
+            let peer = &mut self.peers[at];
+            if !peer.ends.is_empty() {
+                peer.end_tracks(relay, now);
+            }
+            let fragment = match peer.ring.link.poll() {
+                Poll::Empty => return busy,
+                Poll::Overrun(overrun) => {
+                    busy = true;
+                    self.counters.overruns += overrun.missed;
+                    peer.lost(overrun.missed);
+                    continue;
+                }
+                Poll::Ready(fragment) => fragment,
+            };
+            busy = true;
+            peer.position += 1;
+            let Header { track, flags, target, .. } = fragment.descriptor().header;
+            if target != link::ALL && target != shard {
+                continue;
+            }
+            if peer.imports.contains_key(&track) {
+                if flags.contains(Flags::FIRST) {
+                    peer.assembling.clear();
+                    peer.assembling.reserve(fragment.descriptor().object_size as usize);
+                    peer.broken = false;
+                }
+            } else if target == shard || !peer.ring.from.is_empty() {
+                // A key we do not know: its `Opened` was put into the command ring before this was
+                // published, but maybe after we last looked there.
+                peer.assembling.clear();
+                peer.broken = false;
+            } else {
+                continue;
+            }
+            let header = fragment.descriptor().header;
+            if let Err(overrun) = fragment.read_into(&mut peer.assembling) {
+                self.counters.overruns += overrun.missed;
+                peer.lost(overrun.missed);
+                continue;
+            }
+            if !peer.imports.contains_key(&track) {
+                self.commands(at, relay, now);
+            }
+            if flags.contains(Flags::LAST) {
+                self.peers[at].take(&header, self.epoch, relay, &mut self.counters);
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn send(&mut self, command: Command, counters: &mut Counters) {
+        if self.backlog.len() >= BACKLOG_MAX {
+            counters.commands_dropped += 1;
+            return;
+        }
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(command);
+        } else if let Err(spsc::Full(command)) = self.ring.to.push(command) {
+            self.backlog.push_back(command);
+        }
+        self.ring.waker.wake();
+    }
+
+    /// The last fragment of an object has been read: hands the object to the relay.
+    fn take(
+        &mut self,
+        header: &Header,
+        epoch: Instant,
+        relay: &mut Relay,
+        counters: &mut Counters,
+    ) {
+        let mut payload = self.assembling.split().freeze();
+        let Some(import) = self.imports.get_mut(&header.track) else { return };
+        if self.broken || (import.skipping && header.object != 0) {
+            return;
+        }
+        import.skipping = false;
+        let mut properties = Bytes::new();
+        if header.flags.contains(PROPERTIES) {
+            let length = payload.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length));
+            payload = payload.split_off(4.min(payload.len()));
+            properties = payload.split_to((length as usize).min(payload.len()));
+        }
+        counters.imported += 1;
+        let object = ObjectIn {
+            group: header.group,
+            subgroup: 0,
+            object: header.object,
+            priority: header.priority,
+            properties,
+            payload,
+            end_of_group: header.flags.contains(Flags::END_OF_GROUP),
+            arrived: epoch + Duration::from_nanos(header.stamp),
+        };
+        // A replica ignores overlaps of replay and live; anything else the relay counts.
+        let _ = relay.write_object(import.track, object);
+    }
+
+    /// Fragments were lost: whatever was under way is incomplete until a group begins.
+    fn lost(&mut self, missed: u64) {
+        self.position += missed;
+        self.broken = true;
+        for import in self.imports.values_mut() {
+            import.skipping = true;
+        }
+    }
+
+    fn end_tracks(&mut self, relay: &mut Relay, now: Instant) {
+        let mut at = 0;
+        while at < self.ends.len() {
+            let (key, end, code) = self.ends[at];
+            if end > self.position {
+                at += 1;
+                continue;
+            }
+            self.ends.swap_remove(at);
+            if let Some(import) = self.imports.remove(&key) {
+                relay.end_track(import.track, code, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! One shard: its QUIC endpoint, its relay, the broadcasts pinned to it and the rings to the other
+//! shards, in one single-threaded turn. Sans-IO: packets come from and go to a [`Port`], media from
+//! feeds arrives by calls, time is an argument. The same turn runs under glommio in production and
+//! in the seeded simulation.
+
+mod broadcast;
+mod exchange;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_feed as feed;
+use weir_moqt::{Draft, Namespace};
+use weir_packager as packager;
+use weir_relay::{Event as RelayEvent, KeySet, RefuseReason, Relay, Secret, SessionId, SessionParams};
+use weir_xdp::Port;
+
+pub use broadcast::{FeedId, Policy, Refused};
+pub use exchange::{COMMANDS_DEPTH, Command, Neighbour, Rings};
+
+use crate::quic::{self, ConnId, Endpoint, Steering};
+use broadcast::Broadcast;
+use exchange::Exchange;
+
+/// Receive batches in one turn: with 32 datagrams a batch at least, some 250 before others get
+/// their share of the core.
+const BATCHES_PER_TURN: usize = 8;
+
+/// Broadcasts of one shard: each holds a packager and some ten tracks.
+const BROADCASTS_MAX: usize = 1_000;
+
+/// What a shard is made of.
+pub struct Options {
+    /// Which shard, of how many, and the steering secret.
+    pub steering: Steering,
+    /// TLS and transport of the server side.
+    pub server: Arc<quinn_proto::ServerConfig>,
+    /// Drafts in order of preference.
+    pub drafts: &'static [Draft],
+    /// Limits of QUIC.
+    pub quic: quic::Limits,
+    /// Limits of the relay.
+    pub relay: weir_relay::Limits,
+    /// Rings to the other shards.
+    pub rings: Rings,
+    /// Publisher policy.
+    pub policy: Policy,
+    /// Common zero of the stamps on links.
+    pub epoch: Instant,
+}
+
+/// What a shard tells its shell.
+#[derive(Debug)]
+pub enum Event {
+    /// A MoQT publisher shows its key: answer with [`Shard::publish_authorized`].
+    Authorize {
+        /// Who.
+        session: SessionId,
+        /// From its path.
+        input_id: String,
+        /// The key it showed.
+        key: Secret,
+    },
+    /// A session began.
+    SessionOpened {
+        /// Which.
+        session: SessionId,
+        /// From where.
+        peer: SocketAddr,
+        /// Draft spoken.
+        draft: Draft,
+        /// Raw QUIC or WebTransport.
+        transport: weir_moqt::Transport,
+    },
+    /// A session ended.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
+        /// Its code.
+        code: u32,
+        /// Why; holds no secret.
+        reason: String,
+    },
+    /// A broadcast went live, lost its publisher, or ended.
+    Broadcast {
+        /// Which input.
+        input_id: String,
+        /// What it is now.
+        state: State,
+    },
+}
+
+/// Life-cycle of a broadcast as its shard sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Somebody publishes.
+    Live,
+    /// Nobody does; viewers are held for the reconnect window.
+    Reconnecting,
+    /// The window ran out.
+    Idle,
+}
+
+/// Numbers of a shard for `/metrics`, taken as one picture.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// QUIC.
+    pub quic: quic::Counters,
+    /// QUIC connections held.
+    pub connections: usize,
+    /// Relay.
+    pub relay: weir_relay::Metrics,
+    /// Broadcasts with a publisher.
+    pub broadcasts_live: usize,
+    /// Broadcasts held, live or within their window.
+    pub broadcasts: usize,
+    /// Samples taken from feeds.
+    pub samples: u64,
+    /// Bytes of those.
+    pub sample_bytes: u64,
+    /// Samples the packager refused.
+    pub sample_faults: u64,
+    /// Objects put into this shard's link.
+    pub link_exported: u64,
+    /// Objects taken from other shards' links.
+    pub link_imported: u64,
+    /// Descriptors missed on other shards' links.
+    pub link_overruns: u64,
+    /// Commands dropped on full rings.
+    pub link_commands_dropped: u64,
+    /// Turns taken.
+    pub turns: u64,
+}
+
+/// One shard.
+pub struct Shard {
+    steering: Steering,
+    endpoint: Endpoint,
+    relay: Relay,
+    exchange: Exchange,
+    /// Connection of each session, and back.
+    sessions: HashMap<SessionId, ConnId>,
+    conns: Vec<Option<(ConnId, SessionId)>>,
+    broadcasts: BTreeMap<String, Broadcast>,
+    /// No broadcast has a deadline before this.
+    broadcasts_due: Option<Instant>,
+    /// Tallies of broadcasts that have ended.
+    past: broadcast::Tally,
+    policy: Policy,
+    events: VecDeque<Event>,
+    turns: u64,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(options: Options, now: Instant) -> Self {
+        let steering = options.steering;
+        let endpoint =
+            Endpoint::new(steering, Some(options.server), options.drafts, options.quic, now);
+        Self {
+            steering,
+            endpoint,
+            relay: Relay::new(options.relay, steering.shard),
+            exchange: Exchange::new(options.rings, options.epoch),
+            sessions: HashMap::new(),
+            conns: Vec::new(),
+            broadcasts: BTreeMap::new(),
+            broadcasts_due: None,
+            past: broadcast::Tally::default(),
+            policy: options.policy,
+            events: VecDeque::new(),
+            turns: 0,
+        }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.steering.shard
+    }
+
+    /// One turn: receive, rings, timers, sessions, send. Returns what the shell needs to know.
+    pub fn turn(
+        &mut self,
+        port: &mut dyn Port,
+        now: Instant,
+        wall: Duration,
+    ) -> std::io::Result<Turn> {
+        self.turns += 1;
+        let mut busy = false;
+        for _ in 0..BATCHES_PER_TURN {
+            let endpoint = &mut self.endpoint;
+            if port.recv(&mut |datagram| endpoint.handle_datagram(datagram, now))? == 0 {
+                break;
+            }
+            busy = true;
+        }
+        busy |= self.exchange.turn(&mut self.relay, now);
+        self.timers(now, wall);
+        self.settle(port, now, wall, busy)
+    }
+
+    /// The second half of a turn, for callers that changed something from outside: drives sessions
+    /// and sends.
+    pub fn settle(
+        &mut self,
+        port: &mut dyn Port,
+        now: Instant,
+        wall: Duration,
+        busy: bool,
+    ) -> std::io::Result<Turn> {
+        self.connections(now, wall);
+        self.drive(now);
+        let full = self.endpoint.flush(port, now)?;
+        Ok(Turn { busy, full })
+    }
+
+    /// When the next turn is due without any input.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.endpoint.poll_timeout(), self.relay.poll_timeout(), self.broadcasts_due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether the rings are empty: asked once more after declaring oneself asleep.
+    pub fn is_idle(&mut self) -> bool {
+        self.exchange.is_idle()
+    }
+
+    /// What the shell should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// New playback keys.
+    pub fn set_keys(&mut self, keys: KeySet, now: Instant) {
+        self.relay.set_keys(keys, now);
+    }
+
+    /// Answer to [`Event::Authorize`].
+    pub fn publish_authorized(
+        &mut self,
+        session: SessionId,
+        answer: Result<Namespace, RefuseReason>,
+        now: Instant,
+    ) {
+        self.relay.publish_authorized(session, answer, now);
+    }
+
+    /// A publisher of `input_id` begins.
+    pub fn open_feed(
+        &mut self,
+        input_id: &str,
+        namespace: &Namespace,
+        now: Instant,
+        wall: Duration,
+    ) -> Result<FeedId, Refused> {
+        if !self.broadcasts.contains_key(input_id) {
+            if self.broadcasts.len() >= BROADCASTS_MAX {
+                return Err(Refused::Capacity);
+            }
+            let options = packager::Options {
+                // Group ids grow over restarts of the machine too.
+                first_group: wall.as_millis() as u64,
+                ..packager::Options::default()
+            };
+            let Some(broadcast) = Broadcast::new(
+                namespace.clone(),
+                options,
+                self.policy.clone(),
+                &mut self.relay,
+                now,
+            ) else {
+                return Err(Refused::Capacity);
+            };
+            self.exchange.announce(true, namespace);
+            self.broadcasts.insert(input_id.to_owned(), broadcast);
+        }
+        let broadcast = self.broadcasts.get_mut(input_id).ok_or(Refused::Capacity)?;
+        let feed = broadcast.open_feed(now)?;
+        earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
+        self.state(input_id, State::Live);
+        Ok(feed)
+    }
+
+    /// Media from a publisher. False when another has replaced it.
+    pub fn handle_media(
+        &mut self,
+        input_id: &str,
+        feed: FeedId,
+        event: feed::Event,
+        now: Instant,
+        wall: Duration,
+    ) -> bool {
+        let Some(broadcast) = self.broadcasts.get_mut(input_id) else { return false };
+        let held = broadcast.handle_media(feed, event, &mut self.relay, now, wall);
+        earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
+        held
+    }
+
+    /// A publisher left.
+    pub fn close_feed(&mut self, input_id: &str, feed: FeedId, now: Instant) {
+        let Some(broadcast) = self.broadcasts.get_mut(input_id) else { return };
+        if broadcast.close_feed(feed, now) {
+            earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
+            self.state(input_id, State::Reconnecting);
+        }
+    }
+
+    /// Sends GOAWAY, refuses newcomers.
+    pub fn drain(&mut self, new_uri: &str) {
+        self.endpoint.drain();
+        self.relay.drain(new_uri);
+    }
+
+    /// Closes every session, as on shutdown.
+    pub fn close(&mut self, reason: &str, now: Instant) {
+        self.endpoint.close_all(0, reason, now);
+    }
+
+    /// Connections not yet gone.
+    pub fn connections_open(&self) -> usize {
+        self.endpoint.connections()
+    }
+
+    /// Numbers for `/metrics`.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut tally = self.past;
+        for broadcast in self.broadcasts.values() {
+            tally.add(broadcast.tally());
+        }
+        let links = self.exchange.counters();
+        Snapshot {
+            quic: self.endpoint.counters(),
+            connections: self.endpoint.connections(),
+            relay: self.relay.metrics().clone(),
+            broadcasts_live: self.broadcasts.values().filter(|live| live.is_live()).count(),
+            broadcasts: self.broadcasts.len(),
+            samples: tally.samples,
+            sample_bytes: tally.bytes,
+            sample_faults: tally.faults,
+            link_exported: links.exported,
+            link_imported: links.imported,
+            link_overruns: links.overruns,
+            link_commands_dropped: links.commands_dropped,
+            turns: self.turns,
+        }
+    }
+
+    fn timers(&mut self, now: Instant, wall: Duration) {
+        self.endpoint.handle_timeout(now);
+        if self.relay.poll_timeout().is_some_and(|at| at <= now) {
+            self.relay.handle_timeout(now, wall);
+        }
+        if self.broadcasts_due.is_none_or(|at| at > now) {
+            return;
+        }
+        let due: Vec<String> = self
+            .broadcasts
+            .iter()
+            .filter(|(_, broadcast)| broadcast.poll_timeout().is_some_and(|at| at <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let Some(broadcast) = self.broadcasts.get_mut(&id) else { continue };
+            if broadcast.handle_timeout(&mut self.relay, now) {
+                self.past.add(broadcast.tally());
+                let namespace = broadcast.namespace().clone();
+                self.exchange.announce(false, &namespace);
+                self.broadcasts.remove(&id);
+                self.state(&id, State::Idle);
+            }
+        }
+        self.broadcasts_due = self.broadcasts.values().filter_map(Broadcast::poll_timeout).min();
+    }
+
+    /// Moves what happened on connections into the relay.
+    fn connections(&mut self, now: Instant, wall: Duration) {
+        while let Some((conn, event)) = self.endpoint.poll_event(now) {
+            if let quic::Event::Opened { draft, transport, path, peer } = event {
+                self.opened(conn, draft, transport, path, peer, now);
+                continue;
+            }
+            let Some(session) = self.session_of(conn) else { continue };
+            let relay = &mut self.relay;
+            match event {
+                quic::Event::Opened { .. } => {}
+                quic::Event::Stream { id, dir, data, fin } => {
+                    relay.handle_stream(session, id, dir, data, fin, now, wall);
+                }
+                quic::Event::Reset { id, code } => relay.handle_reset(session, id, code, now),
+                quic::Event::Stopped { id, code } => relay.handle_stop(session, id, code, now),
+                quic::Event::Writable { id } => relay.handle_writable(session, id),
+                quic::Event::Available { dir } => relay.handle_streams_available(session, dir),
+                quic::Event::Closed { code, reason } => {
+                    relay.close_session(session, now);
+                    self.forget(conn, session);
+                    self.events.push_back(Event::SessionClosed { session, code, reason });
+                }
+            }
+        }
+    }
+
+    fn opened(
+        &mut self,
+        conn: ConnId,
+        draft: Draft,
+        transport: weir_moqt::Transport,
+        path: Option<String>,
+        peer: SocketAddr,
+        now: Instant,
+    ) {
+        let params = SessionParams { draft, transport, path_and_query: path, peer };
+        let Some(session) = self.relay.open_session(params, now) else {
+            if let Some(mut link) = self.endpoint.link(conn, now) {
+                let code = weir_moqt::SessionCode::Internal.wire();
+                weir_relay::Transport::close(&mut link, code, "capacity");
+            }
+            return;
+        };
+        self.sessions.insert(session, conn);
+        if conn.index() >= self.conns.len() {
+            self.conns.resize(conn.index() + 1, None);
+        }
+        self.conns[conn.index()] = Some((conn, session));
+        self.events.push_back(Event::SessionOpened { session, peer, draft, transport });
+    }
+
+    fn session_of(&self, conn: ConnId) -> Option<SessionId> {
+        let (owner, session) = (*self.conns.get(conn.index())?)?;
+        (owner == conn).then_some(session)
+    }
+
+    fn forget(&mut self, conn: ConnId, session: SessionId) {
+        self.sessions.remove(&session);
+        if let Some(slot) = self.conns.get_mut(conn.index()) {
+            *slot = None;
+        }
+    }
+
+    /// Lets every session that wants to write do so, and acts on what the relay reports.
+    fn drive(&mut self, now: Instant) {
+        loop {
+            while let Some(session) = self.relay.poll_dirty() {
+                if let Some(conn) = self.sessions.get(&session)
+                    && let Some(mut link) = self.endpoint.link(*conn, now)
+                {
+                    self.relay.drive(session, &mut link, now);
+                }
+            }
+            let Some(event) = self.relay.poll_event() else { return };
+            self.relay_event(event, now);
+        }
+    }
+
+    fn relay_event(&mut self, event: RelayEvent, now: Instant) {
+        if self.exchange.handle_event(&event, &mut self.relay, now) {
+            return;
+        }
+        match event {
+            RelayEvent::AuthorizePublish { session, input_id, key } => {
+                self.events.push_back(Event::Authorize { session, input_id, key });
+            }
+            RelayEvent::NamespacePublished { namespace, .. } => {
+                self.exchange.announce(true, &namespace);
+            }
+            RelayEvent::NamespaceEnded { namespace, .. } => {
+                self.exchange.announce(false, &namespace);
+            }
+            RelayEvent::SessionClosed { session, code, reason } => {
+                if let Some(conn) = self.sessions.get(&session).copied() {
+                    self.forget(conn, session);
+                }
+                self.events.push_back(Event::SessionClosed { session, code, reason });
+            }
+            _ => {}
+        }
+    }
+
+    fn state(&mut self, input_id: &str, state: State) {
+        self.events.push_back(Event::Broadcast { input_id: input_id.to_owned(), state });
+    }
+}
+
+fn earlier(held: &mut Option<Instant>, other: Option<Instant>) {
+    *held = [*held, other].into_iter().flatten().min();
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// There was input; there may be more.
+    pub busy: bool,
+    /// The port took no more: wait until it is writable.
+    pub full: bool,
+}
