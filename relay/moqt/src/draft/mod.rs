@@ -4,6 +4,8 @@
 
 mod d16;
 mod d18;
+#[cfg(test)]
+mod differential;
 mod params;
 
 use bytes::{Bytes, BytesMut};
