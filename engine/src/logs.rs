@@ -115,10 +115,7 @@ fn secret_at(text: &[u8], at: usize) -> Option<(usize, usize)> {
             return some(start, end_of(text, start, in_token));
         }
     }
-    let boundary = at == 0 || !text.get(at - 1).is_some_and(|byte| in_word(*byte));
-    // A percent-encoded URL has `%3F` or `%26` in front, whose last letter is no boundary.
-    let encoded = at >= 3 && matches!(text.get(at - 3..at), Some(b"%3F" | b"%3f" | b"%26"));
-    if !boundary && !encoded {
+    if !at_boundary(text, at) {
         return None;
     }
     if rest.starts_with(b"eyJ") {
@@ -129,20 +126,65 @@ fn secret_at(text: &[u8], at: usize) -> Option<(usize, usize)> {
         }
     }
     for name in ["sk", "tok", "jwt"] {
-        if let Some(value) = rest.strip_prefix(name.as_bytes()) {
-            // The query, the query percent-encoded, JSON, and JSON inside a quoted string.
-            for assigned in [&b"="[..], b"%3D", b"%3d", b"\":\"", b"\\\":\\\"", b"\": \""] {
-                if value.starts_with(assigned) {
-                    let start = at + name.len() + assigned.len();
-                    return some(start, end_of(text, start, in_value));
-                }
-            }
+        if rest.starts_with(name.as_bytes())
+            && let Some(start) = value_after(text, at + name.len())
+        {
+            return some(start, end_of(text, start, in_value));
         }
     }
     if rest.len() > 7 && rest.get(..7)?.eq_ignore_ascii_case(b"bearer ") {
         return some(at + 7, end_of(text, at + 7, in_value));
     }
     None
+}
+
+/// Whether a name may begin here: nothing of a word in front, except the end of `%3F` or `%26` in
+/// a percent-encoded URL, or of the escape sequence that sets a field's style on a terminal.
+fn at_boundary(text: &[u8], at: usize) -> bool {
+    let before = text.get(..at).unwrap_or_default();
+    let Some(last) = before.last() else { return true };
+    !in_word(*last)
+        || [b"%3F", b"%3f", b"%26"].iter().any(|encoded| before.ends_with(*encoded))
+        || (*last == b'm' && {
+            let style = before.iter().rev().skip(1);
+            let digits = |byte: &&u8| byte.is_ascii_digit() || **byte == b';';
+            style.skip_while(digits).take(2).eq([b'[', 0x1b].iter())
+        })
+}
+
+/// Where the value starts when the text from `at` on assigns one: `=v`, `="v"`, `":"v"`, the same
+/// percent-encoded or inside a quoted string, with or without terminal styles in between.
+fn value_after(text: &[u8], at: usize) -> Option<usize> {
+    let rest = skip_style(text.get(at..)?);
+    let rest = match rest {
+        [b'=', rest @ ..] | [b'%', b'3', b'D' | b'd', rest @ ..] => rest,
+        [b'"' | b'\\', ..] => {
+            let rest = skip_quote(rest).trim_ascii_start().strip_prefix(b":")?;
+            rest.trim_ascii_start()
+        }
+        _ => return None,
+    };
+    let rest = skip_style(rest);
+    let rest = skip_quote(rest.strip_prefix(b"Some(").unwrap_or(rest));
+    Some(text.len() - rest.len())
+}
+
+/// A quotation mark, escaped or not.
+fn skip_quote(rest: &[u8]) -> &[u8] {
+    let unescaped = rest.strip_prefix(b"\\").unwrap_or(rest);
+    unescaped.strip_prefix(b"\"").unwrap_or(rest)
+}
+
+/// Escape sequences that set a style: `ESC [ … m`.
+fn skip_style(mut rest: &[u8]) -> &[u8] {
+    while let Some(style) = rest.strip_prefix(b"\x1b[") {
+        let end = style.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';');
+        match end.map(|end| style.split_at(end)) {
+            Some((_, [b'm', after @ ..])) => rest = after,
+            _ => return rest,
+        }
+    }
+    rest
 }
 
 fn some(start: usize, end: usize) -> Option<(usize, usize)> {
@@ -200,6 +242,9 @@ mod tests {
             ),
             ("saw eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2ln!", "saw [redacted]!"),
             ("{\"tok\":\"abc\",\"n\":1}", "{\"tok\":\"[redacted]\",\"n\":1}"),
+            ("sk=\"abc def\" tok=Some(\"ghi\")", "sk=\"[redacted] def\" tok=Some(\"[redacted]\")"),
+            ("msg=\"{\\\"sk\\\": \\\"abc\\\"}\"", "msg=\"{\\\"sk\\\": \\\"[redacted]\\\"}\""),
+            ("\x1b[3msk\x1b[0m\x1b[2m=\x1b[0mabc x", "\x1b[3msk\x1b[0m\x1b[2m=\x1b[0m[redacted] x"),
             ("Authorization: Bearer abc.def", "Authorization: Bearer [redacted]"),
             ("ünïcode sk=gehéim, ende", "ünïcode sk=[redacted], ende"),
         ] {
@@ -227,7 +272,8 @@ mod tests {
             let span = tracing::info_span!("session", url = "/publish/lv_1?sk=topsecret1");
             let _entered = span.enter();
             let error = io::Error::other("GET /watch?tok=topsecret2 failed");
-            tracing::info!(?error, key = "sk_live_topsecret3", "refused sk=topsecret4");
+            let tok = Some("topsecret5");
+            tracing::info!(?error, ?tok, key = "sk_live_topsecret3", "refused sk=topsecret4");
         };
         let human = tracing_subscriber::fmt().with_ansi(true).with_writer(writer.clone());
         tracing::subscriber::with_default(human.finish(), emit);

@@ -1,6 +1,6 @@
 //! What each path answers, and what every answer has in common.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::Ipv6Addr, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -215,14 +215,13 @@ fn visited_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
         Some(authority) => authority.as_str(),
         None => headers.get(header::HOST)?.to_str().ok()?,
     };
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?.0,
-        None => authority.split(':').next()?,
-    };
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    let fits = (1..=253).contains(&host.len());
-    let plain = host.bytes().all(name) || host.parse::<IpAddr>().is_ok();
-    (fits && plain).then_some(host)
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (host, _) = rest.split_once(']')?;
+        return host.parse::<Ipv6Addr>().is_ok().then_some(host);
+    }
+    let host = authority.split(':').next()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    ((1..=253).contains(&host.len()) && host.bytes().all(plain)).then_some(host)
 }
 
 fn pinned(site: &dyn Site) -> Option<String> {
