@@ -4,6 +4,8 @@
 mod codec;
 mod decode;
 mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{FetchEncoder, SubgroupEncoder};
 pub use decode::{DataError, Decoder, Item, StreamKind};
