@@ -63,7 +63,7 @@ pub(crate) fn header(data: &[u8]) -> Option<([u8; 4], usize, u64)> {
 }
 
 /// The first child of this type, if the parent is well-formed up to it.
-pub(crate) fn find<'a>(parent: &'a [u8], kind: [u8; 4]) -> Option<Child<'a>> {
+pub(crate) fn find(parent: &[u8], kind: [u8; 4]) -> Option<Child<'_>> {
     children(parent).map_while(|child| child).find(|child| child.kind == kind)
 }
 

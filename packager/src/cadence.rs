@@ -134,13 +134,15 @@ impl Cadence {
             .filter(|delta| (delta - median).abs() <= self.tick * 3 / 2)
             .collect();
         let mean = near.iter().sum::<i64>() / near.len().max(1) as i64;
+        let error = self.tick / self.deltas.len() as i64 + mean / 500;
+        if (self.nominal - mean).abs() <= error {
+            return; // As good as any: 29.97 and 30 cannot be told apart within a window, and need not be.
+        }
         self.nominal = COMMON_RATES
             .iter()
             .map(|(numerator, denominator)| NANOS_PER_SECOND * denominator / numerator)
             .min_by_key(|frame| (frame - mean).abs())
-            .filter(|frame| {
-                (frame - mean).abs() <= mean / 50 + self.tick / self.deltas.len() as i64
-            })
+            .filter(|frame| (frame - mean).abs() <= error)
             .unwrap_or(mean)
             .max(1_000_000);
     }
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn millisecond_rounding_disappears() {
         let mut cadence = Cadence::new(1000, None);
-        let mut last = None;
+        let mut last: Option<i64> = None;
         for frame in 0..3000i64 {
             let exact = frame * 100_000 / 3; // 30 fps in microseconds
             let out = cadence.smooth((exact + 500) / 1000 * MS);
