@@ -175,10 +175,11 @@ impl UdpPort {
         let datagrams = piece.segment_size.map_or(1, |size| contents.len().div_ceil(size));
         // The state takes EINVAL for a kernel or device without offloads and stops using them for
         // good. A lone datagram shows that it was about this one address: start the state afresh.
-        if datagrams == 1 && is_invalid(&result) {
-            if let Ok(fresh) = UdpSocketState::new((&self.socket).into()) {
-                self.state = fresh;
-            }
+        if datagrams == 1
+            && is_invalid(&result)
+            && let Ok(fresh) = UdpSocketState::new((&self.socket).into())
+        {
+            self.state = fresh;
         }
         let attempt = match result {
             Ok(()) => Attempt::Sent,

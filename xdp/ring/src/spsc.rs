@@ -82,7 +82,8 @@ impl<T> Consumer<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
