@@ -9,6 +9,10 @@
 //! [`data`] encodes, so that one encoding serves every subscriber of a draft.
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
+#![expect(
+    clippy::doc_markdown,
+    reason = "names of messages and fields are words of the specification"
+)]
 
 pub mod data;
 mod draft;

@@ -78,7 +78,10 @@ impl Reader {
 
     pub(crate) fn text(&mut self, field: &str, max: usize) -> Result<String, SessionError> {
         let bytes = self.prefixed(field, max)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        // Replacement characters are longer than the bytes they stand for.
+        text.truncate(text.floor_char_boundary(max));
+        Ok(text)
     }
 
     pub(crate) fn location(&mut self, field: &str) -> Result<Location, SessionError> {

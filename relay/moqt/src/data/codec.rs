@@ -321,7 +321,8 @@ impl Datagram {
     }
 
     /// Reads an object datagram; `Ok(None)` for padding.
+    #[expect(clippy::needless_pass_by_value, reason = "the payload is a slice of it")]
     pub fn decode(draft: Draft, bytes: Bytes) -> Result<Option<Self>, super::DataError> {
-        super::decode::datagram(draft, bytes)
+        super::decode::datagram(draft, &bytes)
     }
 }

@@ -589,9 +589,9 @@ fn resolve_location(
 }
 
 /// Section 11.3.1.
-pub(super) fn datagram(draft: Draft, bytes: Bytes) -> Result<Option<Datagram>, DataError> {
+pub(super) fn datagram(draft: Draft, bytes: &Bytes) -> Result<Option<Datagram>, DataError> {
     let rules = draft.codec().rules();
-    let mut cursor = Cursor { bytes: &bytes, at: 0, rules };
+    let mut cursor = Cursor { bytes, at: 0, rules };
     match read_datagram(&mut cursor) {
         Ok(None) => Ok(None),
         Ok(Some((datagram, properties))) => {

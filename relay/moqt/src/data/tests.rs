@@ -222,7 +222,10 @@ fn datagrams_agree() {
         assert_eq!(header.publisher_priority, ours.priority);
         assert_eq!(header.extension_headers, ours.properties.to_vec());
         assert_eq!(header.is_end_of_group(), ours.end_of_group);
-        assert_eq!(header.object_status.map_or(0, |s| s.as_u64()), ours.status.wire());
+        assert_eq!(
+            header.object_status.map_or(0, moqtap_codec::draft16::types::ObjectStatus::as_u64),
+            ours.status.wire()
+        );
         assert_eq!(rest, &ours.payload[..]);
         let mut theirs = Vec::new();
         header.encode_checked(&mut theirs).unwrap();

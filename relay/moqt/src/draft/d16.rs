@@ -156,11 +156,9 @@ impl Codec for D16 {
 
     fn cancel(&self, kind: RequestKind, request: RequestId) -> Ending {
         match kind {
-            RequestKind::Subscribe => Ending::Message(Message::Unsubscribe { request }),
-            RequestKind::Fetch => Ending::Message(Message::FetchCancel { request }),
-            RequestKind::PublishNamespace => {
-                Ending::Message(Message::PublishNamespaceDone { request })
-            }
+            RequestKind::Subscribe => message(Message::Unsubscribe { request }),
+            RequestKind::Fetch => message(Message::FetchCancel { request }),
+            RequestKind::PublishNamespace => message(Message::PublishNamespaceDone { request }),
             RequestKind::SubscribeNamespace | RequestKind::SubscribeTracks => Ending::Stream,
             RequestKind::Publish | RequestKind::TrackStatus | RequestKind::Update => Ending::Silent,
         }
@@ -168,13 +166,13 @@ impl Codec for D16 {
 
     fn revoke(&self, kind: RequestKind, request: RequestId, error: &RequestError) -> Ending {
         match kind {
-            RequestKind::PublishNamespace => Ending::Message(Message::PublishNamespaceCancel {
+            RequestKind::PublishNamespace => message(Message::PublishNamespaceCancel {
                 request,
                 code: error.code,
                 reason: error.reason.clone(),
             }),
             // A subscriber drops an accepted PUBLISH with UNSUBSCRIBE (section 5.1.1).
-            RequestKind::Publish => Ending::Message(Message::Unsubscribe { request }),
+            RequestKind::Publish => message(Message::Unsubscribe { request }),
             _ => Ending::Stream,
         }
     }
@@ -412,6 +410,10 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
     }
 }
 
+fn message(message: Message) -> Ending {
+    Ending::Message(Box::new(message))
+}
+
 /// A track whose namespace has at least one field (section 2.4.1).
 fn named(r: &mut Reader) -> Result<crate::FullTrackName, SessionError> {
     let track = r.track()?;
@@ -435,6 +437,6 @@ fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
     table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
 }
 
-fn number<T: PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
+fn number<T: Copy + PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
     table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
 }

@@ -413,6 +413,6 @@ fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
     table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
 }
 
-fn number<T: PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
+fn number<T: Copy + PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
     table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
 }

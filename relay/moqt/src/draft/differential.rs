@@ -1,5 +1,6 @@
 //! Every control message of every draft against `moqtap-codec`, an independent codec: what we write it
 //! must read, what it writes we must read, and both must mean the same.
+#![expect(clippy::needless_pass_by_value, reason = "each case of a table is used once")]
 
 use bytes::{Bytes, BytesMut};
 use moqtap_codec::auth_token::{AuthorizationToken, TokenAliasType};

@@ -120,7 +120,7 @@ pub(crate) trait Codec: Sync {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// By a message on the control stream.
-    Message(Message),
+    Message(Box<Message>),
     /// By resetting and stopping the request's own stream.
     Stream,
     /// Not at all: the answer is awaited and dropped.

@@ -96,7 +96,8 @@ impl Session {
         params: Params,
     ) -> Result<RequestId, CommandError> {
         let open = self.requests.get(&request).ok_or(CommandError::UnknownRequest(request))?;
-        if !open.ours && !(open.kind == RequestKind::Publish && open.answered) {
+        let accepted_publish = open.kind == RequestKind::Publish && open.answered;
+        if !(open.ours || accepted_publish) {
             return Err(CommandError::UnknownRequest(request));
         }
         let update = RequestId(self.next_id);

@@ -236,7 +236,7 @@ impl Session {
                 Ok(())
             }
             Some(Stream::Data(stream)) => {
-                self.end_data(id, *stream, self.draft.read_reset_code(code));
+                self.end_data(id, &stream, self.draft.read_reset_code(code));
                 Ok(())
             }
             Some(Stream::Opening(_)) => {

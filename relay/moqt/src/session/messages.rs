@@ -5,7 +5,7 @@ use super::requests::is_namespace;
 use super::{Event, Link, Request, Session, Stream};
 use crate::error::{RequestCode, RequestError, SessionCode, SessionError};
 use crate::message::{Decoded, Kind, Message, Setup, Want};
-use crate::model::{FetchTarget, RequestId, RequestKind, Role, StreamId, Transport};
+use crate::model::{FetchTarget, Filter, RequestId, RequestKind, Role, StreamId, Transport};
 
 /// Where a message stood.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,7 @@ impl Session {
             // Only tells that MAX_REQUEST_ID is awaited; it comes when requests end.
             Message::RequestsBlocked { .. } | Message::PublishBlocked { .. } => {}
             Message::Update { request, target, params } => {
-                self.on_update(request, target, params)?
+                self.on_update(request, target, params)?;
             }
             Message::Unsubscribe { request } => self.on_cancel(request, RequestKind::Subscribe),
             Message::FetchCancel { request } => self.on_cancel(request, RequestKind::Fetch),
@@ -325,8 +325,18 @@ impl Session {
             self.counters.requests_refused += 1;
             return Some(RequestError::new(RequestCode::ExcessiveLoad, "too many open requests"));
         }
-        let Message::Fetch { target, .. } = message else {
-            return None;
+        let target = match message {
+            Message::Fetch { target, .. } => target,
+            Message::Subscribe { params, .. } => {
+                return match params.filter {
+                    Some(Filter::AbsoluteRange { start, end_group }) if end_group < start.group => {
+                        let reason = "the filter ends before it starts";
+                        Some(RequestError::new(RequestCode::InvalidRange, reason))
+                    }
+                    _ => None,
+                };
+            }
+            _ => return None,
         };
         match target {
             FetchTarget::Standalone { start, end, .. } if end < start => Some(RequestError::new(

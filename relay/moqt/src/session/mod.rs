@@ -186,7 +186,7 @@ impl Session {
             requests: BTreeMap::new(),
             updates: BTreeMap::new(),
             tokens: TokenCache::new(limits.token_cache_bytes),
-            next_id: if role == Role::Client { 0 } else { 1 },
+            next_id: u64::from(role == Role::Server),
             blocked: VecDeque::new(),
             peer_max: if rules.request_ids { 0 } else { u64::MAX },
             blocked_at: None,

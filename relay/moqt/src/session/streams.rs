@@ -263,9 +263,9 @@ impl Session {
     }
 
     /// The peer reset a data stream.
-    pub(super) fn end_data(&mut self, id: StreamId, stream: DataStream, code: ResetCode) {
+    pub(super) fn end_data(&mut self, id: StreamId, stream: &DataStream, code: ResetCode) {
         self.data_streams -= 1;
-        self.forget_waiting(&stream);
+        self.forget_waiting(stream);
         if let Phase::Live { request, opened } = stream.phase {
             if opened {
                 self.events.push_back(Event::DataReset { stream: id, code });
