@@ -23,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "moqt_control", run: moqt_control },
     Target { name: "moqt_data", run: moqt_data },
     Target { name: "moqt_session", run: weir_moqt::fuzzing::fuzz_session },
+    Target { name: "steer", run: weir_xdp::fuzz_steer },
 ];
 
 /// The first byte chooses the draft, so that one corpus serves both and inputs cross over.
