@@ -3,6 +3,7 @@
 //! `kid` is only a map key, and nothing in a token makes us fetch or open anything. It does not
 //! know sessions, and it reads no clock.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -209,11 +210,12 @@ impl AuthError {
 /// Header fields that decide anything. Those that carry or name a key are refused by being present.
 #[derive(Deserialize)]
 struct Header<'a> {
-    alg: &'a str,
-    #[serde(default)]
-    kid: Option<&'a str>,
-    #[serde(default)]
-    typ: Option<&'a str>,
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    typ: Option<Cow<'a, str>>,
     #[serde(default)]
     jku: Present,
     #[serde(default)]
@@ -313,7 +315,7 @@ fn pinned_key<'k>(
         return Err(AuthError::Header);
     }
     let kid = header.kid.ok_or(AuthError::UnknownKey)?;
-    let (kid, key) = keys.keys.get_key_value(kid).ok_or(AuthError::UnknownKey)?;
+    let (kid, key) = keys.keys.get_key_value(&*kid).ok_or(AuthError::UnknownKey)?;
     if header.alg != name(key.algorithm) {
         return Err(AuthError::Algorithm);
     }

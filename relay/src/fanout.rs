@@ -379,6 +379,3 @@ pub(crate) fn stream_priority(subscriber: u8, publisher: u8, ordinal: u32) -> i3
     let importance = 0xffff - (i32::from(subscriber) << 8 | i32::from(publisher));
     importance << ORDINAL_BITS | (ordinal & ((1 << ORDINAL_BITS) - 1)) as i32
 }
-
-#[cfg(test)]
-mod tests;

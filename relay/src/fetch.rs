@@ -260,6 +260,3 @@ impl Writer {
         true
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -51,6 +51,7 @@ mod encode;
 mod event;
 mod fanout;
 mod fetch;
+pub mod fuzzing;
 mod limits;
 mod metrics;
 mod path;

@@ -513,6 +513,3 @@ impl Relay {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
