@@ -158,8 +158,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes of unfinished messages held now.
-    #[cfg(test)]
+    /// Memory of unfinished messages held now: at most twice the bytes received for them.
     pub(super) fn held_bytes(&self) -> usize {
         self.streams.iter().filter_map(|s| s.body.as_ref()).map(Vec::capacity).sum()
     }

@@ -66,14 +66,19 @@ fn two_chunk_streams_interleaved_chunk_by_chunk() {
 fn every_form_of_chunk_stream_id() {
     let ids = [2, 63, 64, 319, 320, 65_599];
     let mut writer = Writer::new();
+    // All begun before any is finished, so that two ids taken for one would show.
     for id in ids {
-        writer.message(id, 9, id, 1, &payload(id as u8, 200));
+        writer.full_header(id, 9, id, 1, 130).raw(&[7; 128]);
+    }
+    for id in ids {
+        writer.basic_header(3, id).raw(&[id as u8; 2]);
     }
     // 65 in the three-byte form is the same chunk stream as 65 in the two-byte form.
     writer.full_header(65, 9, 7, 1, 130).raw(&[1; 128]).raw(&[0xc1, 1, 0, 2, 2]);
     let messages = World::new().send(&writer.take()).unwrap();
     let times: Vec<u32> = messages.iter().map(|message| message.timestamp).collect();
     assert_eq!(times, [2, 63, 64, 319, 320, 65_599, 7]);
+    assert!(messages.iter().zip(ids).all(|(message, id)| message.payload[128..] == [id as u8; 2]));
     assert_eq!(messages[6].payload[126..], [1, 1, 2, 2]);
 }
 
@@ -100,10 +105,11 @@ fn extended_timestamps_present_or_absent_on_type_3_chunks() {
 
 #[test]
 fn a_payload_that_begins_like_the_absent_extended_timestamp() {
-    // Three of four bytes match in the second chunk; its last chunk holds one matching byte.
-    let time = 0x0123_4567;
+    // Three of four bytes match in the second chunk. The last chunk is one matching byte, and the
+    // header after it (type 0 on chunk stream 6) matches the next.
+    let time = 0x0106_4567;
     let mut body = payload(9, 257);
-    body[128..131].copy_from_slice(&[0x01, 0x23, 0x45]);
+    body[128..131].copy_from_slice(&[0x01, 0x06, 0x45]);
     body[256] = 0x01;
     let mut writer = Writer::new();
     writer.set_type_3_extended(false);
@@ -136,6 +142,7 @@ fn one_byte_chunks_work_at_linear_cost() {
     writer.set_chunk_size(1).message(6, 9, 0, 1, &body);
     let mut world = World::new();
     assert_eq!(world.send(&writer.take()).unwrap()[0].payload[..], body);
+    assert_eq!(world.decoder.partial_bytes, 0, "a finished message is no longer in progress");
 }
 
 #[test]
@@ -190,7 +197,7 @@ fn an_aborted_message_is_forgotten() {
     assert_eq!(world.send(&writer.take()), Ok(Vec::new()));
     world.decoder.abort(6);
     world.decoder.abort(7);
-    assert_eq!(world.decoder.held_bytes(), 0);
+    assert_eq!((world.decoder.held_bytes(), world.decoder.partial_bytes), (0, 0));
     let body = payload(8, 150);
     let messages = world.send(&writer.message(6, 9, 9, 1, &body).take()).unwrap();
     assert_eq!((messages[0].timestamp, &messages[0].payload[..]), (9, &body[..]));

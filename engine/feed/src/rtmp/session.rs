@@ -228,6 +228,13 @@ impl Session {
         &self.metadata
     }
 
+    /// Memory held for bytes received: unfinished messages and media awaiting the decision.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let pending =
+            if let State::Deciding { pending_bytes, .. } = self.state { pending_bytes } else { 0 };
+        self.decoder.held_bytes() + pending
+    }
+
     fn consume(&mut self, mut input: &[u8], now: Instant) -> Result<(), Error> {
         if let State::Handshake(handshake) = &mut self.state {
             if !handshake.handle_input(&mut input, &mut self.transmit)? {

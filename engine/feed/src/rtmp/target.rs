@@ -22,7 +22,8 @@ impl Target {
     /// | `live/<input>` | `?sk=<key>` | the same, key spelled as a query |
     /// | `live?sk=<key>` | `<input>` | encoders that move the query into the application |
     ///
-    /// What is missing stays empty, and an empty key is a wrong one.
+    /// What is missing stays empty, and an empty key is a wrong one. A key where the input belongs
+    /// (a common slip) is taken for a key, so that it does not end in a log as an input id.
     pub(super) fn parse(app: &str, name: &str) -> Self {
         let (app_path, app_query) = split_query(app);
         let (name_path, name_query) = split_query(name);
@@ -31,6 +32,7 @@ impl Target {
         let query_key = key_in(name_query).or_else(|| key_in(app_query));
         let (input_id, key) = match (app_input, query_key) {
             ("", Some(key)) => (name_path, key),
+            ("", None) if name_path.starts_with(KEY_PREFIX) => ("", name_path),
             ("", None) => name_path.split_once('/').unwrap_or((name_path, "")),
             (input, Some(key)) => (input, key),
             (input, None) => (input, name_path),
@@ -38,6 +40,9 @@ impl Target {
         Self { app: app_name.to_owned(), input_id: input_id.to_owned(), key: Secret::new(key) }
     }
 }
+
+/// How stream keys begin.
+const KEY_PREFIX: &str = "sk_";
 
 fn split_query(text: &str) -> (&str, &str) {
     text.split_once('?').unwrap_or((text, ""))
@@ -81,8 +86,11 @@ mod tests {
 
     #[test]
     fn nothing_printed_shows_the_key() {
-        for (app, name) in [("live/in_1", "sk_live_a"), ("live?sk=sk_live_a", "in_1?sk=sk_live_a")]
-        {
+        for (app, name) in [
+            ("live", "sk_live_a"),
+            ("live/in_1", "sk_live_a"),
+            ("live?sk=sk_live_a", "in_1?sk=sk_live_a"),
+        ] {
             let printed = format!("{:?}", Target::parse(app, name));
             assert!(!printed.contains("sk_live"), "{printed}");
         }

@@ -432,7 +432,7 @@ fn an_aggregate_message_is_taken_apart() {
     let (mut world, mut writer) = publishing();
     let mut payload = BytesMut::new();
     for (kind, time, body) in
-        [(9, 700, tags::picture(true, 0, 50)), (8, 710, tags::audio(20)), (18, 710, vec![5])]
+        [(9, 700, tags::picture(true, 0, 50)), (8, 1710, tags::audio(20)), (18, 1710, vec![5])]
     {
         payload.put_u8(kind);
         payload.put_uint(body.len() as u64, 3);
@@ -442,7 +442,7 @@ fn an_aggregate_message_is_taken_apart() {
         payload.put_u32(11 + body.len() as u32);
     }
     world.send(&writer.message(6, kind::AGGREGATE, 2000, 1, &payload).take()).unwrap();
-    assert_eq!(world.times(), [2000, 2010]);
+    assert_eq!(world.times(), [2000, 3010]);
 }
 
 #[test]
