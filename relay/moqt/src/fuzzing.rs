@@ -50,8 +50,9 @@ pub fn fuzz_data(draft: Draft, bytes: &[u8]) {
     let _ = decoder.finish();
 }
 
-/// Runs `bytes` as a sequence of operations against a session: stream bytes, resets, commands and
-/// answers. The first byte chooses draft, role and transport.
+/// Runs `bytes` as a sequence of operations against a session: stream bytes, framed messages, resets,
+/// commands and answers. The first byte chooses draft, role and transport, and whether an honest SETUP
+/// of the peer comes first.
 pub fn fuzz_session(bytes: &[u8]) {
     let Some((&shape, mut rest)) = bytes.split_first() else { return };
     let draft = if shape & 1 == 0 { Draft::D16 } else { Draft::D18 };
@@ -73,12 +74,24 @@ pub fn fuzz_session(bytes: &[u8]) {
     };
     let mut session = Session::new(draft, role, transport, limits, SetupOptions::default());
     let mut opened = 1000;
+    if shape & 8 == 0 {
+        honest_setup(&mut session, transport);
+    }
     while let Some((&[op, arg], after)) = rest.split_first_chunk::<2>() {
         rest = after;
         let stream = StreamId(u64::from(arg & 0x1F));
         let request = RequestId(u64::from(arg));
         let step = match op % 12 {
-            0..=4 => {
+            4 => {
+                let (body, after) = rest.split_at(usize::from(op >> 3).min(rest.len()));
+                rest = after;
+                let kind = body.first().copied().unwrap_or_default() & 0x3F;
+                let mut message = vec![kind, 0, body.len().saturating_sub(1) as u8];
+                message.extend(body.iter().skip(1));
+                let dir = if arg & 0x40 == 0 { Dir::Bi } else { Dir::Uni };
+                session.handle_stream(stream, dir, message.into(), arg & 0x80 != 0)
+            }
+            0..=3 => {
                 let dir = if arg & 0x40 == 0 { Dir::Bi } else { Dir::Uni };
                 let (data, after) = rest.split_at(usize::from(op >> 2).min(rest.len()));
                 rest = after;
@@ -103,6 +116,39 @@ pub fn fuzz_session(bytes: &[u8]) {
         }
         while let Some(event) = session.poll_event() {
             fuzz_answer(&mut session, &event, op);
+        }
+    }
+}
+
+/// Brings a session past SETUP, as a peer of its own kind would.
+fn honest_setup(session: &mut Session, transport: Transport) {
+    let role = match session.role() {
+        Role::Client => Role::Server,
+        Role::Server => Role::Client,
+    };
+    let options = SetupOptions::default();
+    let mut peer = Session::new(session.draft(), role, transport, Limits::default(), options);
+    let control = StreamId(0x1F);
+    let mut dir = Dir::Bi;
+    while let Some(output) = session.poll_output() {
+        match output {
+            Output::Open { key, dir: Dir::Bi } => drop(session.stream_opened(key, control)),
+            Output::Open { key, dir: Dir::Uni } => drop(session.stream_opened(key, StreamId(0x3F))),
+            // A server of one bidirectional control stream answers only when it is spoken to.
+            Output::Write { stream, data, .. } if stream == control => {
+                drop(peer.handle_stream(control, Dir::Bi, data, false));
+            }
+            _ => {}
+        }
+    }
+    while let Some(output) = peer.poll_output() {
+        match output {
+            Output::Open { key, dir: theirs } => {
+                dir = theirs;
+                drop(peer.stream_opened(key, control));
+            }
+            Output::Write { data, .. } => drop(session.handle_stream(control, dir, data, false)),
+            _ => {}
         }
     }
 }
@@ -153,5 +199,26 @@ fn fuzz_answer(session: &mut Session, event: &Event, op: u8) {
         | Event::Publish { request, .. }
         | Event::Update { update: request, .. } => drop(session.reject(*request, &error)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise the fuzzer would only ever see sessions that wait.
+    #[test]
+    fn an_honest_setup_is_taken_by_every_shape_of_session() {
+        for draft in Draft::ALL {
+            for role in [Role::Client, Role::Server] {
+                for transport in [Transport::Quic, Transport::WebTransport] {
+                    let (limits, options) = (Limits::default(), SetupOptions::default());
+                    let mut session = Session::new(draft, role, transport, limits, options);
+                    honest_setup(&mut session, transport);
+                    let first = session.poll_event();
+                    assert!(matches!(first, Some(Event::Setup { .. })), "{draft:?} {role:?}");
+                }
+            }
+        }
     }
 }

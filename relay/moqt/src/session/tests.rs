@@ -944,3 +944,48 @@ fn status_markers_reach_the_owner() {
         assert_eq!(seen[3], Event::ObjectStarted { stream, object });
     });
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Random operations behind an honest SETUP; the shapes are draft, role and transport.
+    #[test]
+    fn a_session_survives_random_operations(
+        shape in 0..8u8,
+        operations in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..800),
+    ) {
+        let bytes: Vec<u8> = std::iter::once(shape).chain(operations).collect();
+        crate::fuzzing::fuzz_session(&bytes);
+    }
+
+    /// The same with small numbers, which frame messages that parse.
+    #[test]
+    fn a_session_survives_plausible_messages(
+        shape in 0..8u8,
+        messages in proptest::collection::vec(
+            (0..32u8, proptest::collection::vec(0..12u8, 1..14), 2..0x1Eu8), 0..60,
+        ),
+    ) {
+        let mut bytes = vec![shape];
+        for (stream, body, kind) in messages {
+            // Operation 4 with a body of this length: 8 * length, rounded to 4 modulo 12.
+            let length = body.len() as u8 + 1;
+            let Some(op) = (8 * length..8 * length + 8).find(|op| op % 12 == 4) else { continue };
+            bytes.extend([op, stream, kind]);
+            bytes.extend(body);
+        }
+        crate::fuzzing::fuzz_session(&bytes);
+    }
+}
+
+/// Weir holds thousands of idle viewers: what one session costs beside its QUIC connection.
+#[test]
+fn an_idle_viewer_session_stays_small() {
+    let fixed = size_of::<Session>();
+    let entry = size_of::<Request>() + size_of::<Stream>() + size_of::<Alias>();
+    assert!(fixed <= 1536, "{fixed} bytes");
+    assert!(entry <= 256, "{entry} bytes a request");
+    // The queues of a drained session hold at most this.
+    let queues = QUEUE_KEPT * (size_of::<Event>() + size_of::<Output>());
+    assert!(queues <= 14 * 1024, "{queues} bytes");
+}
