@@ -62,7 +62,8 @@ pub trait Port {
 /// One datagram that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
-    /// Who sent it.
+    /// Who sent it. On a socket bound to `[::]` an IPv4 peer has its mapped address
+    /// (`::ffff:192.0.2.1`), and is answered at that; see `IpAddr::to_canonical` for the plain one.
     pub from: SocketAddr,
     /// Which of our addresses it was sent to, where the port can tell. Answers leave from there.
     pub to: Option<IpAddr>,

@@ -1,6 +1,11 @@
 #![expect(unsafe_code, reason = "the system calls that std and socket2 do not wrap")]
 //! The system calls of this crate, one safe function each. It owns the memory layouts that the
 //! kernel expects; it knows nothing of what they are for.
+//!
+//! For a syscall filter: at start `bpf`, `setsockopt`, `sched_getaffinity`, `sched_setaffinity`
+//! (and, in std, socket2 and quinn-udp, `socket`, `bind`, `getsockname`, `getsockopt`, `fcntl`,
+//! `ioctl`, `uname`); while running `recvmmsg` and `sendmsg`, and the socket calls above once
+//! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools.
 
 use std::{
     io, mem,

@@ -346,28 +346,36 @@ fn unreachable_peer_is_counted_and_the_next_one_served() {
 
 #[test]
 fn wildcard_socket_says_which_of_its_addresses_was_used() {
-    let bind = |host| UdpPort::bind(SocketAddr::from((host, 0))).expect("free");
-    let mut net = Loopback(bind(Ipv4Addr::LOCALHOST), bind(Ipv4Addr::UNSPECIFIED));
     let asked = Ipv4Addr::new(127, 0, 0, 77);
+    expect_answer_from(asked, Ipv4Addr::UNSPECIFIED.into());
+    if Loopback::on(Ipv6Addr::LOCALHOST.into()).is_some() {
+        expect_answer_from(asked, Ipv6Addr::UNSPECIFIED.into());
+    }
+}
+
+/// Asks a socket bound to `wildcard` at one of its IPv4 addresses, with marks and as a train, and
+/// expects the same back from there.
+fn expect_answer_from(asked: Ipv4Addr, wildcard: IpAddr) {
+    let bind = |host| UdpPort::bind(SocketAddr::new(host, 0)).expect("free");
+    let mut net = Loopback(bind(Ipv4Addr::LOCALHOST.into()), bind(wildcard));
     let port = net.1.local_addr().port();
+    let ecn = Some(Ecn::Ect0);
     let question = Transmit {
         destination: SocketAddr::from((asked, port)),
         src_ip: None,
-        ecn: None,
-        contents: b"question",
-        segment_size: None,
+        ecn,
+        contents: &pattern(2_500),
+        segment_size: Some(1_200),
     };
     assert_eq!(net.0.send(&question).expect("the socket works"), Outcome::Sent);
-    let got = net.take(1).remove(0);
-    assert_eq!(got.to, Some(asked.into()));
-    let answer = Transmit {
-        destination: got.from,
-        src_ip: got.to,
-        ecn: None,
-        contents: b"answer",
-        segment_size: None,
-    };
+    let got = net.take(3).remove(0);
+    assert_eq!(got.to.map(|to| to.to_canonical()), Some(asked.into()), "{wildcard}");
+    assert_eq!(got.ecn, ecn, "{wildcard}");
+    let answer = Transmit { destination: got.from, src_ip: got.to, ..question };
     assert_eq!(net.1.send(&answer).expect("the socket works"), Outcome::Sent);
     let mut back = Loopback(net.1, net.0);
-    assert_eq!(back.take(1)[0].from, SocketAddr::from((asked, port)));
+    for datagram in back.take(3) {
+        assert_eq!(datagram.from, SocketAddr::from((asked, port)), "{wildcard}");
+        assert_eq!(datagram.ecn, ecn, "{wildcard}");
+    }
 }
