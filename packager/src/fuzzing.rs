@@ -52,3 +52,45 @@ pub fn fuzz_catalog(data: &[u8]) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEMO: &[u8] = include_bytes!("../../engine/assets/demo.mp4");
+    const RECORD: &[u8] = &[
+        1, 0x42, 0xc0, 0x1e, 0xff, 0xe1, 0, 0x19, 0x67, 0x42, 0xc0, 0x1e, 0xd9, 0, 0xa0, 0x2f,
+        0xf9, 0x70, 0x11, 0, 0, 3, 0, 1, 0, 0, 3, 0, 0x3c, 0x0f, 0x16, 0x2e, 0x48, 1, 0, 5, 0x68,
+        0xcb, 0x83, 0xcb, 0x20,
+    ];
+    const CATALOG: &[u8] = br#"{"version":1,"live":true,"tracks":[{"name":"video/360p","kind":"video","codec":"avc1.42c01e","width":640,"height":360,"framerate":29.97,"bitrate":1,"init":"AQID"}]}"#;
+
+    /// Overwrites, and sometimes cuts.
+    fn mutate(original: &[u8], edits: &[(usize, u8)], cut: usize) -> Vec<u8> {
+        let mut bytes = original.to_vec();
+        for (at, value) in edits {
+            let at = at % bytes.len();
+            bytes[at] = *value;
+        }
+        bytes.truncate(cut % (2 * bytes.len()));
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_input_never_panics(edits in prop::collection::vec((any::<usize>(), any::<u8>()), 0..12), cut in any::<usize>(), noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            // The header and the first fragment of the demo: every box it has.
+            fuzz_fmp4(&mutate(&DEMO[..6000], &edits, cut));
+            fuzz_avc_config(&mutate(RECORD, &edits, cut));
+            fuzz_aac_config(&mutate(&[0x13, 0x10, 0x56, 0xe5, 0x98], &edits, cut));
+            fuzz_catalog(&mutate(CATALOG, &edits, cut));
+            for target in [fuzz_fmp4, fuzz_avc_config, fuzz_aac_config, fuzz_catalog] {
+                target(&noise);
+            }
+        }
+    }
+}

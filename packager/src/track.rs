@@ -21,6 +21,8 @@ use crate::{Codec, Error, Options, Sample, TrackConfig, TrackId};
 const VIDEO_TIMESCALE: u32 = 90_000;
 /// Presentation is never further from decoding: 16 reordered frames at 2 fps.
 const COMPOSITION_MAX: i64 = 8 * NANOS_PER_SECOND;
+/// Decoding may lag this far behind what was claimed: the longest hole the time line believes, and as much again.
+const LAG_MAX: i64 = 6 * VIDEO_TIMESCALE as i64;
 /// Audio decode times count samples. Timestamps may stray this far from the count before it is corrected by a gap or by
 /// dropping frames: two AAC frames, less than the 45 ms by which sound may lead the picture unnoticed (ITU-R BT.1359).
 const AUDIO_STRAY_MAX: i64 = 43_000_000;
@@ -67,6 +69,7 @@ struct Video {
     idr_seen: bool,
     group_counted: bool,
     last_decode: i64,
+    last_duration: i64,
 }
 
 #[derive(Debug)]
@@ -253,8 +256,11 @@ impl Track {
         let placed = context.timeline.place(&mut self.clock, source, video.cadence.nominal());
         context.counters.count(placed.verdict);
         let at = video.cadence.smooth(placed.at);
-        let decode = from_nanos(at, VIDEO_TIMESCALE).max(video.last_decode + 1);
-        video.last_decode = decode;
+        let claimed = from_nanos(at, VIDEO_TIMESCALE);
+        let decode =
+            if starts { claimed } else { video.bridge(claimed) }.max(video.last_decode + 1);
+        let duration = from_nanos(video.cadence.duration(), VIDEO_TIMESCALE);
+        (video.last_decode, video.last_duration) = (decode, duration);
         let offset = to_nanos(i64::from(sample.composition_offset), self.source_timescale);
         let offset = if offset.abs() > COMPOSITION_MAX {
             context.counters.count(Verdict::Restamped);
@@ -262,6 +268,8 @@ impl Track {
         } else {
             from_nanos(video.cadence.smooth_offset(offset), VIDEO_TIMESCALE)
         };
+        // What decoding lags behind, presentation makes up for.
+        let offset = offset + (claimed - decode).max(0);
         if starts {
             self.group = Some(context.groups.open(at, self.group.map(|group| group.group)));
             self.object = 0;
@@ -275,9 +283,8 @@ impl Track {
             media_time: (decode + offset).max(0) as u64,
             captured,
         };
-        let duration = from_nanos(video.cadence.duration(), VIDEO_TIMESCALE) as u32;
         let flags = if starts { FLAGS_SYNC } else { FLAGS_DEPENDENT };
-        let payload = chunk::video(&header, duration, flags, offset as i32, &sample.data);
+        let payload = chunk::video(&header, duration as u32, flags, offset as i32, &sample.data);
         self.meter.count(at, payload.len());
         Ok(Some(self.object(payload, VIDEO_PRIORITY)))
     }
@@ -397,6 +404,7 @@ impl Media {
                     idr_seen: false,
                     group_counted: false,
                     last_decode: -1,
+                    last_duration: 0,
                 };
                 Ok((Self::Video(video), init))
             }
@@ -415,6 +423,17 @@ impl Media {
                 Ok((Self::Audio(audio), init))
             }
         }
+    }
+}
+
+impl Video {
+    /// Spreads a hole in decode times over the frames behind it. Media Source Extensions take a decode time more than
+    /// twice the declared duration after the last one for a discontinuity and drop everything up to the next keyframe, so
+    /// a single skipped frame would freeze the picture for the rest of its group (seen in Chromium). Decoding may lag, as
+    /// long as presentation does not: the composition offset carries the difference.
+    fn bridge(&self, claimed: i64) -> i64 {
+        let bridged = claimed.min(self.last_decode + self.last_duration * 7 / 4);
+        if claimed - bridged > LAG_MAX { claimed } else { bridged }
     }
 }
 

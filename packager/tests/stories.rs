@@ -172,6 +172,25 @@ fn b_frames_keep_their_composition_offsets() {
 }
 
 #[test]
+fn skipped_frames_never_double_the_declared_duration_and_are_shown_in_time() {
+    let mut feed = feed_with_both();
+    let skipped = |frame: i64| matches!(frame % 60, 7 | 20..=24 | 40..=55);
+    let mut sent = Vec::new();
+    for frame in (0..600i64).filter(|frame| !skipped(*frame)) {
+        feed.sample(picture((frame * 100 + 1) / 3, frame % 60 == 0, frame as u32, 50));
+        sent.push(frame);
+    }
+    let video = read_video(&feed);
+    check_track(&video);
+    for pair in video.windows(2).filter(|pair| !pair[1].keyframe) {
+        assert!(pair[1].dts - pair[0].dts < 2 * i64::from(pair[0].duration), "{pair:?}");
+    }
+    for (read, frame) in video.iter().zip(sent) {
+        assert!((read.pts - video[0].pts - frame * 3000).abs() <= 91, "frame {frame}: {read:?}");
+    }
+}
+
+#[test]
 fn one_frame_stamped_hours_off_does_not_move_the_others() {
     let mut feed = feed_with_both();
     for frame in 0..90i64 {
