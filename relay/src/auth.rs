@@ -19,9 +19,9 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Shortest life a token may be minted with.
 pub const LIFETIME_MIN: Duration = Duration::from_secs(30);
 /// Longest life a token may be minted with.
-pub const LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LIFETIME_MAX: Duration = Duration::from_hours(24);
 /// More clock difference than this is never forgiven (RFC 8725 practice).
-pub const LEEWAY_MAX: Duration = Duration::from_secs(60);
+pub const LEEWAY_MAX: Duration = Duration::from_mins(1);
 /// Longest `kid`, `sub`, `org`, `jti`, `vid`: ids of ours have about 30 bytes.
 const CLAIM_BYTES_MAX: usize = 128;
 /// The audience every playback token names.

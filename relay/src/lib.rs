@@ -41,6 +41,10 @@
 //! After [`Event::TrackUnwanted`] A calls `set_export(id, false)`.
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::doc_markdown,
+    reason = "MoQT message names stand as the specification writes them"
+)]
 #![warn(clippy::indexing_slicing)]
 
 mod arena;

@@ -15,7 +15,7 @@ use weir_moqt::{RequestId, Role, SessionError, SetupOptions};
 use crate::arena::{self, Arena};
 use crate::auth::AuthError;
 use crate::directory::Directory;
-use crate::fanout::Pump;
+use crate::fanout::{Pump, Subscription};
 use crate::fetch::Progress;
 use crate::path::Resource;
 use crate::session::{Access, Close, Publisher, Session};
@@ -157,19 +157,14 @@ impl Relay {
             object_bytes: self.limits.object_bytes_max as u64,
             ..weir_moqt::Limits::default()
         };
-        let moqt = weir_moqt::Session::new(
-            params.draft,
-            Role::Server,
-            params.transport,
-            moqt_limits,
-            options,
-        );
+        let SessionParams { draft, transport, path_and_query, .. } = params;
+        let moqt = weir_moqt::Session::new(draft, Role::Server, transport, moqt_limits, options);
         let session = Session::new(moqt, now + self.limits.setup_timeout);
         let id = SessionId(self.sessions.insert(session));
         self.metrics.sessions_opened += 1;
         self.metrics.sessions = self.sessions.len() as u64;
-        if let Some(path) = &params.path_and_query {
-            self.set_resource(id, Resource::parse(path), now);
+        if let Some(path) = path_and_query {
+            self.set_resource(id, Resource::parse(&path), now);
         }
         self.reschedule(id);
         self.dirty.mark(id);
@@ -261,8 +256,8 @@ impl Relay {
         }
         let Self { sessions, tracks, limits, metrics, .. } = self;
         let Some(state) = sessions.get_mut(session.0) else { return };
-        if !state.subscriptions.is_sorted_by_key(|subscription| subscription.rank()) {
-            state.subscriptions.sort_by_key(|subscription| subscription.rank());
+        if !state.subscriptions.is_sorted_by_key(Subscription::rank) {
+            state.subscriptions.sort_by_key(Subscription::rank);
         }
         let mut ended: Vec<(RequestId, DoneCode)> = Vec::new();
         for subscription in &mut state.subscriptions {
@@ -307,13 +302,12 @@ impl Relay {
         for (stream, code) in state.resets.drain(..) {
             transport.reset(stream, code);
         }
-        match written {
-            Some(written) => self.metrics.bytes_out += written,
-            None => {
-                self.metrics.limit_control_bytes += 1;
-                let reason = "control messages are not read".to_owned();
-                self.close(session, SessionCode::ControlMessageTimeout, reason, now);
-            }
+        if let Some(written) = written {
+            self.metrics.bytes_out += written;
+        } else {
+            self.metrics.limit_control_bytes += 1;
+            let reason = "control messages are not read".to_owned();
+            self.close(session, SessionCode::ControlMessageTimeout, reason, now);
         }
         let closing = self.sessions.get_mut(session.0).and_then(|state| state.closing.take());
         if let Some(Close { code, reason }) = closing {
@@ -383,7 +377,7 @@ impl Relay {
     }
 
     /// SETUP arrived: over raw QUIC it brings the path, and it may bring a token.
-    fn on_setup(&mut self, session: SessionId, options: SetupOptions, now: Instant) {
+    fn on_setup(&mut self, session: SessionId, options: &SetupOptions, now: Instant) {
         let Some(state) = self.live(session) else { return };
         state.is_set_up = true;
         if let Some(path) = &options.path {

@@ -207,23 +207,14 @@ impl Session {
         if self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace)) {
             return Ok(());
         }
-        let grant = match token {
-            Some(token) => {
-                let token = std::str::from_utf8(token).map_err(|_| AuthError::Malformed)?;
-                verify(token, keys, wall, leeway)?
-            }
-            None => {
-                if let Some(held) = self.grants.iter().find(|grant| covers(grant, namespace)) {
-                    return if wall < held.expires_at.saturating_add(leeway) {
-                        Ok(())
-                    } else {
-                        Err(AuthError::Expired)
-                    };
-                }
-                let token = self.token.as_ref().ok_or(AuthError::Missing)?;
-                verify(token.expose(), keys, wall, leeway)?
-            }
+        let held = self.grants.iter().find(|grant| covers(grant, namespace));
+        let token = match (token, held) {
+            (Some(token), _) => std::str::from_utf8(token).map_err(|_| AuthError::Malformed)?,
+            (None, Some(held)) if wall < held.expires_at.saturating_add(leeway) => return Ok(()),
+            (None, Some(_)) => return Err(AuthError::Expired),
+            (None, None) => self.token.as_ref().ok_or(AuthError::Missing)?.expose(),
         };
+        let grant = verify(token, keys, wall, leeway)?;
         if !covers(&grant, namespace) {
             return Err(AuthError::OtherStream);
         }

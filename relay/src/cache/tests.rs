@@ -144,7 +144,7 @@ fn the_newest_group_stays_and_older_ones_leave_by_count_age_and_bytes() {
     let evicted = cache.evict(&limits, 15, t);
     assert!(evicted.by_bytes);
     assert_eq!(ids(&cache), [4]);
-    assert_eq!(cache.evict(&limits, 15, t + Duration::from_secs(3600)).groups, 0);
+    assert_eq!(cache.evict(&limits, 15, t + Duration::from_hours(1)).groups, 0);
     for id in 1..6 {
         cache.insert(object(t, 4, id, &[2; 10]), 100).unwrap();
     }

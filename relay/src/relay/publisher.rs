@@ -68,13 +68,13 @@ impl Relay {
         let Some(publisher) = &mut state.publisher else {
             let error =
                 RequestError::new(RequestCode::Unauthorized, "auth_failed: not a publisher");
-            self.refuse_request(session, request, error);
+            self.refuse_request(session, request, &error);
             return;
         };
         if publisher.announced.len() + publisher.held.len() >= namespaces_max {
             self.metrics.limit_namespaces += 1;
             let error = RequestError::new(RequestCode::ExcessiveLoad, "too many namespaces");
-            self.refuse_request(session, request, error);
+            self.refuse_request(session, request, &error);
             return;
         }
         match publisher.access {
@@ -97,7 +97,7 @@ impl Relay {
             None
         };
         if let Some(refusal) = refusal {
-            self.refuse_request(session, request, refusal);
+            self.refuse_request(session, request, &refusal);
             return;
         }
         let Some(state) = self.live(session) else { return };
@@ -333,7 +333,7 @@ impl Relay {
             return;
         }
         if header.payload_len == 0 {
-            self.finish_object(session, stream, header, Bytes::new(), now, now);
+            self.finish_object(session, stream, &header, Bytes::new(), now, now);
         } else {
             let first = header.payload_len.min(FIRST_ALLOCATION_MAX) as usize;
             inbound.object = Some((header, BytesMut::with_capacity(first), now));
@@ -356,7 +356,7 @@ impl Relay {
         let Some((_, payload, _)) = &mut inbound.object else { return };
         payload.put_slice(piece);
         if last && let Some((header, payload, arrived)) = inbound.object.take() {
-            self.finish_object(session, stream, header, payload.freeze(), arrived, now);
+            self.finish_object(session, stream, &header, payload.freeze(), arrived, now);
         }
     }
 
@@ -386,7 +386,7 @@ impl Relay {
         &mut self,
         session: SessionId,
         stream: StreamId,
-        header: ObjectHeader,
+        header: &ObjectHeader,
         payload: Bytes,
         arrived: Instant,
         now: Instant,

@@ -28,7 +28,7 @@ impl Relay {
         wall: Duration,
     ) {
         match event {
-            Moqt::Setup { options } => self.on_setup(session, options, now),
+            Moqt::Setup { options } => self.on_setup(session, &options, now),
             Moqt::Subscribe { request, track, params } => {
                 self.on_subscribe(session, request, &track, params, now, wall);
             }
@@ -41,7 +41,8 @@ impl Relay {
             }
             Moqt::FetchCancelled { request } => self.on_fetch_cancelled(session, request, now),
             Moqt::TrackStatus { request, track, params } => {
-                if self.admit(session, track.namespace(), &params.tokens, now, wall) {
+                let admitted = self.admit(session, track.namespace(), &params.tokens, now, wall);
+                if admitted {
                     self.resolve(session, request, &track, Ask::Status, now);
                 }
             }
@@ -62,7 +63,7 @@ impl Relay {
             }
             Moqt::SubscribeTracks { request, .. } | Moqt::Publish { request, .. } => {
                 let error = RequestError::new(RequestCode::NotSupported, "not served here");
-                self.refuse_request(session, request, error);
+                self.refuse_request(session, request, &error);
             }
             Moqt::SubscribeOk { request, params, properties, .. } => {
                 self.on_upstream_ok(session, request, params.largest, properties, now);
@@ -94,12 +95,12 @@ impl Relay {
         &mut self,
         session: SessionId,
         request: RequestId,
-        error: RequestError,
+        error: &RequestError,
     ) {
         self.metrics.requests_refused += 1;
         if let Some(state) = self.live(session) {
             // An error means that the peer took the request back in the same moment.
-            let _ = state.moqt.reject(request, &error);
+            let _ = state.moqt.reject(request, error);
             self.dirty.mark(session);
         }
     }
@@ -159,12 +160,12 @@ impl Relay {
         if state.subscriptions.len() + waiting.clone().count() >= subscriptions_max {
             self.metrics.limit_subscriptions += 1;
             let error = RequestError::new(RequestCode::ExcessiveLoad, "too many subscriptions");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         let subscribed = state.subscriptions.iter().map(|subscription| subscription.track);
         if known.is_some_and(|id| subscribed.chain(waiting.map(|w| w.track)).any(|t| t == id)) {
             let error = RequestError::new(RequestCode::DuplicateSubscription, "subscribed already");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         self.resolve(session, request, name, Ask::Subscribe(params), now);
     }
@@ -194,7 +195,7 @@ impl Relay {
         });
         let Some((id, track)) = known.and_then(|id| Some((id, self.tracks.get_mut(id.0)?))) else {
             let error = RequestError::new(RequestCode::DoesNotExist, "not_live");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         };
         if track.state == State::Pending {
             track.waiting.push(Waiter { session, request });
@@ -235,7 +236,7 @@ impl Relay {
             Ask::Status => self.answer_status(session, request, id),
         };
         if let Err(error) = refusal {
-            self.refuse_request(session, request, error);
+            self.refuse_request(session, request, &error);
             self.release(id, now);
         }
         self.dirty.mark(session);
@@ -307,7 +308,7 @@ impl Relay {
         let waiting = state.waiting.iter().find(|w| w.request == request).map(|w| w.track);
         let Some(id) = live.or(waiting) else {
             let error = RequestError::new(RequestCode::NotSupported, "cannot be updated");
-            return self.refuse_request(session, update, error);
+            return self.refuse_request(session, update, &error);
         };
         let Some(name) = self.tracks.get(id.0).map(|track| track.name.clone()) else { return };
         // A token in an update renews the grant (R31); without one the old grant must still hold.
@@ -342,13 +343,12 @@ impl Relay {
             asked.priority = params.priority.or(asked.priority);
             asked.filter = params.filter.or(asked.filter);
         }
-        match refusal {
-            Some(error) => self.refuse_request(session, update, error),
-            None => {
-                let _ = state.moqt.accept(update, Params::default(), &[]);
-                self.dirty.mark(session);
-            }
+        if let Some(error) = refusal {
+            return self.refuse_request(session, update, &error);
         }
+        // An error means that the peer ended the request in the same moment.
+        let _ = state.moqt.accept(update, Params::default(), &[]);
+        self.dirty.mark(session);
     }
 
     fn on_unsubscribed(&mut self, session: SessionId, request: RequestId, now: Instant) {
@@ -386,7 +386,7 @@ impl Relay {
         let Some(name) = name else {
             let error =
                 RequestError::new(RequestCode::InvalidJoiningRequest, "no such subscription");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         };
         if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
             return;
@@ -397,7 +397,7 @@ impl Relay {
         if state.fetches.len() + waiting >= fetches_max {
             self.metrics.limit_fetches += 1;
             let error = RequestError::new(RequestCode::ExcessiveLoad, "too many fetches");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         self.resolve(session, request, &name, Ask::Fetch(target, params), now);
     }
@@ -506,21 +506,21 @@ impl Relay {
             }
             let text = format!("auth_failed: {error}");
             let error = RequestError::new(RequestCode::Unauthorized, text);
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         let prefixes_max = self.limits.namespace_subscriptions_per_session_max;
         let Some(state) = self.live(session) else { return };
         if state.prefixes.len() >= prefixes_max {
             self.metrics.limit_namespaces += 1;
             let error = RequestError::new(RequestCode::ExcessiveLoad, "too many prefixes");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         let overlaps = |(_, known): &(RequestId, Namespace)| {
             known.starts_with(&prefix) || prefix.starts_with(known)
         };
         if state.prefixes.iter().any(overlaps) {
             let error = RequestError::new(RequestCode::PrefixOverlap, "prefixes overlap");
-            return self.refuse_request(session, request, error);
+            return self.refuse_request(session, request, &error);
         }
         debug_assert!(
             state.publisher.is_some() || state.grants.iter().any(|grant| covers(grant, &root)),

@@ -318,7 +318,7 @@ impl Relay {
             if let Some(state) = self.sessions.get_mut(waiter.session.0) {
                 state.waiting.retain(|waiting| waiting.request != waiter.request);
             }
-            self.refuse_request(waiter.session, waiter.request, error.clone());
+            self.refuse_request(waiter.session, waiter.request, error);
         }
         let _ = now;
     }

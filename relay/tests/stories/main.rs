@@ -1,6 +1,13 @@
 //! Network stories: a relay, real MoQT client sessions of both drafts as peers, and a transport whose
 //! credit the story decides. No sockets, no clock: time moves when a story moves it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this crate is tests"
+)]
+
 mod hostile;
 mod publishers;
 mod shards;

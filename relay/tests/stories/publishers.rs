@@ -42,7 +42,7 @@ fn asked_for(world: &mut World, publisher: usize) -> Vec<RequestId> {
 struct Group {
     stream: StreamId,
     encoder: SubgroupEncoder,
-    group: u64,
+    id: u64,
     out: BytesMut,
 }
 
@@ -59,11 +59,11 @@ impl Group {
         };
         let mut out = BytesMut::new();
         let encoder = SubgroupEncoder::new(draft, &header, &mut out).unwrap();
-        Self { stream: world.new_uni(publisher), encoder, group, out }
+        Self { stream: world.new_uni(publisher), encoder, id: group, out }
     }
 
     fn object(&mut self, object: u64) {
-        self.object_of(object, &payload(self.group, object));
+        self.object_of(object, &payload(self.id, object));
     }
 
     fn object_of(&mut self, object: u64, payload: &[u8]) {
@@ -77,7 +77,7 @@ impl Group {
         self.out.extend_from_slice(payload);
     }
 
-    /// Sends what was encoded, a byte at a time when `trickle`.
+    /// Sends what was encoded so far.
     fn send(&mut self, world: &mut World, publisher: usize, fin: bool) {
         let data = self.out.split().freeze();
         world.send_raw(publisher, self.stream, data, fin);
