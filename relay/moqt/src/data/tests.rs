@@ -416,6 +416,35 @@ fn a_fetch_object_that_refers_to_nothing_is_refused() {
 }
 
 #[test]
+fn an_encoder_refuses_what_no_reader_could_place() {
+    let mut out = BytesMut::new();
+    for draft in Draft::ALL {
+        let header = FetchHeader { request: RequestId(0) };
+        let order = GroupOrder::Ascending;
+        let mut encoder = FetchEncoder::new(draft, &header, order, &mut out).unwrap();
+        let at = |group, object| FetchObject {
+            location: Location::new(group, object),
+            subgroup: Some(0),
+            ..FetchObject::default()
+        };
+        encoder.object(&at(5, 5), &mut out).unwrap();
+        let before = out.len();
+        for (group, object) in [(5, 5), (5, 4), (4, 9)] {
+            assert!(encoder.object(&at(group, object), &mut out).is_err(), "{draft:?} {object}");
+        }
+        let mut encoder = SubgroupEncoder::resume(draft, false, Some(5));
+        let object = |object| ObjectHeader { object, payload_len: 1, ..ObjectHeader::default() };
+        assert!(encoder.object(&object(5), &mut out).is_err());
+        let properties = Bytes::from_static(&[2, 1]);
+        assert!(encoder.object(&ObjectHeader { properties, ..object(6) }, &mut out).is_err());
+        let status = Status::EndOfGroup;
+        assert!(encoder.object(&ObjectHeader { status, ..object(6) }, &mut out).is_err());
+        assert_eq!(out.len(), before, "a refusal writes nothing");
+        encoder.object(&object(6), &mut out).unwrap();
+    }
+}
+
+#[test]
 fn ids_of_a_wider_draft_are_not_cut_for_a_narrower_one() {
     let header = SubgroupHeader {
         alias: 1,
