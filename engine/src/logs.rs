@@ -164,7 +164,8 @@ fn value_after(text: &[u8], at: usize) -> Option<usize> {
         }
         _ => return None,
     };
-    let rest = skip_style(rest);
+    // A debug-printed option inside a JSON string has a quotation mark before and after `Some(`.
+    let rest = skip_quote(skip_style(rest));
     let rest = skip_quote(rest.strip_prefix(b"Some(").unwrap_or(rest));
     Some(text.len() - rest.len())
 }

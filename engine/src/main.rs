@@ -1,1 +1,23 @@
-fn main() {}
+//! The `weir` binary: hands the long-running roles to the command line.
+
+use std::process::ExitCode;
+
+use weir::cli::{self, Failure, PlayOptions, Roles};
+use weir::config::Up;
+use weir::node;
+
+struct Binary;
+
+impl Roles for Binary {
+    fn up(&self, up: Up) -> Result<(), Failure> {
+        node::up::run(up)
+    }
+
+    fn play(&self, _options: PlayOptions) -> Result<(), Failure> {
+        Err(Failure::new("not built yet"))
+    }
+}
+
+fn main() -> ExitCode {
+    cli::main(&Binary)
+}

@@ -7,6 +7,7 @@ mod demo;
 mod metrics;
 mod rtmp;
 mod shell;
+pub mod up;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

@@ -245,20 +245,27 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
 async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
     while let Some(letter) = mail.recv().await {
         let clock = Clock::read();
+        // glommio polls a new task at once, so none may be spawned while the core is borrowed.
+        let letter = match letter {
+            Mail::Adopt(adopted) => {
+                let requests = core.borrow().requests.clone();
+                let serve = rtmp::adopt(*adopted, Rc::clone(&core), requests);
+                glommio::spawn_local(serve).detach();
+                continue;
+            }
+            Mail::Demo(demo) => {
+                glommio::spawn_local(demo.play(Rc::clone(&core))).detach();
+                continue;
+            }
+            other => other,
+        };
         let mut held = core.borrow_mut();
         match letter {
             Mail::Keys(keys) => held.shard.set_keys(keys, clock.now),
             Mail::Authorized(session, answer) => {
                 held.shard.publish_authorized(session, answer, clock.now);
             }
-            Mail::Adopt(adopted) => {
-                let core = Rc::clone(&core);
-                let requests = held.requests.clone();
-                glommio::spawn_local(rtmp::adopt(*adopted, core, requests)).detach();
-            }
-            Mail::Demo(demo) => {
-                glommio::spawn_local(demo.play(Rc::clone(&core))).detach();
-            }
+            Mail::Adopt(_) | Mail::Demo(_) => {}
             Mail::Stop => {
                 held.stopping = true;
                 held.shard.close("server is stopping", clock.now);

@@ -1,0 +1,231 @@
+//! `weir up`: all roles in one process. Takes the data directory, starts shards and pages, tells
+//! the world where they are, and waits for the end.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
+use weir_control::{Ingest, Input, NewInput, Scope, Store, StreamKey, TTL_MAX, http};
+
+use super::{Error, Shards};
+use crate::cert::Certificate;
+use crate::cli::{Addresses, Claim, Failure, Ready, ReadyDemo, card};
+use crate::config::Up;
+use crate::logs;
+
+/// Shards get this long to say goodbye; with the pages' own second it stays under the five seconds
+/// an operator waits after Ctrl-C.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the certificate is looked at.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(60 * 60);
+
+/// Name of the demo's input; it is made once and kept.
+const DEMO: &str = "demo";
+
+/// Name of the API key that each start makes anew for the ready file.
+const READY_KEY: &str = "ready-file";
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(up: Up) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start the control runtime: {error}")))?
+        .block_on(serve(up))
+}
+
+async fn serve(up: Up) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let claim = Claim::take(&up.data_dir)?;
+    let store = Store::open(&up.data_dir).await.map_err(|error| store_failure(&error))?;
+    let certificate = Certificate::load(up.certificate.clone(), &up.data_dir, wall())?;
+
+    let listeners = up.topology.listeners;
+    let http = listen("http", listeners.http)?;
+    let https = listen("https", listeners.https)?;
+    let shards = Shards::start(&up, &certificate, &store).await.map_err(start_failure)?;
+    let bound = shards.addresses();
+    let addresses = Addresses {
+        http: local(&http, listeners.http),
+        https: local(&https, listeners.https),
+        quic: bound.quic,
+        rtmp: bound.rtmp,
+        public_host: up.public_host.clone(),
+    };
+
+    let demo = if up.demo { Some(demo_input(&store).await?) } else { None };
+    if let Some((input, _)) = &demo {
+        shards.play_demo(input).await;
+    }
+    let site = Arc::new(Site {
+        certificate: Arc::clone(&certificate),
+        addresses: addresses.clone(),
+        metrics: Box::new(shards.metrics()),
+    });
+    let options = http::Options {
+        store: store.clone(),
+        site,
+        demo: demo.as_ref().map(|(input, _)| input.id.clone()),
+        limits: http::Limits::default(),
+    };
+    let tls = certificate.tls_config(&[b"h2", b"http/1.1"]);
+    let pages = vec![
+        http::Listener { tcp: http, tls: None },
+        http::Listener { tcp: https, tls: Some(Arc::new(tls)) },
+    ];
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let pages = tokio::spawn(http::serve(pages, options, async {
+        // A dropped sender ends the pages as well.
+        let _ = stopped.await;
+    }));
+    tokio::spawn(keep_fresh(Arc::clone(&certificate)));
+
+    announce(&up, &claim, &addresses, &certificate, &store, demo.as_ref()).await?;
+    let which = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    tracing::info!(signal = which, "stopping");
+    drop(stop);
+    shards.stop(STOP_PATIENCE).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), pages).await;
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Writes the ready file and the card once everything answers.
+async fn announce(
+    up: &Up,
+    claim: &Claim,
+    addresses: &Addresses,
+    certificate: &Certificate,
+    store: &Store,
+    demo: Option<&(Input, StreamKey)>,
+) -> Result<(), Failure> {
+    claim
+        .publish(addresses)
+        .map_err(|error| Failure::new(format!("cannot write into the data directory: {error}")))?;
+    let demo = match demo {
+        Some((input, key)) => {
+            let minted = store
+                .mint_playback_token(&input.id, TTL_MAX)
+                .await
+                .map_err(|error| store_failure(&error))?;
+            Some(ReadyDemo {
+                input_id: input.id.to_string(),
+                rtmp_url: addresses.rtmp_url(&input.id, key),
+                stream_key: key.expose().to_owned(),
+                playback_url: addresses.playback_url(&input.id, &minted.token),
+            })
+        }
+        None => None,
+    };
+    if let Some(path) = &up.ready_file {
+        let scopes = [
+            Scope::Keys,
+            Scope::Ops,
+            Scope::StreamsMint,
+            Scope::StreamsRead,
+            Scope::StreamsWrite,
+        ];
+        let (_, api_key) =
+            store.issue_api_key(READY_KEY, &scopes).await.map_err(|error| store_failure(&error))?;
+        let sha256 = certificate.sha256_hex();
+        Ready::new(addresses, sha256, api_key.expose().to_owned(), demo.clone()).write(path)?;
+    }
+    let mut out = std::io::stdout();
+    let colour = std::io::IsTerminal::is_terminal(&out) && logs::colour_wanted();
+    // A closed terminal is no reason to stop a broadcast.
+    let _ = out.write_all(card(addresses, demo.as_ref(), &up.data_dir, colour).as_bytes());
+    let _ = out.flush();
+    Ok(())
+}
+
+/// The demo's input with a fresh key: the old one cannot be shown again.
+async fn demo_input(store: &Store) -> Result<(Input, StreamKey), Failure> {
+    let new = NewInput { name: DEMO.to_owned(), ingest: Ingest::Rtmp };
+    store.ensure_input(new).await.map_err(|error| store_failure(&error))
+}
+
+async fn keep_fresh(certificate: Arc<Certificate>) {
+    let mut ticks = tokio::time::interval(CERTIFICATE_CHECK);
+    loop {
+        ticks.tick().await;
+        match certificate.refresh(wall()) {
+            Ok(true) => tracing::info!("new certificate in use"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "cannot renew the certificate, trying on"),
+        }
+    }
+}
+
+/// What the pages know of this node.
+struct Site {
+    certificate: Arc<Certificate>,
+    addresses: Addresses,
+    metrics: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl http::Site for Site {
+    fn certificate_sha256(&self) -> [u8; 32] {
+        self.certificate.sha256()
+    }
+
+    fn certificate_is_pinned(&self) -> bool {
+        self.certificate.is_self_signed()
+    }
+
+    fn webtransport_base(&self, host: Option<&str>) -> String {
+        match host {
+            Some(host) if self.addresses.public_host.is_none() => {
+                format!("https://{host}:{}", self.addresses.quic.port())
+            }
+            _ => self.addresses.webtransport_base(),
+        }
+    }
+
+    fn render_metrics(&self, out: &mut String) {
+        out.push_str(&(self.metrics)());
+    }
+
+    fn health(&self) -> http::Health {
+        http::Health::Ok
+    }
+}
+
+fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| Failure::listen(flag, address, &error))
+}
+
+fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(fallback)
+}
+
+fn start_failure(error: Error) -> Failure {
+    match error {
+        Error::Rtmp { address, source } => Failure::listen("rtmp", address, &source),
+        Error::Quic(error) => {
+            Failure::new(error.to_string()).help("choose another address with --quic ADDR")
+        }
+        Error::Store(error) => store_failure(&error),
+        other => Failure::new(other.to_string()).help("see the log above for the cause"),
+    }
+}
+
+fn store_failure(error: &weir_control::Error) -> Failure {
+    Failure::new(error.to_string())
+        .help("check the data directory, or name another one with --data-dir")
+}
+
+fn no_signals(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot listen for signals: {error}"))
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
