@@ -138,7 +138,7 @@ export class Session {
     if (!known) return;
     this.#outputs.push({ kind: 'reset', stream: known.stream, code: CANCELLED });
     this.#outputs.push({ kind: 'stop', stream: known.stream, code: CANCELLED });
-    this.#forget(request);
+    this.#remove(request, known);
   }
 
   close(code: number, reason: string): void {
@@ -488,9 +488,15 @@ export class Session {
     return request;
   }
 
+  /** The request is over: our side of its stream ends too. */
   #forget(request: number, keepData = false): void {
     const known = this.#requests.get(request);
     if (!known) return;
+    this.#write(known.stream, new Uint8Array(0), true);
+    this.#remove(request, known, keepData);
+  }
+
+  #remove(request: number, known: Request, keepData = false): void {
     this.#requests.delete(request);
     this.#byStream.delete(known.stream);
     if (keepData && known.kind === 'fetch') this.#finishedFetches.add(request);

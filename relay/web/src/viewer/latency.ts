@@ -1,0 +1,129 @@
+// How close to live to play: from the buffer's fill to a playback rate, or to a jump. Owns the target and what it learns
+// about the path (delay up to arrival, jitter, underruns); touches no element and reads no clock.
+//
+// The goal is a time from capture to picture. What the path takes of it cannot be won back here, so the buffer gets the
+// rest, but never less than what jitter has been seen to need.
+
+/** Rates that speech survives with its pitch preserved. */
+const RATE_MIN = 0.95;
+const RATE_MAX = 1.05;
+/** Errors below this are left alone: about one video frame at 30 fps. */
+const DEADBAND_MS = 35;
+/** Share of the error that a second should remove. */
+const GAIN_PER_SECOND = 0.15;
+/** This far above the target, catching up at 1.05 takes half a minute: jump. */
+const JUMP_OVER_MS = 1500;
+/** Right after a start or a stall nobody is listening closely yet: jump early. */
+const SETTLE_OVER_MS = 150;
+const SETTLE_SPAN_MS = 1500;
+/** A decoder's own needs: Chromium reads about this far ahead. */
+const FLOOR_MS = 100;
+const FLOOR_MAX_MS = 3000;
+/** Each underrun asks for this much more, and a minute without one gives back as much. */
+const UNDERRUN_MS = 100;
+const UNDERRUN_DECAY_PER_SECOND = UNDERRUN_MS / 60;
+/** Arrivals looked at for jitter: 10 s of 30 chunks a second. */
+const ARRIVALS_MAX = 300;
+/** A delay outside this range says that the clocks differ, not how long the path is. */
+const DELAY_PLAUSIBLE_MS = 10_000;
+/** Smoothing of the fill, which saws by a chunk's length. */
+const SMOOTHING_MS = 500;
+
+export interface Reading {
+  now: number;
+  /** Media time shown, in seconds. */
+  position: number;
+  /** End of what can be played without a break, in seconds. */
+  end: number;
+}
+
+export interface Advice {
+  rate: number;
+  /** Media time to jump to, in seconds. */
+  jump: number | null;
+}
+
+export class LatencyControl {
+  /** Capture to picture, in ms. */
+  target: number;
+  #fill: number | null = null;
+  #last = 0;
+  #settleUntil = 0;
+  #underruns = 0;
+  /** Arrival minus media time, and arrival minus capture, of recent chunks. */
+  #arrivals: { lag: number; delay: number | null }[] = [];
+
+  constructor(target: number) {
+    this.target = target;
+  }
+
+  /** A chunk arrived at wall time `arrived`; `media` in seconds, `captured` in ms. */
+  arrival(arrived: number, media: number, captured: number | null): void {
+    this.#arrivals.push({ lag: arrived - media * 1000, delay: captured === null ? null : arrived - captured });
+    if (this.#arrivals.length > ARRIVALS_MAX) this.#arrivals.shift();
+  }
+
+  /** Playback starts, or starts again. */
+  settle(now: number): void {
+    this.#settleUntil = now + SETTLE_SPAN_MS;
+    this.#fill = null;
+  }
+
+  underrun(): void {
+    this.#underruns = Math.min(this.#underruns + UNDERRUN_MS, FLOOR_MAX_MS);
+  }
+
+  /** A new timeline or path: what was learnt of the old one is void. */
+  forget(): void {
+    this.#arrivals = [];
+    this.#fill = null;
+  }
+
+  /** How much later than the quickest the slow ones come. */
+  get jitter(): number {
+    if (this.#arrivals.length < 30) return 0;
+    const lags = this.#arrivals.map(({ lag }) => lag).sort((left, right) => left - right);
+    const slow = lags[Math.floor(lags.length * 0.95)] ?? 0;
+    return Math.max(0, slow - (lags[0] ?? 0));
+  }
+
+  /** From capture to arrival here; 0 when unknown. */
+  get delay(): number {
+    const delays = this.#arrivals.slice(-60).flatMap(({ delay }) => (delay === null ? [] : [delay]));
+    if (delays.length === 0) return 0;
+    const middle = delays.sort((left, right) => left - right)[delays.length >> 1] ?? 0;
+    return middle >= 0 && middle < DELAY_PLAUSIBLE_MS ? middle : 0;
+  }
+
+  /** Fill to aim for, in ms. */
+  get bufferTarget(): number {
+    const floor = Math.min(FLOOR_MS + this.jitter + this.#underruns, FLOOR_MAX_MS);
+    return Math.max(this.target - this.delay, floor);
+  }
+
+  /** Smoothed fill, in ms. */
+  get fill(): number {
+    return this.#fill ?? 0;
+  }
+
+  step({ now, position, end }: Reading): Advice {
+    const elapsed = this.#last === 0 ? 0 : Math.min(now - this.#last, 1000);
+    this.#last = now;
+    this.#underruns = Math.max(0, this.#underruns - (UNDERRUN_DECAY_PER_SECOND * elapsed) / 1000);
+    const raw = (end - position) * 1000;
+    const weight = this.#fill === null ? 1 : Math.min(1, elapsed / SMOOTHING_MS);
+    this.#fill = (this.#fill ?? raw) + (raw - (this.#fill ?? raw)) * weight;
+    const goal = this.bufferTarget;
+    const limit = now < this.#settleUntil ? SETTLE_OVER_MS : JUMP_OVER_MS;
+    // The fill of this moment decides about a jump, so that one is never followed by a second for the same reason.
+    if (Math.min(raw, this.#fill) > goal + limit) {
+      this.#fill = goal;
+      return { rate: 1, jump: end - goal / 1000 };
+    }
+    const error = this.#fill - goal;
+    if (Math.abs(error) < DEADBAND_MS) return { rate: 1, jump: null };
+    const wanted = 1 + (error / 1000) * GAIN_PER_SECOND;
+    const rate = Math.round(Math.min(RATE_MAX, Math.max(RATE_MIN, wanted)) * 200) / 200;
+    return { rate, jump: null };
+  }
+}
