@@ -47,9 +47,10 @@ impl Wake {
 
     /// Says that the owner is awake, and silences the bell.
     pub fn awake(&self) {
-        if self.0.asleep.swap(false, Ordering::Relaxed) {
-            return;
-        }
+        self.0.asleep.store(false, Ordering::Relaxed);
+        // Read even if nobody seems to have rung: a ringer may have decided to before an earlier
+        // call of this and have written after it. Left there, its ring would end every sleep at
+        // once, and the shard would spin.
         let mut count = [0u8; 8];
         // SAFETY: the buffer is 8 bytes long, as read(2) on an eventfd wants.
         unsafe { libc::read(self.0.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
@@ -97,6 +98,23 @@ mod tests {
         let (wake, waker) = pair().expect("an eventfd");
         waker.wake();
         assert!(!rings(&wake));
+    }
+
+    #[test]
+    fn a_ring_that_comes_late_ends_one_sleep_and_not_all() {
+        let (wake, waker) = pair().expect("an eventfd");
+        // What a ringer leaves behind that was overtaken between its decision and its write.
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is 8 bytes long, as write(2) on an eventfd wants.
+        let written = unsafe { libc::write(wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        assert_eq!(written, 8);
+        wake.sleep();
+        assert!(rings(&wake));
+        wake.awake();
+        wake.sleep();
+        assert!(!rings(&wake));
+        waker.wake();
+        assert!(rings(&wake));
     }
 
     #[test]
