@@ -37,7 +37,7 @@
 //! calls [`Relay::find_track`], then `set_export(id, true)` and in the same turn sends
 //! [`Relay::cached`] and thereafter each [`Event::Exported`] to B; B calls
 //! `open_track(name, TrackOptions { replica: true, .. })`, `write_object` for what A had, then
-//! [`Relay::track_ready`]; from then on `write_object` for each new object. Replay and live may overlap. On [`Event::ExportEnded`] B calls `end_track`; on `Found::Missing` `refuse_track`.
+//! [`Relay::track_ready`] (see `open_track` for an engine that cannot tell); from then on `write_object` for each new object. Replay and live may overlap. On [`Event::ExportEnded`] B calls `end_track`; on `Found::Missing` `refuse_track`.
 //! After [`Event::TrackUnwanted`] A calls `set_export(id, false)`.
 
 #![forbid(unsafe_code)]

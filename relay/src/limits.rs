@@ -45,6 +45,9 @@ pub struct Limits {
     pub delivery_timeout: Duration,
     /// How long an ended track waits for subscribers that are still reading.
     pub linger: Duration,
+    /// How long a replica waits for its replay before those who want it are served with what is
+    /// there: two turns of a busy shard, and below what a viewer notices.
+    pub replay_timeout: Duration,
     /// Control bytes waiting for one peer that does not read (a 64 KB window, four times over).
     pub control_bytes_max: usize,
     /// Time a peer has to send SETUP after its connection is up.
@@ -85,6 +88,7 @@ impl Default for Limits {
             bytes_behind_max: 8 << 20,
             delivery_timeout: Duration::from_secs(8),
             linger: Duration::from_secs(5),
+            replay_timeout: Duration::from_millis(100),
             control_bytes_max: 256 << 10,
             setup_timeout: Duration::from_secs(5),
             authorize_timeout: Duration::from_secs(5),

@@ -40,6 +40,8 @@ pub struct Relay {
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
     timers: BTreeSet<(Instant, Timer)>,
+    /// Replicas that were opened and still wait for their replay, and since when.
+    filling: Vec<(TrackId, Instant)>,
     dirty: Dirty,
     events: VecDeque<Event>,
     last_alias: u64,
@@ -113,6 +115,7 @@ impl Relay {
             directory: Directory::default(),
             watchers: Vec::new(),
             timers: BTreeSet::new(),
+            filling: Vec::new(),
             dirty: Dirty::default(),
             events: VecDeque::new(),
             last_alias: 0,
@@ -246,6 +249,9 @@ impl Relay {
 
     /// The next session that wants [`Relay::drive`].
     pub fn poll_dirty(&mut self) -> Option<SessionId> {
+        if !self.filling.is_empty() {
+            self.serve_filled();
+        }
         self.dirty.pop()
     }
 

@@ -43,8 +43,10 @@ impl Relay {
     /// Opens a track, or replaces one of the same name, which ends.
     ///
     /// With `replica`, the track must be wanted here ([`Event::TrackWanted`]); write what the owner
-    /// has cached, then call [`Relay::track_ready`]. `None` at `tracks_max`, and for a replica that
-    /// nobody wants any more.
+    /// has cached, then call [`Relay::track_ready`]. An engine that cannot tell where the replay
+    /// ends need not: those who wait are served at the first [`Relay::poll_dirty`] that finds a
+    /// newest group with its head, and at the latest after `replay_timeout`. `None` at `tracks_max`,
+    /// and for a replica that nobody wants any more.
     pub fn open_track(
         &mut self,
         name: FullTrackName,
@@ -55,6 +57,12 @@ impl Relay {
         if options.replica {
             let track = self.tracks.get_mut(known?.0)?;
             track.priority = options.priority;
+            if track.state == State::Pending && track.linger_until.is_none() {
+                let until = now + self.limits.replay_timeout;
+                track.linger_until = Some(until);
+                self.timers.insert((until, Timer::Track(known?)));
+                self.filling.push((known?, now));
+            }
             return known;
         }
         if let Some(known) = known {
@@ -70,10 +78,26 @@ impl Relay {
 
     /// A replica holds what its owner had: those who wait for it are served now.
     pub fn track_ready(&mut self, track: TrackId, now: Instant) {
+        self.filling.retain(|(filling, _)| *filling != track);
         let Some(state) = self.tracks.get_mut(track.0) else { return };
         if state.state == State::Pending {
             state.state = State::Open;
+            if let Some(until) = state.linger_until.take() {
+                self.timers.remove(&(until, Timer::Track(track)));
+            }
             self.serve_waiting(track, now);
+        }
+    }
+
+    /// Serves those who wait for replicas whose newest group is there from its head.
+    pub(super) fn serve_filled(&mut self) {
+        for (track, opened) in self.filling.clone() {
+            let newest = self.tracks.get(track.0).map(|track| track.cache.newest());
+            match newest {
+                Some(Some(group)) if group.known_from == 0 => self.track_ready(track, opened),
+                Some(_) => {}
+                None => self.filling.retain(|(filling, _)| *filling != track),
+            }
         }
     }
 
@@ -330,6 +354,8 @@ impl Relay {
         let State::Ended(code) = track.state else {
             if let Some(done) = track.upstream_done {
                 self.finish_upstream(id, done.code, now);
+            } else {
+                self.track_ready(id, now);
             }
             return;
         };

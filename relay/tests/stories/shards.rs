@@ -78,6 +78,45 @@ fn a_viewer_on_another_shard_gets_the_newest_group_and_all_that_follows() {
 }
 
 #[test]
+fn a_replay_whose_end_nobody_announces_is_served_when_its_newest_group_is_whole() {
+    let (mut owner, video, mut edge) = two_shards();
+    let viewer = edge.viewer(Draft::D18);
+    let (subscription, fetch) = edge.join(viewer, "video");
+    let copy = edge.relay.open_track(track("video"), replica(), edge.now).unwrap();
+    owner.write(video, 1, 1);
+    let replay: Vec<_> = owner.relay.cached(video).collect();
+    let (head, tail) = replay.split_at(2);
+    edge.relay.write_object(copy, tail[0].clone()).unwrap();
+    edge.settle();
+    assert!(
+        !edge.peer(viewer).was_accepted(subscription),
+        "a group without its head does not serve"
+    );
+    for object in head {
+        edge.relay.write_object(copy, object.clone()).unwrap();
+    }
+    edge.settle();
+    assert_eq!(edge.peer(viewer).locations(fetch), [(1, 0), (1, 1)]);
+    edge.peer(viewer).assert_unaltered();
+}
+
+#[test]
+fn a_replica_of_a_track_without_objects_is_served_in_time() {
+    let (_owner, _video, mut edge) = two_shards();
+    let viewer = edge.viewer(Draft::D16);
+    let request = edge.subscribe(viewer, "video");
+    let copy = edge.relay.open_track(track("video"), replica(), edge.now).unwrap();
+    edge.settle();
+    assert!(!edge.peer(viewer).was_accepted(request));
+    edge.advance(std::time::Duration::from_millis(100));
+    assert!(edge.peer(viewer).was_accepted(request));
+    let first = edge.object(0, 0);
+    edge.relay.write_object(copy, first).unwrap();
+    edge.settle();
+    assert_eq!(edge.peer(viewer).locations(request), [(0, 0)]);
+}
+
+#[test]
 fn the_last_viewer_of_a_shard_takes_the_interest_along() {
     let (_owner, _video, mut edge) = two_shards();
     let viewer = edge.viewer(Draft::D18);
