@@ -47,6 +47,7 @@ fn embed() -> Result<(), String> {
     files.sort();
     let mut source = String::from("static EMBEDDED: &[(&str, &[u8])] = &[\n");
     for (name, path) in &files {
+        let path = path.to_str().ok_or("the path of the source tree is not UTF-8")?;
         writeln!(source, "    ({name:?}, include_bytes!({path:?})),").map_err(|e| e.to_string())?;
     }
     source.push_str("];\n");

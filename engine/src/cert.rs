@@ -6,7 +6,8 @@
 //! takes the wall clock as an argument.
 
 use std::{
-    fmt, fs, io,
+    fmt::{self, Write},
+    fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -30,7 +31,7 @@ pub const IDENTITY_FILE: &str = "tls.pem";
 /// Whole validity of a self-signed certificate; browsers refuse 14 days and more.
 const VALIDITY: Duration = Duration::from_secs(13 * DAY);
 /// How far the start lies in the past, for clocks that are a little behind.
-const BACKDATED: Duration = Duration::from_secs(60 * 60);
+const BACKDATED: Duration = Duration::from_hours(1);
 /// Renewed when less than this is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(3 * DAY);
 const DAY: u64 = 24 * 60 * 60;
@@ -109,7 +110,11 @@ impl Certificate {
 
     /// [`Certificate::sha256`] in lower-case hex.
     pub fn sha256_hex(&self) -> String {
-        self.sha256().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.sha256().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Whether pages must pin the hash, because no authority vouches for the certificate.
@@ -271,7 +276,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// Writes a file that only its owner can read, whole or not at all.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use io::Write;
+    use io::Write as _;
 
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -319,9 +324,10 @@ mod tests {
         assert!(VALIDITY < Duration::from_secs(14 * DAY));
         let until = first.not_after().expect("self-signed");
         assert!(until <= WALL + VALIDITY);
-        let kept = load(&dir, &[], until - RENEW_BEFORE);
+        let last = until.saturating_sub(RENEW_BEFORE);
+        let kept = load(&dir, &[], last);
         assert_eq!(first.sha256(), kept.sha256());
-        let renewed = load(&dir, &[], until - RENEW_BEFORE + Duration::from_secs(1));
+        let renewed = load(&dir, &[], last + Duration::from_secs(1));
         assert_ne!(first.sha256(), renewed.sha256());
         assert!(first.refresh(until).expect("the newer file is read"));
     }
@@ -349,8 +355,45 @@ mod tests {
     fn a_clock_set_back_gets_a_certificate_that_is_valid_now() {
         let dir = TempDir::new();
         let future = load(&dir, &[], WALL);
-        let now = load(&dir, &[], WALL - VALIDITY);
+        let now = load(&dir, &[], WALL.saturating_sub(VALIDITY));
         assert_ne!(future.sha256(), now.sha256());
+    }
+
+    #[test]
+    fn a_client_that_trusts_the_certificate_gets_through_the_handshake() {
+        let dir = TempDir::new();
+        let wall = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+        let certificate = load(&dir, &[], wall);
+        let mut roots = rustls::RootCertStore::empty();
+        let leaf = certificate.held().key.cert.first().cloned().expect("a leaf");
+        roots.add(leaf).expect("it can be an anchor");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut client_config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client_config.alpn_protocols = vec![b"h2".to_vec()];
+        for name in ["localhost", "127.0.0.1", "::1"] {
+            let server_config = Arc::new(certificate.tls_config(&[b"h2", b"http/1.1"]));
+            let mut server = rustls::ServerConnection::new(server_config).expect("a server");
+            let mut client = rustls::ClientConnection::new(
+                Arc::new(client_config.clone()),
+                name.try_into().expect("a name"),
+            )
+            .expect("a client");
+            while client.is_handshaking() || server.is_handshaking() {
+                let mut wire = Vec::new();
+                client.write_tls(&mut wire).expect("writes to memory");
+                server.read_tls(&mut wire.as_slice()).expect("reads from memory");
+                server.process_new_packets().expect("the server is content");
+                let mut wire = Vec::new();
+                server.write_tls(&mut wire).expect("writes to memory");
+                client.read_tls(&mut wire.as_slice()).expect("reads from memory");
+                client.process_new_packets().expect("the client is content");
+            }
+            assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]), "{name}");
+        }
     }
 
     #[test]

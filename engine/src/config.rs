@@ -163,7 +163,7 @@ pub enum CertificateSource {
     },
     /// Made and renewed by Weir in the data directory.
     SelfSigned {
-        /// Names beside localhost, 127.0.0.1 and ::1.
+        /// Names beside localhost, 127.0.0.1 and `::1`.
         names: Vec<String>,
     },
 }
@@ -286,7 +286,7 @@ impl Config {
             let offset = error.span().map_or(0, |span| span.start).min(text.len());
             Error::File {
                 path: path.to_owned(),
-                line: text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1,
+                line: 1 + text.as_bytes()[..offset].split(|byte| *byte == b'\n').skip(1).count(),
                 reason: error.message().replace('\n', " "),
             }
         })

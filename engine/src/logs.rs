@@ -48,7 +48,7 @@ pub fn start(log: &Log) -> Result<(), InvalidFilter> {
     Ok(())
 }
 
-/// Whether colour may be used on a terminal: not when NO_COLOR is set to anything.
+/// Whether colour may be used on a terminal: not when `NO_COLOR` is set to anything.
 pub fn colour_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

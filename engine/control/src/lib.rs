@@ -1,6 +1,6 @@
 //! Control state and the pages people open: inputs, stream keys, signing keys, tokens, HTTP.
 //!
-//! This crate owns everything that is remembered between runs (one SQLite file in the data
+//! This crate owns everything that is remembered between runs (one `SQLite` file in the data
 //! directory, safe for several processes at once) and the small HTTP server beside the shards.
 //! It runs on tokio. It knows nothing of media, MoQT, QUIC or shards; the engine hands it sockets,
 //! TLS settings and a way to render counters.

@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// Life of a token when none is asked for.
-pub const TTL_DEFAULT: Duration = Duration::from_secs(60 * 60);
+pub const TTL_DEFAULT: Duration = Duration::from_hours(1);
 /// The shortest life of a token; shorter wishes are raised to it.
 pub const TTL_MIN: Duration = Duration::from_secs(30);
 /// The longest life of a token; longer wishes are cut to it.
-pub const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const TTL_MAX: Duration = Duration::from_hours(24);
 
 /// How a signing key signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,10 @@
 //! How a command fails: one line that says what happened, one that says what to do.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{
+    fmt::{self, Write},
+    io,
+    net::SocketAddr,
+};
 
 use crate::{cert, config, logs};
 
@@ -68,7 +72,8 @@ impl Failure {
             if colour { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
         let mut text = format!("{red}error:{plain} {}\n", self.message);
         if let Some(help) = &self.help {
-            text.push_str(&format!("{cyan}help:{plain} {help}\n"));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{cyan}help:{plain} {help}");
         }
         text
     }

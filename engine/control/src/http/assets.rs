@@ -1,12 +1,14 @@
 //! The web files inside the binary, and how they are answered.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+
+use super::hex;
 
 // `EMBEDDED`: path below `relay/web/dist` and content of each file, sorted by path.
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
@@ -31,13 +33,11 @@ impl Assets {
 
     /// A page by its name, or a sentence when the build has no pages.
     pub(super) fn page(&self, name: &str, request: &HeaderMap) -> Response {
-        match self.0.get(name) {
-            Some(asset) => asset.answer(request),
-            None => {
-                let text = "This build has no pages: build relay/web, then build Weir again.\n";
-                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-            }
-        }
+        let Some(asset) = self.0.get(name) else {
+            let text = "This build has no pages: build relay/web, then build Weir again.\n";
+            return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        };
+        asset.answer(request)
     }
 
     /// What `/assets/<path>` answers: a file of that path, or of `assets/<path>`.
@@ -51,12 +51,7 @@ impl Assets {
 impl Asset {
     fn new(path: &str, bytes: &'static [u8]) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-        let mut etag = String::from("\"");
-        for byte in &digest.as_ref()[..8] {
-            // Writing to a String cannot fail.
-            let _ = write!(etag, "{byte:02x}");
-        }
-        etag.push('"');
+        let etag = format!("\"{}\"", hex(&digest.as_ref()[..8]));
         Self {
             bytes,
             media_type: HeaderValue::from_static(media_type(path)),

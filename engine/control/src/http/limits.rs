@@ -39,7 +39,7 @@ impl Default for Limits {
             opening: Duration::from_secs(5),
             head_bytes: 16 * 1024,
             request: Duration::from_secs(10),
-            connection_age: Duration::from_secs(300),
+            connection_age: Duration::from_mins(5),
             grace: Duration::from_secs(2),
         }
     }
@@ -132,8 +132,8 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one visitor: an IPv4 address (as ::ffff:a.b.c.d, whose /64 is all zeros, so the
-/// low half is taken instead) or an IPv6 /64.
+/// What counts as one visitor: an IPv4 address, also when it comes mapped into IPv6, or an IPv6
+/// /64. IPv6 prefixes in use have high bits set, so the two kinds do not meet.
 fn source(ip: IpAddr) -> Option<u64> {
     let ip = ip.to_canonical();
     if ip.is_loopback() {

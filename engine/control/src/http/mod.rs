@@ -11,7 +11,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, io, net::TcpListener, sync::Arc};
+use std::{fmt::Write, future::Future, io, net::TcpListener, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -93,4 +93,12 @@ pub async fn serve(
     accepting.join_all().await;
     acceptor.drained().await;
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -13,11 +13,11 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{Health, Limits, Options, Site, assets::Assets, limits::Counters};
+use super::{Health, Limits, Options, Site, assets::Assets, hex, limits::Counters};
 use crate::{InputId, Store, TTL_DEFAULT};
 
 /// Scripts, styles and workers from here only; WebTransport to any host over TLS; video from
-/// MediaSource (blob:). Inline styles are allowed because elements carry their own style sheets,
+/// `MediaSource` (blob:). Inline styles are allowed because elements carry their own style sheets,
 /// and a style cannot run code.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
     style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; \
@@ -88,13 +88,11 @@ async fn around(State(routes): State<Routes>, request: Request, next: Next) -> R
         // Nothing here takes a body, so none is read.
         problem(StatusCode::PAYLOAD_TOO_LARGE, "body_not_accepted")
     } else {
-        match tokio::time::timeout(routes.0.limits.request, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => {
-                Counters::add(&routes.0.counters.timed_out);
-                problem(StatusCode::SERVICE_UNAVAILABLE, "timeout")
-            }
-        }
+        let answer = tokio::time::timeout(routes.0.limits.request, next.run(request)).await;
+        answer.unwrap_or_else(|_| {
+            Counters::add(&routes.0.counters.timed_out);
+            problem(StatusCode::SERVICE_UNAVAILABLE, "timeout")
+        })
     };
     for (name, value) in COMMON_HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -244,10 +242,6 @@ fn problem(status: StatusCode, code: &str) -> Response {
 fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

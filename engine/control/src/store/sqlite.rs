@@ -1,4 +1,4 @@
-//! Rows in SQLite: the schema's versions, every statement, and how a file is opened.
+//! Rows in `SQLite`: the schema's versions, every statement, and how a file is opened.
 //!
 //! The file is in WAL mode, so that the CLI reads and writes beside a running server; writers wait
 //! for each other up to [`BUSY_TIMEOUT`]. Nothing here hashes, signs or reads a clock. A second
@@ -120,17 +120,16 @@ impl Sqlite {
         }
         let oldest = "SELECT id FROM orgs ORDER BY id LIMIT 1";
         let held: Option<String> = sqlx::query_scalar(oldest).fetch_optional(&mut *tx).await?;
-        let org = match held {
-            Some(id) => stored(id.parse(), "organisation id")?,
-            None => {
-                sqlx::query("INSERT INTO orgs VALUES (?1, 'default', ?2)")
-                    .bind(first.org.as_str())
-                    .bind(now.as_millis())
-                    .execute(&mut *tx)
-                    .await?;
-                insert_signing_key(&mut tx, &first.org, &first.signing_key).await?;
-                first.org.clone()
-            }
+        let org = if let Some(id) = held {
+            stored(id.parse(), "organisation id")?
+        } else {
+            sqlx::query("INSERT INTO orgs VALUES (?1, 'default', ?2)")
+                .bind(first.org.as_str())
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await?;
+            insert_signing_key(&mut tx, &first.org, &first.signing_key).await?;
+            first.org.clone()
         };
         let hashing = server_secret(&mut tx, "key_hashing").await?;
         let steering = server_secret(&mut tx, "steering").await?;
@@ -393,7 +392,7 @@ impl Observer {
 }
 
 /// Makes the directory and the file with the owner's rights only, and takes the opening lock. The
-/// files that SQLite adds (`-wal`, `-shm`) inherit the rights of the database.
+/// files that `SQLite` adds (`-wal`, `-shm`) inherit the rights of the database.
 async fn prepare(data_dir: &Path, path: &Path) -> Result<File, Error> {
     let (data_dir, path) = (data_dir.to_owned(), path.to_owned());
     let prepared = tokio::task::spawn_blocking(move || {

@@ -148,7 +148,7 @@ async fn a_token_says_who_may_watch_what_until_when() {
     let store = open(&dir).await;
     let (input, _) = store.create_input(named("a")).await.expect("created");
     let key = store.playback_keys().await.expect("read").remove(0);
-    let hour = Duration::from_secs(3_600);
+    let hour = Duration::from_hours(1);
     let minted = store.mint_playback_token(&input.id, hour).await.expect("minted");
     let header = jsonwebtoken::decode_header(minted.token.expose()).expect("a header");
     assert_eq!(header.kid.as_deref(), Some(key.kid.as_str()));
