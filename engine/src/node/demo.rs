@@ -1,5 +1,6 @@
 //! The demo broadcast: a small fragmented MP4 of our own, played in a loop into a shard as if an
-//! encoder sent it. No encoder, no network: what works with it works without ffmpeg installed.
+//! encoder sent it. It gives way to a real encoder with the input's key and comes back when that
+//! one has gone, so whoever pastes the demo's RTMP URL into an encoder sees himself on the page.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,9 +11,13 @@ use weir_packager::fmp4::{Looper, TimedSample};
 
 use super::control::Grant;
 use super::shell::{Clock, Core};
+use crate::shard::Rank;
 
 /// A moving clock and a tone, made by `bench/demo/make-demo.sh`.
 const CLIP: &[u8] = include_bytes!("../../assets/demo.mp4");
+
+/// How often the demo looks whether the encoder that replaced it has gone.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 /// The demo's place: which input it feeds.
 pub(super) struct Demo {
@@ -26,33 +31,50 @@ impl Demo {
         Ok(Self { grant, looper: Looper::new(CLIP)? })
     }
 
-    /// Plays until the broadcast is taken over by somebody with the key.
+    /// Plays for as long as the shard lives.
     pub(super) async fn play(self, core: Rc<RefCell<Core>>) {
-        let Self { grant, mut looper } = self;
+        loop {
+            let live = core.borrow().shard.is_live(&self.grant.input_id);
+            if !live {
+                self.round(&core).await;
+            }
+            glommio::timer::sleep(STANDBY_LOOK).await;
+        }
+    }
+
+    /// Plays until an encoder takes over.
+    async fn round(&self, core: &Rc<RefCell<Core>>) {
+        let Grant { input_id, namespace, .. } = &self.grant;
         let begun = Clock::read();
         let opened = core.borrow_mut().shard.open_feed(
-            &grant.input_id,
-            &grant.namespace,
+            input_id,
+            namespace,
+            Rank::Standby,
             begun.now,
             begun.wall,
         );
         let Ok(id) = opened else { return };
+        let mut looper = self.looper.clone();
         for config in looper.tracks().to_vec() {
             let event = feed::Event::Track(config);
-            let mut core = core.borrow_mut();
-            core.shard.handle_media(&grant.input_id, id, event, begun.now, begun.wall);
+            core.borrow_mut().shard.handle_media(input_id, id, event, begun.now, begun.wall);
         }
-        loop {
-            let Some(TimedSample { due, sample }) = looper.next() else { return };
+        while let Some(TimedSample { due, sample }) = looper.next() {
             let wait = (begun.now + due).saturating_duration_since(Clock::read().now);
-            if wait > Duration::from_millis(1) {
+            if !wait.is_zero() {
                 core.borrow_mut().settle(Clock::read());
                 glommio::timer::sleep(wait).await;
             }
             let clock = Clock::read();
             let event = feed::Event::Sample(sample);
-            let mut core = core.borrow_mut();
-            if !core.shard.handle_media(&grant.input_id, id, event, clock.now, clock.wall) {
+            let held = core.borrow_mut().shard.handle_media(
+                input_id,
+                id,
+                event,
+                clock.now,
+                clock.wall,
+            );
+            if !held {
                 return;
             }
         }

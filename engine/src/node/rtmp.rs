@@ -16,7 +16,7 @@ use weir_moqt::Namespace;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
-use crate::shard::{FeedId, Refused};
+use crate::shard::{FeedId, Rank, Refused};
 
 /// Bytes read at once: one large picture takes a few reads, small ones one.
 const READ_BYTES: usize = 64 * 1024;
@@ -188,8 +188,13 @@ impl Connection {
     fn begin(&mut self, grant: Grant) {
         let clock = Clock::read();
         let namespace: &Namespace = &grant.namespace;
-        let opened =
-            self.core.borrow_mut().shard.open_feed(&grant.input_id, namespace, clock.now, clock.wall);
+        let opened = self.core.borrow_mut().shard.open_feed(
+            &grant.input_id,
+            namespace,
+            Rank::Encoder,
+            clock.now,
+            clock.wall,
+        );
         match opened {
             Ok(feed) => {
                 tracing::info!(peer = %self.peer, input = grant.input_id, "RTMP publisher accepted");

@@ -34,6 +34,15 @@ impl Default for Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedId(u64);
 
+/// What a publisher is to its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// An encoder: keeps the input while it is alive.
+    Encoder,
+    /// Fills in while no encoder is there: gives way to one at once.
+    Standby,
+}
+
 /// Why a publisher cannot have the input now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -66,7 +75,7 @@ pub(super) struct Broadcast {
     namespace: Namespace,
     packager: Packager,
     tracks: HashMap<Arc<str>, TrackId>,
-    feed: Option<FeedId>,
+    feed: Option<(FeedId, Rank)>,
     last_feed: u64,
     last_sample: Instant,
     /// When the broadcast ends unless somebody publishes again.
@@ -112,18 +121,21 @@ impl Broadcast {
     }
 
     /// A publisher wants the input.
-    pub(super) fn open_feed(&mut self, now: Instant) -> Result<FeedId, Refused> {
-        if self.feed.is_some()
-            && now.saturating_duration_since(self.last_sample) < self.policy.takeover_after
-        {
-            return Err(Refused::Busy);
+    pub(super) fn open_feed(&mut self, rank: Rank, now: Instant) -> Result<FeedId, Refused> {
+        let silence = now.saturating_duration_since(self.last_sample);
+        if let Some((_, held)) = self.feed {
+            let dead = silence >= self.policy.takeover_after;
+            let gives_way = held == Rank::Standby && rank == Rank::Encoder;
+            if !dead && !gives_way {
+                return Err(Refused::Busy);
+            }
         }
         if self.last_feed > 0 {
             self.packager.handle_discontinuity();
         }
         self.last_feed += 1;
         let feed = FeedId(self.last_feed);
-        self.feed = Some(feed);
+        self.feed = Some((feed, rank));
         self.last_sample = now;
         self.ends = None;
         Ok(feed)
@@ -138,7 +150,7 @@ impl Broadcast {
         now: Instant,
         wall: Duration,
     ) -> bool {
-        if self.feed != Some(feed) {
+        if self.feed.is_none_or(|(held, _)| held != feed) {
             return false;
         }
         let result = match event {
@@ -164,7 +176,7 @@ impl Broadcast {
 
     /// The publisher left; the reconnect window begins. False when it had been replaced.
     pub(super) fn close_feed(&mut self, feed: FeedId, now: Instant) -> bool {
-        if self.feed != Some(feed) {
+        if self.feed.is_none_or(|(held, _)| held != feed) {
             return false;
         }
         self.feed = None;

@@ -17,7 +17,7 @@ use weir_packager as packager;
 use weir_relay::{Event as RelayEvent, KeySet, RefuseReason, Relay, Secret, SessionId, SessionParams};
 use weir_xdp::Port;
 
-pub use broadcast::{FeedId, Policy, Refused};
+pub use broadcast::{FeedId, Policy, Rank, Refused};
 pub use exchange::{COMMANDS_DEPTH, Command, Neighbour, Rings};
 
 use crate::quic::{self, ConnId, Endpoint, Steering};
@@ -254,6 +254,7 @@ impl Shard {
         &mut self,
         input_id: &str,
         namespace: &Namespace,
+        rank: Rank,
         now: Instant,
         wall: Duration,
     ) -> Result<FeedId, Refused> {
@@ -279,7 +280,7 @@ impl Shard {
             self.broadcasts.insert(input_id.to_owned(), broadcast);
         }
         let broadcast = self.broadcasts.get_mut(input_id).ok_or(Refused::Capacity)?;
-        let feed = broadcast.open_feed(now)?;
+        let feed = broadcast.open_feed(rank, now)?;
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
         self.state(input_id, State::Live);
         Ok(feed)
@@ -298,6 +299,11 @@ impl Shard {
         let held = broadcast.handle_media(feed, event, &mut self.relay, now, wall);
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
         held
+    }
+
+    /// Whether somebody publishes to this input.
+    pub fn is_live(&self, input_id: &str) -> bool {
+        self.broadcasts.get(input_id).is_some_and(Broadcast::is_live)
     }
 
     /// A publisher left.
