@@ -43,6 +43,7 @@ static PARAMS: Table = Table {
     },
     skip_out_of_scope: true,
     zero_timeout_refused: true,
+    zero_group_order_is_none: true,
     filter_end_absolute: true,
     filter_length_code: SessionCode::ProtocolViolation,
 };

@@ -43,6 +43,7 @@ static PARAMS: Table = Table {
     },
     skip_out_of_scope: false,
     zero_timeout_refused: false,
+    zero_group_order_is_none: false,
     filter_end_absolute: false,
     filter_length_code: SessionCode::KeyValueFormatting,
 };

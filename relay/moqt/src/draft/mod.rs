@@ -175,6 +175,21 @@ mod tests {
     }
 
     #[test]
+    fn a_group_order_of_zero_from_an_older_client_is_none_in_draft_16() {
+        // Request 0, namespace (n), name t, one parameter: GROUP_ORDER.
+        let subscribe = |order: u8| {
+            let body = Bytes::copy_from_slice(&[0, 1, 1, b'n', 1, b't', 1, 0x22, order]);
+            Draft::D16.codec().decode(Kind::Subscribe, body, RequestId(0))
+        };
+        let Ok(Decoded { message: Message::Subscribe { params, .. }, .. }) = subscribe(0) else {
+            panic!("refused: {:?}", subscribe(0).map(|_| ()));
+        };
+        assert_eq!(params.group_order, None);
+        assert!(subscribe(1).is_ok());
+        assert!(subscribe(3).is_err());
+    }
+
+    #[test]
     fn the_servers_order_decides_among_offered_drafts() {
         let shaka = ["moqt-16", "moq-00"];
         assert_eq!(Draft::negotiate(shaka, &Draft::ALL), Some(Draft::D16));

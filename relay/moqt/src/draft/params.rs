@@ -30,6 +30,9 @@ pub(super) struct Table {
     pub(super) skip_out_of_scope: bool,
     /// A delivery timeout of 0 is a violation (draft 16).
     pub(super) zero_timeout_refused: bool,
+    /// A group order of 0 is taken for none given (draft 16). Draft 14 had it as "the publisher's",
+    /// and clients that grew from there, Shaka 5.2 among them, send it on under 16.
+    pub(super) zero_group_order_is_none: bool,
     /// AbsoluteRange ends with a group id (draft 16), not with a delta.
     pub(super) filter_end_absolute: bool,
     /// Code for a filter whose length is wrong.
@@ -186,6 +189,7 @@ fn set_int(
             Ok(priority) => params.priority = Some(priority),
             Err(_) => return refuse("SUBSCRIBER_PRIORITY"),
         },
+        GROUP_ORDER if value == 0 && table.zero_group_order_is_none => {}
         GROUP_ORDER => match group_order(value) {
             Some(order) => params.group_order = Some(order),
             None => return refuse("GROUP_ORDER"),
