@@ -44,7 +44,7 @@ export class Weir {
       BINARY,
       ['up', '--data-dir', weir.dataDir, '--ready-file', weir.readyFile, '--shards', String(shards), ...listen, ...args]
         .concat(demo ? ['--demo'] : []),
-      { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', WEIR_LOG: 'debug' } },
+      { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, WEIR_LOG: 'debug', WEIR_LOG_FORMAT: 'json' } },
     );
     weir.#child.stdout.on('data', (bytes) => weir.#log.push({ from: 'card', text: String(bytes) }));
     weir.#child.stderr.on('data', (bytes) => weir.#log.push({ from: 'log', text: String(bytes) }));
@@ -87,6 +87,12 @@ export class Weir {
   /** What it logged: without the card that `up` prints for the operator, which shows the demo's key on purpose. */
   get logLines() {
     return this.#log.filter((entry) => entry.from === 'log').map((entry) => entry.text).join('');
+  }
+
+  /** What the node last logged about a broadcast: live, reconnecting, idle, or nothing yet. */
+  broadcastState(id) {
+    const lines = this.logLines.split('\n').filter((line) => line.includes('"broadcast"') && line.includes(id));
+    return lines.length > 0 ? JSON.parse(lines.at(-1)).state : null;
   }
 
   /** Remembers a value that must never be logged. */

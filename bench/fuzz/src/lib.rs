@@ -1,6 +1,8 @@
 //! The list of everything that reads a stranger's bytes, one function each. Owns the names and the canary; the parsers
 //! and their drivers live in the crates that own them. The fuzzer binary and the corpus replay both work from this list.
 
+use std::time::Instant;
+
 use weir_moqt::Draft;
 
 /// One function that must return for every input, and the folder name of its corpus.
@@ -24,6 +26,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "moqt_data", run: moqt_data },
     Target { name: "moqt_session", run: weir_moqt::fuzzing::fuzz_session },
     Target { name: "steer", run: weir_xdp::fuzz_steer },
+    Target { name: "token", run: weir_relay::fuzzing::fuzz_token },
+    Target { name: "relay", run: relay },
 ];
 
 /// The first byte chooses the draft, so that one corpus serves both and inputs cross over.
@@ -37,6 +41,11 @@ fn moqt_data(bytes: &[u8]) {
     if let Some((draft, rest)) = drafted(bytes) {
         weir_moqt::fuzzing::fuzz_data(draft, rest);
     }
+}
+
+/// An `Instant` can be had only from the clock; the relay sees steps from it, never the clock.
+fn relay(bytes: &[u8]) {
+    weir_relay::fuzzing::fuzz_relay(bytes, Instant::now());
 }
 
 fn drafted(bytes: &[u8]) -> Option<(Draft, &[u8])> {
