@@ -182,7 +182,8 @@ impl http::Site for Site {
 
     fn webtransport_base(&self, host: Option<&str>) -> String {
         match host {
-            Some(host) if self.addresses.public_host.is_none() => {
+            // Browsers try ::1 for localhost first, where a listener on 127.0.0.1 is not.
+            Some(host) if self.addresses.public_host.is_none() && host != "localhost" => {
                 format!("https://{host}:{}", self.addresses.quic.port())
             }
             _ => self.addresses.webtransport_base(),
