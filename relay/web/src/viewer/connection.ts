@@ -23,6 +23,8 @@ export class Connection {
   #transport: WebTransport;
   #end!: (ending: Ending) => void;
   #over = false;
+  /** Streams cannot be opened earlier; what the session wants to say until then waits in it. */
+  #isReady = false;
   #writers = new Map<number, Promise<WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>>>();
   #readers = new Map<number, ReadableStreamDefaultReader<Uint8Array>>();
 
@@ -61,12 +63,14 @@ export class Connection {
       this.close(0, '');
       throw new Error(`the relay does not speak ${DRAFT}`);
     }
+    this.#isReady = true;
     void this.#accept();
     this.pump();
   }
 
   /** Carries out what the session asks for; call after every command. */
   pump(): void {
+    if (!this.#isReady) return;
     for (let event = this.session.pollEvent(); event; event = this.session.pollEvent()) {
       if (this.#over) return;
       this.onEvent(event);

@@ -7,16 +7,18 @@
 /** Rates that speech survives with its pitch preserved. */
 const RATE_MIN = 0.95;
 const RATE_MAX = 1.05;
-/** Errors below this are left alone: about one video frame at 30 fps. */
-const DEADBAND_MS = 35;
+/** Errors below this are left alone: less than one video frame at 30 fps. */
+const DEADBAND_MS = 25;
 /** Share of the error that a second should remove. */
-const GAIN_PER_SECOND = 0.15;
+const GAIN_PER_SECOND = 0.3;
 /** This far above the target, catching up at 1.05 takes half a minute: jump. */
 const JUMP_OVER_MS = 1500;
 /** Right after a start or a stall nobody is listening closely yet: jump early. */
 const SETTLE_OVER_MS = 150;
 const SETTLE_SPAN_MS = 1500;
-/** A decoder's own needs: Chromium reads about this far ahead. */
+/** Chromium starts, and goes on after a seek, only with 200 ms of sound in its queue: less only delays the start. */
+const START_MS = 250;
+/** Once running, this suffices. */
 const FLOOR_MS = 100;
 const FLOOR_MAX_MS = 3000;
 /** Each underrun asks for this much more, and a minute without one gives back as much. */
@@ -101,6 +103,11 @@ export class LatencyControl {
     return Math.max(this.target - this.delay, floor);
   }
 
+  /** Fill to start with, in ms. */
+  get startFill(): number {
+    return Math.max(this.bufferTarget, START_MS);
+  }
+
   /** Smoothed fill, in ms. */
   get fill(): number {
     return this.#fill ?? 0;
@@ -116,9 +123,10 @@ export class LatencyControl {
     const goal = this.bufferTarget;
     const limit = now < this.#settleUntil ? SETTLE_OVER_MS : JUMP_OVER_MS;
     // The fill of this moment decides about a jump, so that one is never followed by a second for the same reason.
-    if (Math.min(raw, this.#fill) > goal + limit) {
-      this.#fill = goal;
-      return { rate: 1, jump: end - goal / 1000 };
+    const start = this.startFill;
+    if (Math.min(raw, this.#fill) > start + limit) {
+      this.#fill = start;
+      return { rate: 1, jump: end - start / 1000 };
     }
     const error = this.#fill - goal;
     if (Math.abs(error) < DEADBAND_MS) return { rate: 1, jump: null };

@@ -253,7 +253,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   /** Jumps to the live edge. */
   goLive(): void {
     const range = this.#lastRange();
-    if (range) this.#jump(Math.max(range.start, range.end - this.#control.bufferTarget / 1000));
+    if (range) this.#jump(Math.max(range.start, range.end - this.#control.startFill / 1000));
     this.#control.settle(performance.now());
   }
 
@@ -489,7 +489,9 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#started = true;
     this.#waiting = true;
     this.#control.settle(now);
-    video.currentTime = Math.max(range.start, range.end - this.#control.bufferTarget / 1000);
+    // The burst of the joining FETCH says nothing about the path's jitter.
+    this.#control.forget();
+    video.currentTime = Math.max(range.start, range.end - this.#control.startFill / 1000);
     if (video.autoplay || video.paused) void this.#startElement();
   }
 
