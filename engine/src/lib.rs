@@ -3,6 +3,7 @@
 pub mod cert;
 pub mod cli;
 pub mod config;
+mod guard;
 pub mod logs;
 pub mod node;
 pub mod quic;

@@ -49,7 +49,11 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Asks whether `key` opens `input_id`.
-    pub(super) async fn verify_key(&self, input_id: &str, key: &str) -> Result<Grant, RefuseReason> {
+    pub(super) async fn verify_key(
+        &self,
+        input_id: &str,
+        key: &str,
+    ) -> Result<Grant, RefuseReason> {
         let (answer, wait) = oneshot::channel();
         let request = Request {
             input_id: input_id.to_owned(),
@@ -172,14 +176,10 @@ async fn check(
 }
 
 /// Where an input's objects go and who holds it.
-pub(super) fn grant(
-    input: &weir_control::Input,
-    shards: usize,
-) -> Result<Grant, RefuseReason> {
+pub(super) fn grant(input: &weir_control::Input, shards: usize) -> Result<Grant, RefuseReason> {
     let org = input.org.to_string();
     let id = input.id.to_string();
-    let namespace =
-        Namespace::new(["stream", &org, &id]).map_err(|_| RefuseReason::Disabled)?;
+    let namespace = Namespace::new(["stream", &org, &id]).map_err(|_| RefuseReason::Disabled)?;
     let shard = pin(&id, shards);
     if !matches!(input.ingest, Ingest::Rtmp | Ingest::Fmp4) {
         return Err(RefuseReason::Disabled);

@@ -54,12 +54,12 @@ impl Demo {
             begun.wall,
         );
         let Ok(id) = opened else { return };
-        let mut looper = self.looper.clone();
+        let looper = self.looper.clone();
         for config in looper.tracks().to_vec() {
             let event = feed::Event::Track(config);
             core.borrow_mut().shard.handle_media(input_id, id, event, begun.now, begun.wall);
         }
-        while let Some(TimedSample { due, sample }) = looper.next() {
+        for TimedSample { due, sample } in looper {
             let wait = (begun.now + due).saturating_duration_since(Clock::read().now);
             if !wait.is_zero() {
                 core.borrow_mut().settle(Clock::read());
@@ -67,13 +67,8 @@ impl Demo {
             }
             let clock = Clock::read();
             let event = feed::Event::Sample(sample);
-            let held = core.borrow_mut().shard.handle_media(
-                input_id,
-                id,
-                event,
-                clock.now,
-                clock.wall,
-            );
+            let held =
+                core.borrow_mut().shard.handle_media(input_id, id, event, clock.now, clock.wall);
             if !held {
                 return;
             }

@@ -47,46 +47,91 @@ impl Page<'_> {
 
     fn quic(&mut self) {
         self.gauge("quic_connections", "QUIC connections held.", |s| s.connections as u64);
-        self.counter("quic_connections_opened_total", "QUIC connections begun.", |s| s.quic.connections_opened);
-        self.counter("quic_datagrams_received_total", "UDP datagrams received.", |s| s.quic.datagrams_received);
+        self.counter("quic_connections_opened_total", "QUIC connections begun.", |s| {
+            s.quic.connections_opened
+        });
+        self.counter("quic_datagrams_received_total", "UDP datagrams received.", |s| {
+            s.quic.datagrams_received
+        });
         self.counter("quic_datagrams_sent_total", "UDP datagrams sent.", |s| s.quic.datagrams_sent);
-        self.counter("quic_received_bytes_total", "UDP payload received.", |s| s.quic.bytes_received);
+        self.counter("quic_received_bytes_total", "UDP payload received.", |s| {
+            s.quic.bytes_received
+        });
         self.counter("quic_sent_bytes_total", "UDP payload sent.", |s| s.quic.bytes_sent);
-        self.counter("quic_sends_total", "Send calls; one may carry many datagrams.", |s| s.quic.sends);
-        self.counter("quic_retries_sent_total", "Retry packets sent: limit half_open_max.", |s| s.quic.retries_sent);
-        self.counter("quic_handshake_failures_total", "Handshakes that failed.", |s| s.quic.handshake_failures);
-        self.counter("quic_port_full_total", "Times the packet port took no more.", |s| s.quic.port_full);
-        self.counter("http3_violations_total", "Connections closed for a fault in HTTP/3.", |s| s.quic.http3_violations);
+        self.counter("quic_sends_total", "Send calls; one may carry many datagrams.", |s| {
+            s.quic.sends
+        });
+        self.counter("quic_retries_sent_total", "Retry packets sent: limit half_open_max.", |s| {
+            s.quic.retries_sent
+        });
+        self.counter("quic_handshake_failures_total", "Handshakes that failed.", |s| {
+            s.quic.handshake_failures
+        });
+        self.counter("quic_port_full_total", "Times the packet port took no more.", |s| {
+            s.quic.port_full
+        });
+        self.counter("http3_violations_total", "Connections closed for a fault in HTTP/3.", |s| {
+            s.quic.http3_violations
+        });
         self.counter("shard_turns_total", "Turns of the shard loop.", |s| s.turns);
     }
 
     fn relay(&mut self) {
         self.gauge("sessions", "MoQT sessions.", |s| s.relay.sessions);
-        self.counter("sessions_opened_total", "MoQT sessions since start.", |s| s.relay.sessions_opened);
-        self.counter("sessions_expired_total", "Sessions ended because their token ran out or was withdrawn.", |s| s.relay.sessions_expired);
-        self.counter("protocol_violations_total", "Sessions ended for a breach of MoQT.", |s| s.relay.protocol_violations);
+        self.counter("sessions_opened_total", "MoQT sessions since start.", |s| {
+            s.relay.sessions_opened
+        });
+        self.counter(
+            "sessions_expired_total",
+            "Sessions ended because their token ran out or was withdrawn.",
+            |s| s.relay.sessions_expired,
+        );
+        self.counter("protocol_violations_total", "Sessions ended for a breach of MoQT.", |s| {
+            s.relay.protocol_violations
+        });
         self.gauge("subscriptions", "Subscriptions of viewers.", |s| s.relay.subscriptions);
-        self.counter("subscriptions_accepted_total", "Subscriptions accepted.", |s| s.relay.subscriptions_accepted);
-        self.counter("fetches_accepted_total", "FETCH requests answered.", |s| s.relay.fetches_accepted);
-        self.counter("requests_refused_total", "Requests refused, whatever the reason.", |s| s.relay.requests_refused);
+        self.counter("subscriptions_accepted_total", "Subscriptions accepted.", |s| {
+            s.relay.subscriptions_accepted
+        });
+        self.counter("fetches_accepted_total", "FETCH requests answered.", |s| {
+            s.relay.fetches_accepted
+        });
+        self.counter("requests_refused_total", "Requests refused, whatever the reason.", |s| {
+            s.relay.requests_refused
+        });
         self.gauge("tracks", "Tracks held.", |s| s.relay.tracks);
         self.gauge("namespaces", "Namespaces in the directory.", |s| s.relay.namespaces);
         self.gauge("cache_bytes", "Payload held in group caches.", |s| s.relay.cache_bytes);
-        self.counter("objects_received_total", "Objects taken into caches.", |s| s.relay.objects_in);
-        self.counter("objects_received_bytes_total", "Payload of those.", |s| s.relay.bytes_in);
-        self.counter("objects_sent_total", "Objects handed to transports, over all viewers.", |s| s.relay.objects_out);
-        self.counter("objects_sent_bytes_total", "Stream bytes handed to transports.", |s| s.relay.bytes_out);
-        self.counter("groups_sent_total", "Group streams opened towards viewers.", |s| s.relay.groups_out);
-        self.labelled("groups_dropped_total", "Groups given up before their end, by reason.", "reason", |s| {
-            vec![
-                ("behind", s.relay.groups_dropped_behind),
-                ("bytes", s.relay.groups_dropped_bytes),
-                ("timeout", s.relay.groups_dropped_timeout),
-                ("evicted", s.relay.groups_dropped_evicted),
-                ("stopped", s.relay.groups_stopped),
-                ("skipped", s.relay.groups_skipped),
-            ]
+        self.counter("objects_received_total", "Objects taken into caches.", |s| {
+            s.relay.objects_in
         });
+        self.counter("objects_received_bytes_total", "Payload of those.", |s| s.relay.bytes_in);
+        self.counter(
+            "objects_sent_total",
+            "Objects handed to transports, over all viewers.",
+            |s| s.relay.objects_out,
+        );
+        self.counter("objects_sent_bytes_total", "Stream bytes handed to transports.", |s| {
+            s.relay.bytes_out
+        });
+        self.counter("groups_sent_total", "Group streams opened towards viewers.", |s| {
+            s.relay.groups_out
+        });
+        self.labelled(
+            "groups_dropped_total",
+            "Groups given up before their end, by reason.",
+            "reason",
+            |s| {
+                vec![
+                    ("behind", s.relay.groups_dropped_behind),
+                    ("bytes", s.relay.groups_dropped_bytes),
+                    ("timeout", s.relay.groups_dropped_timeout),
+                    ("evicted", s.relay.groups_dropped_evicted),
+                    ("stopped", s.relay.groups_stopped),
+                    ("skipped", s.relay.groups_skipped),
+                ]
+            },
+        );
         self.labelled("objects_refused_total", "Objects not taken, by reason.", "reason", |s| {
             vec![
                 ("malformed", s.relay.objects_malformed),
@@ -95,19 +140,30 @@ impl Page<'_> {
                 ("trimmed", s.relay.objects_trimmed),
             ]
         });
-        self.labelled("auth_failures_total", "Requests refused by their token, by reason.", "reason", |s| {
-            AuthError::ALL
-                .iter()
-                .map(|error| (error.label(), s.relay.auth_failures.get(error.index()).copied().unwrap_or(0)))
-                .collect()
+        self.labelled(
+            "auth_failures_total",
+            "Requests refused by their token, by reason.",
+            "reason",
+            |s| {
+                AuthError::ALL
+                    .iter()
+                    .map(|error| {
+                        (
+                            error.label(),
+                            s.relay.auth_failures.get(error.index()).copied().unwrap_or(0),
+                        )
+                    })
+                    .collect()
+            },
+        );
+        self.counter("publishers_refused_total", "MoQT publishers refused.", |s| {
+            s.relay.publishers_refused
         });
-        self.counter("publishers_refused_total", "MoQT publishers refused.", |s| s.relay.publishers_refused);
     }
 
     fn limits(&mut self) {
         self.labelled("limit_hits_total", "Times a limit was hit, by its name.", "limit", |s| {
             vec![
-                ("authorize_or_setup_timeout", s.relay.limit_setup_timeout),
                 ("cache_bytes_max", s.relay.limit_cache_bytes),
                 ("connections_max", s.quic.refused_capacity),
                 ("connections_per_prefix_max", s.quic.refused_prefix),
@@ -122,6 +178,7 @@ impl Page<'_> {
                 ("object_bytes_max", s.relay.limit_object_bytes),
                 ("publisher_rate_max", s.relay.limit_publisher_rate),
                 ("sessions_max", s.relay.limit_sessions),
+                ("setup_timeout", s.relay.limit_setup_timeout),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
                 ("tracks_max", s.relay.limit_tracks),
             ]
@@ -130,13 +187,30 @@ impl Page<'_> {
 
     fn feeds(&mut self) {
         self.gauge("broadcasts_live", "Broadcasts with a publisher.", |s| s.broadcasts_live as u64);
-        self.gauge("broadcasts", "Broadcasts held, live or in their reconnect window.", |s| s.broadcasts as u64);
+        self.gauge("broadcasts", "Broadcasts held, live or in their reconnect window.", |s| {
+            s.broadcasts as u64
+        });
         self.counter("samples_received_total", "Samples taken from feeds.", |s| s.samples);
         self.counter("samples_received_bytes_total", "Bytes of those.", |s| s.sample_bytes);
-        self.counter("samples_refused_total", "Samples the packager could not use.", |s| s.sample_faults);
-        self.counter("link_objects_sent_total", "Objects put into this shard's link.", |s| s.link_exported);
-        self.counter("link_objects_received_total", "Objects taken from other shards' links.", |s| s.link_imported);
-        self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| s.link_overruns);
+        self.counter("samples_refused_total", "Samples the packager could not use.", |s| {
+            s.sample_faults
+        });
+        self.counter("link_objects_sent_total", "Objects put into this shard's link.", |s| {
+            s.link_exported
+        });
+        self.counter(
+            "link_objects_received_total",
+            "Objects taken from other shards' links.",
+            |s| s.link_imported,
+        );
+        self.counter(
+            "panics_total",
+            "Panics caught at the edge of the shard; each ended one feed or session.",
+            |s| s.panics,
+        );
+        self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| {
+            s.link_overruns
+        });
     }
 
     fn counter(&mut self, name: &str, help: &str, of: impl Fn(&Snapshot) -> u64) {

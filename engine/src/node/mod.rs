@@ -21,8 +21,8 @@ use weir_ring::{link, spsc};
 use weir_xdp::wake::{self, Wake};
 use weir_xdp::{steer, udp};
 
-use crate::config::Up;
 use crate::cert::Certificate;
+use crate::config::Up;
 use crate::quic::{self, Steering};
 use crate::shard::{self, COMMANDS_DEPTH, Neighbour, Rings};
 use control::{Bridge, Post, bridge};
@@ -90,10 +90,8 @@ impl Shards {
         let count = topology.shards.len();
         let quic_address = topology.listeners.quic;
         let sockets = udp::bind_group(quic_address, count)?;
-        let quic_bound = sockets
-            .first()
-            .and_then(|socket| socket.local_addr().ok())
-            .unwrap_or(quic_address);
+        let quic_bound =
+            sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(quic_address);
         let rtmp = reserve(topology.listeners.rtmp)?;
         let key = store.steering_key().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
@@ -234,13 +232,13 @@ fn rings(
     let mut producers = Vec::with_capacity(count);
     let mut consumers = Vec::with_capacity(count);
     for shard in 0..count {
-        let options = links
-            .iter()
-            .find(|link| usize::from(link.writer) == shard)
-            .map_or(link::Options { depth: 2, slot_bytes: 64 }, |link| link::Options {
+        let options = links.iter().find(|link| usize::from(link.writer) == shard).map_or(
+            link::Options { depth: 2, slot_bytes: 64 },
+            |link| link::Options {
                 depth: link.descriptors,
                 slot_bytes: link.bytes / link.descriptors,
-            });
+            },
+        );
         let (producer, consumer) = link::link(options);
         producers.push(producer);
         consumers.push(consumer);

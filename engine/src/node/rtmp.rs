@@ -16,6 +16,7 @@ use weir_moqt::Namespace;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
+use crate::guard::guarded;
 use crate::shard::{FeedId, Rank, Refused};
 
 /// Bytes read at once: one large picture takes a few reads, small ones one.
@@ -62,10 +63,11 @@ pub(super) fn listen(
             }
             let (core, requests, guard) = (Rc::clone(&core), requests.clone(), Rc::clone(&open));
             glommio::spawn_local(async move {
-                let _counted = guard;
                 let Ok(peer) = stream.peer_addr() else { return };
                 let session = Session::new(rtmp::Limits::default(), Clock::read().now);
                 Connection::new(stream, session, peer, core, requests).serve().await;
+                // Held until here: what is counted are connections being served.
+                drop(guard);
             })
             .detach();
         }
@@ -75,8 +77,7 @@ pub(super) fn listen(
 /// Goes on with a connection that another shard accepted.
 pub(super) async fn adopt(adopted: Adopted, core: Rc<RefCell<Core>>, requests: Requests) {
     let Adopted { stream, session, peer, grant } = adopted;
-    let mut connection =
-        Connection::new(stream.bind_to_executor(), session, peer, core, requests);
+    let mut connection = Connection::new(stream.bind_to_executor(), session, peer, core, requests);
     connection.begin(grant);
     connection.serve().await;
 }
@@ -132,7 +133,14 @@ impl Connection {
                     self.session.handle_close();
                     Ok(())
                 }
-                Ok(length) => self.session.handle_input(&buffer[..length], now),
+                Ok(length) => {
+                    let session = &mut self.session;
+                    match guarded(|| session.handle_input(&buffer[..length], now)) {
+                        Ok(result) => result,
+                        // The state of this session is worth nothing any more.
+                        Err(_) => break,
+                    }
+                }
                 Err(error) if is_timeout(&error) => self.session.handle_timeout(now),
                 Err(_) => {
                     self.session.handle_close();

@@ -16,9 +16,9 @@ use glommio::{LocalExecutorBuilder, Placement};
 use tokio::sync::mpsc;
 use weir_moqt::Namespace;
 use weir_relay::{KeySet, RefuseReason, SessionId};
+use weir_xdp::Port;
 use weir_xdp::udp::UdpPort;
 use weir_xdp::wake::Wake;
-use weir_xdp::Port;
 
 use super::control::Requests;
 use super::demo::Demo;
@@ -166,7 +166,10 @@ async fn run(start: Start) {
     };
     if shard == 0 && port.socket_buffers().are_short() {
         let granted = port.socket_buffers();
-        tracing::warn!(?granted, "UDP buffers are short, bursts will be lost: raise net.core.rmem_max and wmem_max");
+        tracing::warn!(
+            ?granted,
+            "UDP buffers are short, bursts will be lost: raise net.core.rmem_max and wmem_max"
+        );
     }
     let core = Rc::new(RefCell::new(Core {
         shard: Shard::new(options, Instant::now()),

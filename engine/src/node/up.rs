@@ -20,7 +20,7 @@ use crate::logs;
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often the certificate is looked at.
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(60 * 60);
+const CERTIFICATE_CHECK: Duration = Duration::from_hours(1);
 
 /// Name of the demo's input; it is made once and kept.
 const DEMO: &str = "demo";
@@ -30,6 +30,7 @@ const READY_KEY: &str = "ready-file";
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(up: Up) -> Result<(), Failure> {
+    crate::guard::abort_on_stray_panics();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -38,8 +39,8 @@ pub fn run(up: Up) -> Result<(), Failure> {
 }
 
 async fn serve(up: Up) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let claim = Claim::take(&up.data_dir)?;
     let store = Store::open(&up.data_dir).await.map_err(|error| store_failure(&error))?;
     let certificate = Certificate::load(up.certificate.clone(), &up.data_dir, wall())?;
@@ -126,13 +127,8 @@ async fn announce(
         None => None,
     };
     if let Some(path) = &up.ready_file {
-        let scopes = [
-            Scope::Keys,
-            Scope::Ops,
-            Scope::StreamsMint,
-            Scope::StreamsRead,
-            Scope::StreamsWrite,
-        ];
+        let scopes =
+            [Scope::Keys, Scope::Ops, Scope::StreamsMint, Scope::StreamsRead, Scope::StreamsWrite];
         let (_, api_key) =
             store.issue_api_key(READY_KEY, &scopes).await.map_err(|error| store_failure(&error))?;
         let sha256 = certificate.sha256_hex();
@@ -223,7 +219,7 @@ fn store_failure(error: &weir_control::Error) -> Failure {
         .help("check the data directory, or name another one with --data-dir")
 }
 
-fn no_signals(error: std::io::Error) -> Failure {
+fn no_signals(error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot listen for signals: {error}"))
 }
 

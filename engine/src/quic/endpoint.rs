@@ -1,5 +1,5 @@
-//! The connections of one shard. It owns quinn-proto's endpoint and connections, their timers, and
-//! the layer (raw QUIC or WebTransport) that turns QUIC streams into session streams.
+//! The connections of one shard. It owns quinn-proto's endpoint, the table of connections, their
+//! timers and the caps on how many there may be; one connection's inside is [`super::conn`]'s.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -8,23 +8,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, EndpointEvent, ReadError, ServerConfig,
-    StreamEvent, StreamId, VarInt,
+    ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointEvent, ServerConfig, VarInt,
 };
 use weir_moqt as moqt;
 use weir_moqt::Draft;
-use weir_relay::WriteError;
 use weir_xdp::{Datagram, Outcome, Port, Transmit};
 
 use super::config::{self, Limits, Steering};
+use super::conn::{Conn, Layer, Link, Phase, Pump};
 use super::wheel::{Due, Wheel};
 use super::wt;
-
-/// How long a closed session may take to read its farewell before the connection goes.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Longest chunk read from a stream at once; a cap on what one event carries, not on streams.
-const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// One connection of this endpoint; a stale one is ignored everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,46 +122,9 @@ pub struct Counters {
     pub port_full: u64,
 }
 
-enum Layer {
-    /// Handshake under way.
-    Pending,
-    /// MoQT directly on QUIC streams.
-    Raw,
-    /// WebTransport over HTTP/3.
-    WebTransport(Box<wt::Server>),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// No session yet.
-    Opening,
-    /// `Event::Opened` was given.
-    Open,
-    /// Closing by us; the owner has not heard `Closed` yet.
-    Closing,
-    /// `Event::Closed` was given.
-    Closed,
-}
-
-struct Conn {
-    inner: quinn_proto::Connection,
-    generation: u32,
-    layer: Layer,
-    phase: Phase,
-    dirty: bool,
-    /// Tick of the wheel entry that stands for this connection.
-    scheduled: Option<u64>,
-    /// Handshake deadline, later the end of the linger.
-    deadline: Option<Instant>,
-    prefix: Prefix,
-    client: bool,
-    /// Stream headers that did not fit when their stream was opened.
-    unsent: Vec<(StreamId, Bytes)>,
-}
-
 /// What connections are counted by: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Prefix {
+pub(super) enum Prefix {
     V4([u8; 4]),
     V6([u8; 8]),
 }
@@ -445,7 +401,11 @@ impl Endpoint {
         }
     }
 
-    fn hand_up(&mut self, slot: usize, event: EndpointEvent) -> Option<quinn_proto::ConnectionEvent> {
+    fn hand_up(
+        &mut self,
+        slot: usize,
+        event: EndpointEvent,
+    ) -> Option<quinn_proto::ConnectionEvent> {
         self.inner.handle_event(ConnectionHandle(slot), event)
     }
 
@@ -599,350 +559,5 @@ fn send(
             counters.port_full += 1;
             Ok(false)
         }
-    }
-}
-
-/// Turns quinn's events of one connection into ours.
-struct Pump<'a> {
-    id: ConnId,
-    events: &'a mut VecDeque<(ConnId, Event)>,
-    counters: &'a mut Counters,
-    half_open: &'a mut usize,
-    drafts: &'static [Draft],
-    now: Instant,
-}
-
-impl Pump<'_> {
-    fn event(&mut self, conn: &mut Conn, event: quinn_proto::Event) {
-        use quinn_proto::Event as Q;
-        match event {
-            Q::Connected => self.connected(conn),
-            Q::ConnectionLost { reason } => self.lost(conn, &reason),
-            Q::Stream(StreamEvent::Opened { dir }) => {
-                while let Some(id) = conn.inner.streams().accept(dir) {
-                    self.read(conn, id);
-                }
-            }
-            Q::Stream(StreamEvent::Readable { id }) => self.read(conn, id),
-            Q::Stream(StreamEvent::Writable { id }) => {
-                self.push(Event::Writable { id: moqt_id(id) });
-            }
-            Q::Stream(StreamEvent::Stopped { id, error_code }) => {
-                let code = code_in(conn, error_code);
-                self.push(Event::Stopped { id: moqt_id(id), code });
-            }
-            Q::Stream(StreamEvent::Available { dir }) => {
-                self.push(Event::Available { dir: moqt_dir(dir) });
-            }
-            Q::DatagramReceived => while conn.inner.datagrams().recv().is_some() {},
-            Q::HandshakeDataReady
-            | Q::DatagramsUnblocked
-            | Q::Stream(StreamEvent::Finished { .. }) => {}
-        }
-    }
-
-    fn connected(&mut self, conn: &mut Conn) {
-        let protocol = conn
-            .inner
-            .crypto_session()
-            .handshake_data()
-            .and_then(|data| data.downcast::<quinn_proto::crypto::rustls::HandshakeData>().ok())
-            .and_then(|data| data.protocol);
-        match protocol.as_deref() {
-            Some(config::ALPN_H3) if !conn.client => {
-                let mut layer = Box::new(wt::Server::new(self.drafts));
-                layer.start(&mut conn.inner);
-                conn.layer = Layer::WebTransport(layer);
-            }
-            token => {
-                let draft = token
-                    .and_then(|token| std::str::from_utf8(token).ok())
-                    .and_then(Draft::from_token);
-                let Some(draft) = draft else {
-                    // TLS agreed on one of our own tokens, or there was none to agree on.
-                    self.counters.handshake_failures += 1;
-                    conn.inner.close(self.now, VarInt::from_u32(0), Bytes::new());
-                    return;
-                };
-                conn.layer = Layer::Raw;
-                self.opened(conn, draft, moqt::Transport::Quic, None);
-            }
-        }
-    }
-
-    fn opened(
-        &mut self,
-        conn: &mut Conn,
-        draft: Draft,
-        transport: moqt::Transport,
-        path: Option<String>,
-    ) {
-        conn.phase = Phase::Open;
-        conn.deadline = None;
-        *self.half_open -= 1;
-        let peer = conn.inner.remote_address();
-        self.push(Event::Opened { draft, transport, path, peer });
-    }
-
-    fn lost(&mut self, conn: &mut Conn, reason: &quinn_proto::ConnectionError) {
-        use quinn_proto::ConnectionError as E;
-        let (code, text) = match reason {
-            E::ApplicationClosed(close) => {
-                let code = u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX);
-                (code, String::from_utf8_lossy(&close.reason).into_owned())
-            }
-            other => (0, other.to_string()),
-        };
-        match conn.phase {
-            Phase::Opening => {
-                *self.half_open -= 1;
-                self.counters.handshake_failures += 1;
-                conn.phase = Phase::Closed;
-                if conn.client {
-                    self.push(Event::Closed { code, reason: text });
-                }
-            }
-            Phase::Open | Phase::Closing => {
-                conn.phase = Phase::Closed;
-                self.push(Event::Closed { code, reason: text });
-            }
-            Phase::Closed => {}
-        }
-    }
-
-    /// Reads all a stream has; each chunk becomes one event.
-    fn read(&mut self, conn: &mut Conn, id: StreamId) {
-        loop {
-            let mut stream = conn.inner.recv_stream(id);
-            let Ok(mut chunks) = stream.read(true) else { return };
-            let next = chunks.next(READ_BYTES_MAX);
-            let _ = chunks.finalize();
-            match next {
-                Ok(Some(chunk)) => self.bytes(conn, id, chunk.bytes, false),
-                Ok(None) => return self.bytes(conn, id, Bytes::new(), true),
-                Err(ReadError::Blocked) => return,
-                Err(ReadError::Reset(code)) => return self.reset(conn, id, code),
-            }
-        }
-    }
-
-    fn bytes(&mut self, conn: &mut Conn, id: StreamId, data: Bytes, fin: bool) {
-        match &mut conn.layer {
-            Layer::Pending => {}
-            Layer::Raw => {
-                let dir = moqt_dir(id.dir());
-                self.push(Event::Stream { id: moqt_id(id), dir, data, fin });
-            }
-            Layer::WebTransport(layer) => {
-                layer.handle_stream(&mut conn.inner, id, data, fin);
-                self.layer_events(conn);
-            }
-        }
-    }
-
-    fn reset(&mut self, conn: &mut Conn, id: StreamId, code: VarInt) {
-        match &mut conn.layer {
-            Layer::Pending => {}
-            Layer::Raw => {
-                let code = u32::try_from(code.into_inner()).unwrap_or(u32::MAX);
-                self.push(Event::Reset { id: moqt_id(id), code });
-            }
-            Layer::WebTransport(layer) => {
-                layer.handle_reset(id, code);
-                self.layer_events(conn);
-            }
-        }
-    }
-
-    fn layer_events(&mut self, conn: &mut Conn) {
-        let Layer::WebTransport(layer) = &mut conn.layer else { return };
-        // At most a handful: the events of one chunk.
-        let events: Vec<wt::Event> = layer.take_events().collect();
-        for event in events {
-            match event {
-                wt::Event::Opened { draft, path } => {
-                    if conn.phase == Phase::Opening {
-                        self.opened(conn, draft, moqt::Transport::WebTransport, Some(path));
-                    }
-                }
-                wt::Event::Stream { id, data, fin } => {
-                    let dir = moqt_dir(id.dir());
-                    self.push(Event::Stream { id: moqt_id(id), dir, data, fin });
-                }
-                wt::Event::Reset { id, code } => {
-                    self.push(Event::Reset { id: moqt_id(id), code });
-                }
-                wt::Event::Closed { code, reason } => {
-                    if matches!(conn.phase, Phase::Open | Phase::Closing) {
-                        conn.phase = Phase::Closed;
-                        self.push(Event::Closed { code, reason });
-                    }
-                    conn.inner.close(self.now, VarInt::from_u32(wt::H3_NO_ERROR), Bytes::new());
-                }
-                wt::Event::Violation { code, reason } => {
-                    self.counters.http3_violations += 1;
-                    let reason = Bytes::from_static(reason.as_bytes());
-                    conn.inner.close(self.now, VarInt::from_u32(code), reason.clone());
-                    if conn.phase == Phase::Opening {
-                        *self.half_open -= 1;
-                    } else if conn.phase != Phase::Closed {
-                        let reason = String::from_utf8_lossy(&reason).into_owned();
-                        self.push(Event::Closed { code, reason });
-                    }
-                    conn.phase = Phase::Closed;
-                }
-            }
-        }
-    }
-
-    fn push(&mut self, event: Event) {
-        self.events.push_back((self.id, event));
-    }
-}
-
-/// One connection, as a session writes to it.
-pub struct Link<'a> {
-    conn: &'a mut Conn,
-    now: Instant,
-}
-
-impl Link<'_> {
-    fn close_now(&mut self, code: u32, reason: &str) {
-        if matches!(self.conn.phase, Phase::Open) {
-            self.conn.phase = Phase::Closing;
-        }
-        let lingers = match &mut self.conn.layer {
-            Layer::WebTransport(layer) => layer.close(&mut self.conn.inner, code, reason),
-            Layer::Pending | Layer::Raw => false,
-        };
-        if lingers {
-            // A browser reports code and reason only if the capsule arrives before the end of
-            // the connection.
-            self.conn.deadline = Some(self.now + LINGER);
-        } else {
-            let reason = Bytes::copy_from_slice(reason.as_bytes());
-            self.conn.inner.close(self.now, VarInt::from_u32(code), reason);
-        }
-    }
-
-    fn code_out(&self, code: u32) -> VarInt {
-        match self.conn.layer {
-            Layer::WebTransport(_) => {
-                VarInt::from_u64(web_transport_proto::error_to_http3(code)).unwrap_or(VarInt::MAX)
-            }
-            Layer::Pending | Layer::Raw => VarInt::from_u32(code),
-        }
-    }
-}
-
-impl weir_relay::Transport for Link<'_> {
-    fn open(&mut self, dir: moqt::Dir) -> Option<moqt::StreamId> {
-        if self.conn.phase != Phase::Open {
-            return None;
-        }
-        let prefix = match &self.conn.layer {
-            Layer::Pending => return None,
-            Layer::Raw => None,
-            Layer::WebTransport(layer) => Some(layer.prefix(quinn_dir(dir))?),
-        };
-        let id = self.conn.inner.streams().open(quinn_dir(dir))?;
-        if let Layer::WebTransport(layer) = &mut self.conn.layer {
-            layer.opened_here(id);
-        }
-        if let Some(prefix) = prefix {
-            let mut chunks = [prefix];
-            let written = self.conn.inner.send_stream(id).write_chunks(&mut chunks);
-            let [rest] = chunks;
-            if written.is_err() || !rest.is_empty() {
-                self.conn.unsent.push((id, rest));
-            }
-        }
-        Some(moqt_id(id))
-    }
-
-    fn write(&mut self, id: moqt::StreamId, chunks: &mut [Bytes]) -> Result<usize, WriteError> {
-        let id = quinn_id(id);
-        if !self.conn.unsent.is_empty()
-            && let Some(at) = self.conn.unsent.iter().position(|(of, _)| *of == id)
-        {
-            let mut prefix = [self.conn.unsent[at].1.clone()];
-            let result = self.conn.inner.send_stream(id).write_chunks(&mut prefix);
-            let [rest] = prefix;
-            if let Err(error) = result {
-                return Err(write_error(self.conn, error));
-            }
-            if !rest.is_empty() {
-                self.conn.unsent[at].1 = rest;
-                return Err(WriteError::Blocked);
-            }
-            self.conn.unsent.swap_remove(at);
-        }
-        match self.conn.inner.send_stream(id).write_chunks(chunks) {
-            Ok(written) => Ok(written.bytes),
-            Err(error) => Err(write_error(self.conn, error)),
-        }
-    }
-
-    fn finish(&mut self, id: moqt::StreamId) {
-        let _ = self.conn.inner.send_stream(quinn_id(id)).finish();
-    }
-
-    fn reset(&mut self, id: moqt::StreamId, code: u32) {
-        let code = self.code_out(code);
-        let id = quinn_id(id);
-        self.conn.unsent.retain(|(of, _)| *of != id);
-        let _ = self.conn.inner.send_stream(id).reset(code);
-    }
-
-    fn stop(&mut self, id: moqt::StreamId, code: u32) {
-        let code = self.code_out(code);
-        let _ = self.conn.inner.recv_stream(quinn_id(id)).stop(code);
-    }
-
-    fn set_priority(&mut self, id: moqt::StreamId, priority: i32) {
-        let _ = self.conn.inner.send_stream(quinn_id(id)).set_priority(priority);
-    }
-
-    fn close(&mut self, code: u32, reason: &str) {
-        self.close_now(code, reason);
-    }
-}
-
-fn write_error(conn: &Conn, error: quinn_proto::WriteError) -> WriteError {
-    match error {
-        quinn_proto::WriteError::Blocked => WriteError::Blocked,
-        quinn_proto::WriteError::Stopped(code) => WriteError::Stopped(code_in(conn, code)),
-        quinn_proto::WriteError::ClosedStream => WriteError::Closed,
-    }
-}
-
-fn code_in(conn: &Conn, code: VarInt) -> u32 {
-    match conn.layer {
-        Layer::WebTransport(_) => {
-            web_transport_proto::error_from_http3(code.into_inner()).unwrap_or(0)
-        }
-        Layer::Pending | Layer::Raw => u32::try_from(code.into_inner()).unwrap_or(u32::MAX),
-    }
-}
-
-fn moqt_id(id: StreamId) -> moqt::StreamId {
-    moqt::StreamId(VarInt::from(id).into_inner())
-}
-
-fn quinn_id(id: moqt::StreamId) -> StreamId {
-    StreamId::from(VarInt::from_u64(id.0).unwrap_or(VarInt::MAX))
-}
-
-fn moqt_dir(dir: Dir) -> moqt::Dir {
-    match dir {
-        Dir::Uni => moqt::Dir::Uni,
-        Dir::Bi => moqt::Dir::Bi,
-    }
-}
-
-fn quinn_dir(dir: moqt::Dir) -> Dir {
-    match dir {
-        moqt::Dir::Uni => Dir::Uni,
-        moqt::Dir::Bi => Dir::Bi,
     }
 }

@@ -7,9 +7,11 @@
 //! back.
 
 pub mod config;
+mod conn;
 mod endpoint;
 mod wheel;
 mod wt;
 
 pub use config::{Limits, Steering};
-pub use endpoint::{ConnId, Counters, Endpoint, Event, Link};
+pub use conn::Link;
+pub use endpoint::{ConnId, Counters, Endpoint, Event};

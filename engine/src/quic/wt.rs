@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
-use weir_moqt::Draft;
 use web_transport_proto as proto;
+use weir_moqt::Draft;
 
 /// Type of a client-opened bidirectional WebTransport stream (draft-ietf-webtrans-http3 §4.2).
 const BIDI_SIGNAL: u64 = 0x41;
@@ -90,7 +90,7 @@ impl Server {
     }
 
     /// Opens our control stream with SETTINGS (RFC 9114 §6.2.1).
-    pub(super) fn start(&mut self, conn: &mut Connection) {
+    pub(super) fn start(conn: &mut Connection) {
         let Some(control) = conn.streams().open(Dir::Uni) else { return };
         let mut settings = proto::Settings::default();
         settings.enable_webtransport(1);
@@ -349,7 +349,7 @@ impl Server {
         }
     }
 
-    /// DATA frames on the CONNECT stream; only CLOSE_WEBTRANSPORT_SESSION says anything to us.
+    /// DATA frames on the CONNECT stream; only `CLOSE_WEBTRANSPORT_SESSION` says anything to us.
     fn capsules(&mut self, id: StreamId, mut held: BytesMut, fin: bool) {
         loop {
             let mut cursor = &held[..];

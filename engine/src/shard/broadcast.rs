@@ -23,10 +23,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            reconnect_window: Duration::from_secs(30),
-            takeover_after: Duration::from_secs(2),
-        }
+        Self { reconnect_window: Duration::from_secs(30), takeover_after: Duration::from_secs(2) }
     }
 }
 

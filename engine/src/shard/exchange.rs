@@ -27,10 +27,13 @@ const BACKLOG_MAX: usize = 65_536;
 /// One shard to another.
 #[derive(Debug)]
 pub enum Command {
-    /// The sender holds this namespace.
-    Published(Namespace),
-    /// The sender no longer does.
-    Ended(Namespace),
+    /// Something that is true once the sender's link has been read up to `at`.
+    At {
+        /// Position in the sender's link.
+        at: u64,
+        /// What.
+        mark: Mark,
+    },
     /// The sender has viewers for a track of the receiver.
     Want(FullTrackName),
     /// Its last viewer has gone.
@@ -49,15 +52,19 @@ pub enum Command {
         /// Why.
         code: RequestCode,
     },
-    /// The track ends once the link has been read up to `at`.
-    TrackEnded {
-        /// Descriptor key.
-        key: u64,
-        /// Position in the sender's link.
-        at: u64,
-        /// Why.
-        code: DoneCode,
-    },
+}
+
+/// What a position in a link means; marks keep their order among themselves.
+#[derive(Debug)]
+pub enum Mark {
+    /// The sender holds this namespace.
+    Published(Namespace),
+    /// The sender no longer does.
+    Ended(Namespace),
+    /// The replay of the track under this key is over.
+    Replayed(u64),
+    /// The track under this key has ended.
+    TrackEnded(u64, DoneCode),
 }
 
 /// The ends a shard holds of the rings to one other shard.
@@ -112,8 +119,8 @@ struct Peer {
     ring: Neighbour,
     backlog: VecDeque<Command>,
     imports: BTreeMap<u64, Import>,
-    /// Ends that wait for the link to be read so far.
-    ends: Vec<(u64, u64, DoneCode)>,
+    /// Marks that wait for the link to be read so far.
+    marks: VecDeque<(u64, Mark)>,
     /// Fragments read or missed so far: a position in the peer's link.
     position: u64,
     /// Object being put together from fragments.
@@ -147,7 +154,7 @@ impl Exchange {
                 ring,
                 backlog: VecDeque::new(),
                 imports: BTreeMap::new(),
-                ends: Vec::new(),
+                marks: VecDeque::new(),
                 position: 0,
                 assembling: BytesMut::new(),
                 broken: false,
@@ -171,21 +178,16 @@ impl Exchange {
 
     /// Tells every other shard.
     pub(super) fn announce(&mut self, published: bool, namespace: &Namespace) {
+        let at = self.link.published();
         for peer in &mut self.peers {
             let namespace = namespace.clone();
-            let command =
-                if published { Command::Published(namespace) } else { Command::Ended(namespace) };
-            peer.send(command, &mut self.counters);
+            let mark = if published { Mark::Published(namespace) } else { Mark::Ended(namespace) };
+            peer.send(Command::At { at, mark }, &mut self.counters);
         }
     }
 
     /// The relay's events that concern other shards; true when this was one.
-    pub(super) fn handle_event(
-        &mut self,
-        event: &Event,
-        relay: &mut Relay,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn handle_event(&mut self, event: &Event, relay: &mut Relay, now: Instant) -> bool {
         match event {
             Event::TrackWanted { track, shard } => {
                 self.send(*shard, Command::Want(track.clone()));
@@ -216,7 +218,8 @@ impl Exchange {
                 if let Some(export) = self.exports.remove(track) {
                     let at = self.link.published();
                     for shard in export.wanted_by {
-                        self.send(shard, Command::TrackEnded { key: export.key, at, code: *code });
+                        let mark = Mark::TrackEnded(export.key, *code);
+                        self.send(shard, Command::At { at, mark });
                     }
                 }
             }
@@ -262,10 +265,9 @@ impl Exchange {
             busy = true;
             let shard = self.peers[at].ring.shard;
             match command {
-                Command::Published(namespace) => {
-                    relay.publish_remote(&namespace, shard);
+                Command::At { at: position, mark } => {
+                    self.peers[at].marks.push_back((position, mark));
                 }
-                Command::Ended(namespace) => relay.unpublish(&namespace, now),
                 Command::Want(track) => match relay.find_track(&track, now) {
                     Found::Open(id) => self.export(id, &track, shard, relay, now),
                     Found::Pending(_) => {
@@ -277,18 +279,7 @@ impl Exchange {
                     }
                 },
                 Command::Unwant(track) => {
-                    if let Some(wanting) = self.pending.get_mut(&track) {
-                        wanting.remove(&shard);
-                    }
-                    if let Found::Open(id) = relay.find_track(&track, now)
-                        && let Some(export) = self.exports.get_mut(&id)
-                    {
-                        export.wanted_by.remove(&shard);
-                        if export.wanted_by.is_empty() {
-                            self.exports.remove(&id);
-                            relay.set_export(id, false, now);
-                        }
-                    }
+                    self.unwant(&track, shard, relay, now);
                 }
                 Command::Opened { track, key } => {
                     let mut options = TrackOptions::default();
@@ -299,12 +290,33 @@ impl Exchange {
                     }
                 }
                 Command::Refused { track, code } => relay.refuse_track(&track, code, now),
-                Command::TrackEnded { key, at: position, code } => {
-                    self.peers[at].ends.push((key, position, code));
-                }
             }
         }
         busy
+    }
+
+    /// One shard fewer wants a track, whether it is open or still being asked for.
+    fn unwant(&mut self, track: &FullTrackName, shard: u16, relay: &mut Relay, now: Instant) {
+        let waiting = self.pending.get_mut(track).is_some_and(|wanting| {
+            wanting.remove(&shard);
+            !wanting.is_empty()
+        });
+        if !waiting {
+            self.pending.remove(track);
+        }
+        match relay.find_track(track, now) {
+            Found::Open(id) => {
+                let Some(export) = self.exports.get_mut(&id) else { return };
+                export.wanted_by.remove(&shard);
+                if export.wanted_by.is_empty() {
+                    self.exports.remove(&id);
+                    relay.set_export(id, false, now);
+                }
+            }
+            // Having been asked for counts as interest until told otherwise.
+            Found::Pending(id) if !waiting => relay.set_export(id, false, now),
+            Found::Pending(_) | Found::Missing => {}
+        }
     }
 
     /// Begins to export a track to one more shard: answer, replay, then live.
@@ -328,6 +340,8 @@ impl Exchange {
         for object in &replay {
             self.put(key, object, shard);
         }
+        let mark = Mark::Replayed(key);
+        self.send(shard, Command::At { at: self.link.published(), mark });
         relay.set_export(id, true, now);
     }
 
@@ -371,8 +385,8 @@ impl Exchange {
         let mut busy = false;
         loop {
             let peer = &mut self.peers[at];
-            if !peer.ends.is_empty() {
-                peer.end_tracks(relay, now);
+            if !peer.marks.is_empty() {
+                peer.pass_marks(relay, now);
             }
             let fragment = match peer.ring.link.poll() {
                 Poll::Empty => return busy,
@@ -478,17 +492,25 @@ impl Peer {
         }
     }
 
-    fn end_tracks(&mut self, relay: &mut Relay, now: Instant) {
-        let mut at = 0;
-        while at < self.ends.len() {
-            let (key, end, code) = self.ends[at];
-            if end > self.position {
-                at += 1;
-                continue;
-            }
-            self.ends.swap_remove(at);
-            if let Some(import) = self.imports.remove(&key) {
-                relay.end_track(import.track, code, now);
+    /// Acts on the marks that the cursor has reached, in order.
+    fn pass_marks(&mut self, relay: &mut Relay, now: Instant) {
+        while self.marks.front().is_some_and(|(at, _)| *at <= self.position) {
+            let Some((_, mark)) = self.marks.pop_front() else { return };
+            match mark {
+                Mark::Published(namespace) => {
+                    relay.publish_remote(&namespace, self.ring.shard);
+                }
+                Mark::Ended(namespace) => relay.unpublish(&namespace, now),
+                Mark::Replayed(key) => {
+                    if let Some(import) = self.imports.get(&key) {
+                        relay.track_ready(import.track, now);
+                    }
+                }
+                Mark::TrackEnded(key, code) => {
+                    if let Some(import) = self.imports.remove(&key) {
+                        relay.end_track(import.track, code, now);
+                    }
+                }
             }
         }
     }

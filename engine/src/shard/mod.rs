@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use weir_feed as feed;
 use weir_moqt::{Draft, Namespace};
 use weir_packager as packager;
-use weir_relay::{Event as RelayEvent, KeySet, RefuseReason, Relay, Secret, SessionId, SessionParams};
+use weir_relay::{
+    Event as RelayEvent, KeySet, RefuseReason, Relay, Secret, SessionId, SessionParams,
+};
 use weir_xdp::Port;
 
 pub use broadcast::{FeedId, Policy, Rank, Refused};
-pub use exchange::{COMMANDS_DEPTH, Command, Neighbour, Rings};
+pub use exchange::{COMMANDS_DEPTH, Command, Mark, Neighbour, Rings};
 
+use crate::guard::guarded;
 use crate::quic::{self, ConnId, Endpoint, Steering};
 use broadcast::Broadcast;
 use exchange::Exchange;
@@ -132,6 +135,8 @@ pub struct Snapshot {
     pub link_commands_dropped: u64,
     /// Turns taken.
     pub turns: u64,
+    /// Panics caught; each ended one session or feed.
+    pub panics: u64,
 }
 
 /// One shard.
@@ -151,6 +156,7 @@ pub struct Shard {
     policy: Policy,
     events: VecDeque<Event>,
     turns: u64,
+    panics: u64,
 }
 
 impl Shard {
@@ -172,6 +178,7 @@ impl Shard {
             policy: options.policy,
             events: VecDeque::new(),
             turns: 0,
+            panics: 0,
         }
     }
 
@@ -296,9 +303,13 @@ impl Shard {
         wall: Duration,
     ) -> bool {
         let Some(broadcast) = self.broadcasts.get_mut(input_id) else { return false };
-        let held = broadcast.handle_media(feed, event, &mut self.relay, now, wall);
+        let relay = &mut self.relay;
+        let held = guarded(|| broadcast.handle_media(feed, event, relay, now, wall));
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
-        held
+        held.unwrap_or_else(|_| {
+            self.panics += 1;
+            false
+        })
     }
 
     /// Whether somebody publishes to this input.
@@ -352,6 +363,7 @@ impl Shard {
             link_overruns: links.overruns,
             link_commands_dropped: links.commands_dropped,
             turns: self.turns,
+            panics: self.panics,
         }
     }
 
@@ -390,9 +402,15 @@ impl Shard {
                 continue;
             }
             let Some(session) = self.session_of(conn) else { continue };
+            if let quic::Event::Closed { code, reason } = event {
+                self.relay.close_session(session, now);
+                self.forget(conn, session);
+                self.events.push_back(Event::SessionClosed { session, code, reason });
+                continue;
+            }
             let relay = &mut self.relay;
-            match event {
-                quic::Event::Opened { .. } => {}
+            let done = guarded(|| match event {
+                quic::Event::Opened { .. } | quic::Event::Closed { .. } => {}
                 quic::Event::Stream { id, dir, data, fin } => {
                     relay.handle_stream(session, id, dir, data, fin, now, wall);
                 }
@@ -400,13 +418,24 @@ impl Shard {
                 quic::Event::Stopped { id, code } => relay.handle_stop(session, id, code, now),
                 quic::Event::Writable { id } => relay.handle_writable(session, id),
                 quic::Event::Available { dir } => relay.handle_streams_available(session, dir),
-                quic::Event::Closed { code, reason } => {
-                    relay.close_session(session, now);
-                    self.forget(conn, session);
-                    self.events.push_back(Event::SessionClosed { session, code, reason });
-                }
+            });
+            if done.is_err() {
+                self.end_after_panic(conn, session, now);
             }
         }
+    }
+
+    /// A session during whose work a core panicked goes; the others stay.
+    fn end_after_panic(&mut self, conn: ConnId, session: SessionId, now: Instant) {
+        self.panics += 1;
+        let code = weir_moqt::SessionCode::Internal.wire();
+        if let Some(mut link) = self.endpoint.link(conn, now) {
+            weir_relay::Transport::close(&mut link, code, "internal");
+        }
+        self.relay.close_session(session, now);
+        self.forget(conn, session);
+        let reason = "internal: a fault of ours, see panics_total".to_owned();
+        self.events.push_back(Event::SessionClosed { session, code, reason });
     }
 
     fn opened(
@@ -450,10 +479,11 @@ impl Shard {
     fn drive(&mut self, now: Instant) {
         loop {
             while let Some(session) = self.relay.poll_dirty() {
-                if let Some(conn) = self.sessions.get(&session)
-                    && let Some(mut link) = self.endpoint.link(*conn, now)
-                {
-                    self.relay.drive(session, &mut link, now);
+                let Some(conn) = self.sessions.get(&session).copied() else { continue };
+                let Some(mut link) = self.endpoint.link(conn, now) else { continue };
+                let relay = &mut self.relay;
+                if guarded(|| relay.drive(session, &mut link, now)).is_err() {
+                    self.end_after_panic(conn, session, now);
                 }
             }
             let Some(event) = self.relay.poll_event() else { return };
