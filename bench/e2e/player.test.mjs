@@ -98,10 +98,10 @@ test('glass to glass is measured, and the player knows it', async (context) => {
     context.diagnostic(`glass to glass, burnt-in clock: p50 ${figures.seen[0]} ms, p99 ${figures.seen[1]} ms`);
     context.diagnostic(`glass to glass, player's number: p50 ${figures.told[0]} ms, p99 ${figures.told[1]} ms`);
     assert.ok(told.length >= samples.length / 2, 'the player reports a number while it plays');
-    // The number is not a limit on a shared machine: it must only tell the same story as the picture. Between the two
-    // lie the encoder's own delay before the capture stamp, and one frame of painting.
+    // How long it takes is no matter of right or wrong on a shared machine; that the player knows it is. Between picture
+    // and number lie the encoder, before the capture stamp, and the painting of one frame.
     assert.ok(
-      Math.abs(figures.seen[0] - figures.told[0]) < 400,
+      Math.abs(figures.seen[0] - figures.told[0]) < 150,
       `picture ${figures.seen[0]} ms, player ${figures.told[0]} ms`,
     );
     await viewer.screenshot('latency');
@@ -175,10 +175,8 @@ test('a token of another input, a broken one and none show "auth failed"', async
     await good.moving();
     for (const bad of [other.token, broken, '']) {
       const viewer = await browser.open(weir.page(input.id, bad));
-      const stats = await viewer.state('auth failed');
-      assert.match(await viewer.page.evaluate(() => document.body.innerText), /.*/);
+      await viewer.state('auth failed');
       assert.equal((await viewer.look())?.frames ?? 0, 0, 'not one frame was shown');
-      assert.ok(stats);
       if (bad === broken) await viewer.screenshot('auth-failed');
       await viewer.close();
     }

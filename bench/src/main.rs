@@ -1,10 +1,12 @@
 //! `weir-bench`: measures a running Weir from outside. Owns the command line; the statistics are in the library.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand};
+use anyhow::{Result, anyhow, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+use weir_bench::fanout;
 use weir_bench::process::Cost;
 
 #[derive(Parser)]
@@ -27,12 +29,107 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Publishes a broadcast of known content to a running node, receives it N times, checks every byte, and prints
+    /// what it cost the node.
+    Fanout(Fanout),
+}
+
+#[derive(Args)]
+struct Fanout {
+    /// Subscribers.
+    #[arg(long)]
+    subs: u32,
+    /// Length of the measured span.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Data directory of the running node, in which an input is made.
+    #[arg(long, required_unless_present = "url", conflicts_with = "url")]
+    data_dir: Option<PathBuf>,
+    /// Playback URL of an input nobody publishes to, with its token.
+    #[arg(long, requires = "publish_url")]
+    url: Option<String>,
+    /// Publish URL of the same input: https://HOST:PORT/publish/ID?sk=KEY
+    #[arg(long, requires = "url")]
+    publish_url: Option<String>,
+    /// Process of the relay, when several are named weir.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Draft of all sessions.
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u8).range(16..=18))]
+    draft: u8,
+    /// Payload bits a second, with k or M.
+    #[arg(long, default_value = "5M", value_parser = bits)]
+    bitrate: u64,
+    /// Objects a second.
+    #[arg(long, default_value_t = 30)]
+    fps: u32,
+    /// Objects in a group; the first is ten times as large as the others.
+    #[arg(long, default_value_t = 60)]
+    group: u32,
+    /// Seconds the first subscriber runs alone, until the relay's cache is full.
+    #[arg(long, default_value_t = 10)]
+    warm_up: u64,
+    /// Handshakes under way at once.
+    #[arg(long, default_value_t = 16)]
+    ramp: usize,
+    /// Seed of the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `500k`, `5M`, `1200000`.
+fn bits(text: &str) -> Result<u64> {
+    let (number, factor) = match text.strip_suffix(['k', 'M']) {
+        Some(number) => (number, if text.ends_with('M') { 1_000_000 } else { 1_000 }),
+        None => (text, 1),
+    };
+    let number: u64 = number.parse()?;
+    number.checked_mul(factor).ok_or_else(|| anyhow!("too large"))
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Cost { pid, seconds, json } => cost(pid, Duration::from_secs(seconds), json),
+        Command::Fanout(options) => fan_out(options),
     }
+}
+
+fn fan_out(args: Fanout) -> Result<()> {
+    let target = match (args.data_dir, args.url, args.publish_url) {
+        (Some(data_dir), _, _) => fanout::Where::DataDir(data_dir),
+        (_, Some(playback), Some(publish)) => fanout::Where::Urls { publish, playback },
+        _ => bail!("give --data-dir, or --url and --publish-url"),
+    };
+    let draft = match args.draft {
+        16 => weir_moqt::Draft::D16,
+        18 => weir_moqt::Draft::D18,
+        other => bail!("draft {other} is not spoken: 16 or 18"),
+    };
+    let outcome = fanout::run(&fanout::Options {
+        target,
+        pid: args.pid,
+        subscribers: args.subs,
+        span: Duration::from_secs(args.seconds),
+        warm_up: Duration::from_secs(args.warm_up),
+        ramp: args.ramp,
+        draft,
+        shape: fanout::Shape {
+            bits_per_second: args.bitrate,
+            objects_per_second: args.fps,
+            group_objects: args.group,
+        },
+        seed: args.seed,
+    })?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
+    } else {
+        writeln!(out, "{outcome}")?;
+    }
+    Ok(())
 }
 
 fn cost(pid: u32, span: Duration, json: bool) -> Result<()> {

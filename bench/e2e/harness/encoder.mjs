@@ -34,8 +34,11 @@ export class Encoder {
       ffmpeg,
       ['-hide_banner', '-loglevel', 'warning', '-nostdin']
         .concat(['-f', 'rawvideo', '-pix_fmt', 'yuv420p', '-video_size', `${WIDTH}x${HEIGHT}`])
-        .concat(['-framerate', String(FRAME_RATE), '-thread_queue_size', '64', '-i', 'pipe:0'])
-        .concat(['-re', '-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
+        // No probing: the frames that ffmpeg looks at first would make the picture late against the tone for good.
+        .concat(['-framerate', String(FRAME_RATE), '-fflags', 'nobuffer', '-probesize', '32', '-analyzeduration', '0'])
+        .concat(['-thread_queue_size', '64', '-i', 'pipe:0'])
+        // The tone is not paced: ffmpeg takes of it what the picture's clock asks for.
+        .concat(['-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
         .concat(['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)])
         .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k', '-c:a', 'aac', '-b:a', '96k', '-ac', '2'])
         .concat(['-flush_packets', '1', '-f', 'flv', url]),
