@@ -2,6 +2,7 @@
 
 pub mod cert;
 pub mod cli;
+pub mod client;
 pub mod config;
 mod guard;
 pub mod logs;

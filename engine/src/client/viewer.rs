@@ -1,0 +1,596 @@
+//! The viewer itself: a MoQT session in client role, the requests it makes for one broadcast, and the data streams it
+//! reads. It owns what is incomplete; order within a track is `sequence`'s, bytes towards the transport are `outbox`'s.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::data::Status;
+use weir_moqt::{
+    Dir, DoneCode, Draft, Event as Heard, FetchTarget, Filter, FullTrackName, Location, Params,
+    RequestCode, RequestError, RequestId, Role, Session, SessionCode, SessionError, SetupOptions,
+    StreamId,
+};
+use weir_packager::CATALOG_TRACK;
+use weir_packager::catalog::{Catalog, Kind};
+use weir_relay::Transport;
+
+use super::outbox::Outbox;
+use super::sequence::{Released, Sequence, Whole};
+use super::{Event, Join, Object, Options, Selection};
+
+/// A viewer of one broadcast over one connection.
+///
+/// Hand in what the connection received with the `handle_*` calls, then call [`Viewer::drive`] with the connection and
+/// drain [`Viewer::poll_event`]. Call `drive` once at the start, too: SETUP and the first requests leave together.
+#[derive(Debug)]
+pub struct Viewer {
+    session: Session,
+    outbox: Outbox,
+    options: Options,
+    tracks: Vec<Track>,
+    asks: BTreeMap<RequestId, Ask>,
+    readings: BTreeMap<StreamId, Reading>,
+    /// Payload bytes of incomplete objects.
+    incomplete: usize,
+    events: VecDeque<Event>,
+    /// Payload bytes in `events`.
+    undelivered: usize,
+    catalog: Option<Catalog>,
+    phase: Phase,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The transport is to be closed with this.
+    Closing(u32, String),
+    Closed,
+}
+
+#[derive(Debug)]
+struct Track {
+    name: Arc<str>,
+    subscription: RequestId,
+    accepted: bool,
+    /// The joining FETCH in flight.
+    fetch: Option<RequestId>,
+    /// The joining FETCH overtook its SUBSCRIBE and is to be repeated.
+    rejoin: Rejoin,
+    sequence: Sequence,
+    streams_seen: u64,
+    streams_open: u64,
+    done: Option<Done>,
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejoin {
+    Possible,
+    OnceAccepted,
+    Tried,
+}
+
+/// The publisher's last word on a subscription.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    code: DoneCode,
+    streams: Option<u64>,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    track: usize,
+    is_fetch: bool,
+}
+
+/// A data stream.
+#[derive(Debug)]
+struct Reading {
+    track: usize,
+    is_fetch: bool,
+    /// False when its group is done with: it is read and dropped.
+    wanted: bool,
+    location: Location,
+    properties: Bytes,
+    chunks: Vec<Bytes>,
+    length: usize,
+}
+
+impl Viewer {
+    /// A viewer on a fresh connection; its requests wait for [`Viewer::drive`].
+    pub fn new(options: Options) -> Self {
+        let setup = SetupOptions {
+            path: options.path.clone(),
+            authority: options.authority.clone(),
+            implementation: Some(concat!("weir ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ..SetupOptions::default()
+        };
+        let limits = options.limits.session.clone();
+        let session = Session::new(options.draft, Role::Client, options.transport, limits, setup);
+        let mut viewer = Self {
+            session,
+            outbox: Outbox::default(),
+            tracks: Vec::new(),
+            asks: BTreeMap::new(),
+            readings: BTreeMap::new(),
+            incomplete: 0,
+            events: VecDeque::new(),
+            undelivered: 0,
+            catalog: None,
+            phase: Phase::Running,
+            options,
+        };
+        match viewer.options.selection.clone() {
+            Selection::Catalog => viewer.watch(CATALOG_TRACK),
+            Selection::Named(names) => names.iter().for_each(|name| viewer.watch(name)),
+        }
+        viewer
+    }
+
+    /// The draft spoken.
+    pub fn draft(&self) -> Draft {
+        self.session.draft()
+    }
+
+    /// Bytes of a stream, in order; `fin` with the last ones or with none.
+    pub fn handle_stream(
+        &mut self,
+        stream: StreamId,
+        dir: Dir,
+        data: Bytes,
+        fin: bool,
+        now: Instant,
+    ) {
+        if self.phase == Phase::Running {
+            let result = self.session.handle_stream(stream, dir, data, fin);
+            self.after(result, now);
+        }
+    }
+
+    /// The relay reset its side of a stream.
+    pub fn handle_reset(&mut self, stream: StreamId, code: u32, now: Instant) {
+        if self.phase == Phase::Running {
+            let result = self.session.handle_reset(stream, u64::from(code));
+            self.after(result, now);
+        }
+    }
+
+    /// The relay stopped our side of a stream.
+    pub fn handle_stop(&mut self, stream: StreamId, code: u32, now: Instant) {
+        if self.phase == Phase::Running {
+            let result = self.session.handle_stop(stream, u64::from(code));
+            self.after(result, now);
+        }
+    }
+
+    /// A stream has room again.
+    pub fn handle_writable(&mut self, stream: StreamId) {
+        self.outbox.handle_writable(stream);
+    }
+
+    /// Streams can be opened again; the next `drive` does.
+    #[expect(clippy::unused_self, reason = "part of the call protocol; every drive tries")]
+    pub fn handle_streams_available(&mut self, _dir: Dir) {}
+
+    /// The connection is gone, with this code and reason of the peer or of the transport.
+    pub fn handle_closed(&mut self, code: u32, reason: &str) {
+        if self.phase == Phase::Running {
+            self.end(code, reason);
+        }
+        self.phase = Phase::Closed;
+    }
+
+    /// The deadline of [`Viewer::poll_timeout`] has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.phase == Phase::Running {
+            self.after(Ok(()), now);
+        }
+    }
+
+    /// When [`Viewer::handle_timeout`] wants to be called though nothing arrives.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        let limits = &self.options.limits;
+        let live = self.tracks.iter().filter(|track| !track.over);
+        live.flat_map(|track| {
+            let done = track.done.map(|done| done.since + limits.stall_patience);
+            done.into_iter().chain(track.sequence.deadline(limits))
+        })
+        .min()
+    }
+
+    /// Leaves: the next `drive` closes the connection without error.
+    pub fn close(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Closing(SessionCode::NoError.wire(), String::new());
+        }
+    }
+
+    /// Writes what waits, and closes the connection when the session is over.
+    pub fn drive(&mut self, transport: &mut impl Transport, now: Instant) {
+        if self.phase == Phase::Running {
+            let written = self.outbox.drive(&mut self.session, transport);
+            let waiting = self.outbox.bytes();
+            if let Err(error) = written {
+                self.fail(error);
+            } else if waiting > self.options.limits.control_bytes {
+                self.end(SessionCode::Internal.wire(), "requests are not taken");
+            }
+            if self.phase == Phase::Running {
+                self.after(Ok(()), now);
+            }
+        }
+        if let Phase::Closing(code, reason) = &self.phase {
+            transport.close(*code, reason);
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// What happened next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Object(object) = &event {
+            self.undelivered -= object.payload.len();
+        }
+        Some(event)
+    }
+
+    // Requests.
+
+    fn watch(&mut self, name: &str) {
+        let at = self.tracks.len();
+        if at >= self.options.limits.tracks {
+            return;
+        }
+        let track: Arc<str> = name.into();
+        let full = FullTrackName::new(self.options.namespace.clone(), name.to_owned());
+        let Ok(full) = full else {
+            return self.refused(track, RequestCode::Internal, "the name is too long");
+        };
+        let joins = self.options.join == Join::NewestGroup || self.is_catalog(name);
+        // No filter means the next object.
+        let filter = joins.then_some(Filter::LargestObject);
+        let params = Params { filter, ..Params::default() };
+        let subscription = match self.session.subscribe(&full, params) {
+            Ok(request) => request,
+            Err(error) => return self.refused(track, RequestCode::Internal, &error.to_string()),
+        };
+        self.asks.insert(subscription, Ask { track: at, is_fetch: false });
+        self.tracks.push(Track {
+            name: track,
+            subscription,
+            accepted: false,
+            fetch: None,
+            rejoin: Rejoin::Possible,
+            sequence: Sequence::new(joins),
+            streams_seen: 0,
+            streams_open: 0,
+            done: None,
+            over: false,
+        });
+        if joins {
+            self.join(at);
+        }
+    }
+
+    /// Asks for the newest group up to where the subscription starts.
+    fn join(&mut self, at: usize) {
+        let Some(track) = self.tracks.get_mut(at) else { return };
+        let subscription = track.subscription;
+        let target = FetchTarget::RelativeJoining { subscription, groups_back: 0 };
+        if let Ok(request) = self.session.fetch(&target, Params::default()) {
+            track.fetch = Some(request);
+            self.asks.insert(request, Ask { track: at, is_fetch: true });
+        } else {
+            self.join_failed(at);
+        }
+    }
+
+    fn join_failed(&mut self, at: usize) {
+        let Some(track) = self.tracks.get_mut(at) else { return };
+        if let Some(request) = track.fetch.take() {
+            self.session.cancel(request);
+            self.asks.remove(&request);
+        }
+        if track.sequence.join_failed() {
+            self.events.push_back(Event::Skipped { track: track.name.clone(), groups: 1 });
+        }
+    }
+
+    fn refused(&mut self, track: Arc<str>, code: RequestCode, reason: &str) {
+        self.events.push_back(Event::Refused { track, code, reason: reason.to_owned() });
+    }
+
+    fn is_catalog(&self, name: &str) -> bool {
+        self.options.selection == Selection::Catalog && name == CATALOG_TRACK
+    }
+
+    // What the session tells.
+
+    /// Settles everything after input.
+    fn after(&mut self, result: Result<(), SessionError>, now: Instant) {
+        while let Some(heard) = self.session.poll_event() {
+            self.hear(heard, now);
+        }
+        self.release(now);
+        if let Err(error) = result {
+            return self.fail(error);
+        }
+        let sequences: usize = self.tracks.iter().map(|track| track.sequence.held()).sum();
+        if sequences + self.incomplete + self.undelivered > self.options.limits.held_bytes {
+            return self.end(SessionCode::Internal.wire(), "more media than the viewer holds");
+        }
+        self.look_for_end();
+    }
+
+    fn hear(&mut self, heard: Heard, now: Instant) {
+        match heard {
+            Heard::Setup { .. } => self.events.push_back(Event::Ready),
+            Heard::GoAway { request: None, uri, .. } => {
+                self.events.push_back(Event::GoAway { uri });
+            }
+            Heard::SubscribeOk { request, .. } => self.on_accepted(request),
+            Heard::RequestError { request, error, .. } => self.on_refused(request, &error),
+            Heard::PublishDone { request, code, streams, .. } => {
+                if let Some(track) = self.asked(request) {
+                    track.done.get_or_insert(Done { code, streams, since: now });
+                }
+            }
+            Heard::SubgroupOpened { stream, request, header } => {
+                self.on_stream(stream, request, Location::new(header.group, 0));
+            }
+            Heard::FetchOpened { stream, request } => {
+                self.on_stream(stream, request, Location::default());
+            }
+            Heard::ObjectStarted { stream, object } if object.status == Status::Normal => {
+                if let Some(reading) = self.readings.get_mut(&stream) {
+                    reading.location.object = object.object;
+                    reading.properties = object.properties;
+                    if object.payload_len == 0 {
+                        self.complete(stream);
+                    }
+                }
+            }
+            Heard::FetchObjectStarted { stream, object } => {
+                if let Some(reading) = self.readings.get_mut(&stream) {
+                    reading.location = object.location;
+                    reading.properties = object.properties;
+                    if object.payload_len == 0 {
+                        self.complete(stream);
+                    }
+                }
+            }
+            Heard::Payload { stream, data, last } => {
+                if let Some(reading) = self.readings.get_mut(&stream) {
+                    if reading.wanted {
+                        reading.length += data.len();
+                        self.incomplete += data.len();
+                        reading.chunks.push(data);
+                    }
+                    if last {
+                        self.complete(stream);
+                    }
+                }
+            }
+            Heard::DataEnded { stream } => self.on_stream_over(stream, false),
+            Heard::DataReset { stream, .. } => self.on_stream_over(stream, true),
+            Heard::Subscribe { request, .. }
+            | Heard::Fetch { request, .. }
+            | Heard::TrackStatus { request, .. }
+            | Heard::PublishNamespace { request, .. }
+            | Heard::SubscribeNamespace { request, .. }
+            | Heard::SubscribeTracks { request, .. }
+            | Heard::Publish { request, .. }
+            | Heard::Update { update: request, .. } => {
+                let error = RequestError::new(RequestCode::NotSupported, "a viewer only watches");
+                // An error means that the peer ended the request in the same moment.
+                let _ = self.session.reject(request, &error);
+            }
+            _ => {}
+        }
+    }
+
+    fn asked(&mut self, request: RequestId) -> Option<&mut Track> {
+        let ask = self.asks.get(&request)?;
+        self.tracks.get_mut(ask.track)
+    }
+
+    fn on_accepted(&mut self, request: RequestId) {
+        let Some(&Ask { track: at, .. }) = self.asks.get(&request) else { return };
+        let Some(track) = self.tracks.get_mut(at) else { return };
+        track.accepted = true;
+        if track.rejoin == Rejoin::OnceAccepted {
+            track.rejoin = Rejoin::Tried;
+            self.join(at);
+        }
+    }
+
+    fn on_refused(&mut self, request: RequestId, error: &RequestError) {
+        let Some(ask) = self.asks.remove(&request) else { return };
+        let Some(track) = self.tracks.get_mut(ask.track) else { return };
+        if !ask.is_fetch {
+            track.over = true;
+            let name = track.name.clone();
+            if let Some(fetch) = track.fetch.take() {
+                self.session.cancel(fetch);
+                self.asks.remove(&fetch);
+            }
+            return self.refused(name, error.code, &error.reason);
+        }
+        track.fetch = None;
+        // Each request may have a stream of its own, so a FETCH can arrive before its SUBSCRIBE.
+        let early = error.code == RequestCode::InvalidJoiningRequest;
+        match (early && track.rejoin == Rejoin::Possible, track.accepted) {
+            (true, true) => {
+                track.rejoin = Rejoin::Tried;
+                self.join(ask.track);
+            }
+            (true, false) => track.rejoin = Rejoin::OnceAccepted,
+            (false, _) => self.join_failed(ask.track),
+        }
+    }
+
+    fn on_stream(&mut self, stream: StreamId, request: RequestId, location: Location) {
+        let Some(&Ask { track: at, is_fetch }) = self.asks.get(&request) else { return };
+        let Some(track) = self.tracks.get_mut(at) else { return };
+        let wanted = if is_fetch {
+            true
+        } else {
+            track.streams_seen += 1;
+            track.streams_open += 1;
+            track.sequence.open(location.group)
+        };
+        let reading = Reading {
+            track: at,
+            is_fetch,
+            wanted,
+            location,
+            properties: Bytes::new(),
+            chunks: Vec::new(),
+            length: 0,
+        };
+        self.readings.insert(stream, reading);
+    }
+
+    fn complete(&mut self, stream: StreamId) {
+        let Some(reading) = self.readings.get_mut(&stream) else { return };
+        self.incomplete -= std::mem::take(&mut reading.length);
+        let chunks = std::mem::take(&mut reading.chunks);
+        let Some(track) = self.tracks.get_mut(reading.track) else { return };
+        if !reading.wanted {
+            return;
+        }
+        let whole = Whole {
+            location: reading.location,
+            properties: std::mem::take(&mut reading.properties),
+            payload: join_chunks(chunks),
+        };
+        if reading.is_fetch {
+            track.sequence.push_fetched(whole);
+        } else {
+            track.sequence.push(whole);
+        }
+    }
+
+    fn on_stream_over(&mut self, stream: StreamId, reset: bool) {
+        let Some(reading) = self.readings.remove(&stream) else { return };
+        self.incomplete -= reading.length;
+        let Some(track) = self.tracks.get_mut(reading.track) else { return };
+        if !reading.is_fetch {
+            track.streams_open -= 1;
+            if reading.wanted {
+                track.sequence.close(reading.location.group, reset);
+            }
+        } else if reset {
+            self.join_failed(reading.track);
+        } else if let Some(fetch) = track.fetch.take() {
+            track.sequence.join_done();
+            self.asks.remove(&fetch);
+        }
+    }
+
+    // What goes out.
+
+    fn release(&mut self, now: Instant) {
+        let mut at = 0;
+        // A catalog may add tracks while this runs.
+        while at < self.tracks.len() && self.phase == Phase::Running {
+            self.release_track(at, now);
+            at += 1;
+        }
+    }
+
+    fn release_track(&mut self, at: usize, now: Instant) {
+        while let Some(track) = self.tracks.get_mut(at) {
+            if let Some(done) = track.done
+                && track.streams_open == 0
+                && (done.streams.is_none_or(|streams| track.streams_seen >= streams)
+                    || now >= done.since + self.options.limits.stall_patience)
+            {
+                track.sequence.end();
+            }
+            let Some(released) = track.sequence.release(now, &self.options.limits) else { break };
+            let name = track.name.clone();
+            match released {
+                Released::Object(whole) if self.is_catalog(&name) => {
+                    self.on_catalog(&whole.payload)
+                }
+                Released::Object(Whole { location, properties, payload }) => {
+                    self.undelivered += payload.len();
+                    let Location { group, object } = location;
+                    let object = Object { track: name, group, object, payload, properties };
+                    self.events.push_back(Event::Object(object));
+                }
+                // A catalog says everything anew.
+                Released::Skipped(_) if self.is_catalog(&name) => {}
+                Released::Skipped(groups) => {
+                    self.events.push_back(Event::Skipped { track: name, groups });
+                }
+                Released::JoinAbandoned => self.join_failed(at),
+            }
+            if self.phase != Phase::Running {
+                return;
+            }
+        }
+        let Some(track) = self.tracks.get_mut(at).filter(|track| !track.over) else { return };
+        if let Some(done) = track.done
+            && track.sequence.is_ending()
+            && (track.sequence.is_drained() || track.fetch.is_none())
+        {
+            track.over = true;
+            let (track, code) = (track.name.clone(), done.code);
+            self.events.push_back(Event::TrackEnded { track, code });
+        }
+    }
+
+    fn on_catalog(&mut self, json: &[u8]) {
+        let catalog = match Catalog::parse(json) {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                return self.end(SessionCode::ProtocolViolation.wire(), &error.to_string());
+            }
+        };
+        if self.catalog.as_ref() == Some(&catalog) {
+            return;
+        }
+        for track in &catalog.tracks {
+            let watched = self.tracks.iter().any(|known| *known.name == *track.name && !known.over);
+            if track.kind != Kind::Unknown && !watched && catalog.live {
+                self.watch(&track.name);
+            }
+        }
+        self.catalog = Some(catalog.clone());
+        self.events.push_back(Event::Catalog(catalog));
+    }
+
+    fn look_for_end(&mut self) {
+        if self.phase == Phase::Running && self.tracks.iter().all(|track| track.over) {
+            self.end(SessionCode::NoError.wire(), "every track has ended");
+        }
+    }
+
+    fn fail(&mut self, error: SessionError) {
+        self.end(error.code.wire(), &error.reason);
+    }
+
+    fn end(&mut self, code: u32, reason: &str) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Closing(code, reason.to_owned());
+            self.events.push_back(Event::Ended { code, reason: reason.to_owned() });
+        }
+    }
+}
+
+fn join_chunks(mut chunks: Vec<Bytes>) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+    whole.freeze()
+}
