@@ -23,7 +23,7 @@ export function sentence(state: State, reason: string, retryInMs: number | null)
     case 'connecting':
       return { mark: 'half', tone: 'idle', title: 'Connecting', why: '', next: '' };
     case 'buffering':
-      return { mark: 'half', tone: 'idle', title: 'Starting', why: 'Waiting for the next picture.', next: '' };
+      return { mark: 'half', tone: 'idle', title: 'Buffering', why: 'Waiting for the next picture.', next: '' };
     case 'stalled':
       return {
         mark: 'half',
@@ -65,12 +65,22 @@ export function sentence(state: State, reason: string, retryInMs: number | null)
   }
 }
 
-/** The relay's reason behind `auth_failed: ` in words for people. */
+/** The relay's reasons behind `auth_failed: `, in words for people. */
+const REFUSALS: Record<string, string> = {
+  '': 'The relay refused the playback token.',
+  expired: 'The playback token has expired.',
+  'not yet valid': 'The playback token is not valid yet.',
+  revoked: 'The playback token was withdrawn.',
+  'other stream': 'The playback token is for another broadcast.',
+  'token missing': 'The link has no playback token.',
+  signature: 'The playback token is damaged or was signed by somebody else.',
+  'unknown kid': 'The playback token was signed with a key this server does not know.',
+  'token malformed': 'The playback token is damaged.',
+};
+
 function refusal(reason: string): string {
   const text = reason.replace(/^auth_failed:?\s*/, '');
-  if (/expired/i.test(text)) return 'The playback token has expired.';
-  if (/playback token/.test(text)) return text;
-  return text === '' ? 'The relay refused the playback token.' : `The relay refused the playback token: ${plain(text)}`;
+  return REFUSALS[text] ?? (/playback token/.test(text) ? text : `The relay refused the playback token (${text}).`);
 }
 
 function plain(reason: string): string {

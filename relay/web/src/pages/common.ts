@@ -52,7 +52,7 @@ export function byId<Node extends Element>(id: string): Node {
 const WORDS: Record<State, [Mark, string, string]> = {
   idle: ['ring', '', 'Idle'],
   connecting: ['half', '', 'Connecting'],
-  buffering: ['half', '', 'Starting'],
+  buffering: ['half', '', 'Buffering'],
   playing: ['full', 'live', 'Live'],
   paused: ['ring', '', 'Paused'],
   stalled: ['half', 'warn', 'Publisher paused'],

@@ -176,8 +176,9 @@ export class Connection {
         this.pump();
         if (done) break;
       }
-    } catch {
-      if (this.#over) return;
+    } catch (error) {
+      // When the whole session ends, `closed` knows why and its streams do not.
+      if (this.#over || endsSession(error)) return;
       this.session.handleReset(stream);
       this.pump();
     }
@@ -192,6 +193,10 @@ export function isAuthFailure({ code, reason }: Ending): boolean {
 
 function streamError(code: number): unknown {
   return typeof WebTransportError === 'function' ? new WebTransportError('', { streamErrorCode: code }) : undefined;
+}
+
+function endsSession(error: unknown): boolean {
+  return typeof WebTransportError === 'function' && error instanceof WebTransportError && error.source === 'session';
 }
 
 function messageOf(error: unknown): string {

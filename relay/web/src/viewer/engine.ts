@@ -131,7 +131,6 @@ export class Engine {
         return;
       }
       if (this.#phase === 'auth failed' || this.#phase === 'failed') return;
-      this.#stats.reconnects += 1;
       if (outcome.kind === 'again') {
         this.#tell('reconnecting', '');
         continue;
@@ -167,6 +166,7 @@ export class Engine {
       if (ending && isAuthFailure(ending)) return { kind: 'ended', ending };
       return { kind: 'unreachable', reason: error instanceof Error ? error.message : String(error) };
     }
+    if (this.#stats.connectMs !== null) this.#stats.reconnects += 1;
     this.#stats.connectMs = Date.now() - started;
     this.#heardAt = Date.now();
     const ending = await connection.ended;
@@ -469,7 +469,9 @@ export class Engine {
       const media = times.media ?? times.decode;
       if (media !== null) {
         const seconds = media / timescale + offset;
-        this.post({ kind: 'chunk', track: kind, media: seconds, captured: times.capturedMs, arrived: now });
+        const captured = times.capturedMs;
+        const joining = lane.fetch !== null;
+        this.post({ kind: 'chunk', track: kind, media: seconds, captured, arrived: now, joining });
       }
       if (opens && kind === this.#clockKind) {
         if (this.#groupStartedAt > 0) this.#groupMs = Math.min(Math.max(now - this.#groupStartedAt, 500), 10_000);
@@ -510,7 +512,8 @@ export class Engine {
   }
 
   #watchdog(now: number): void {
-    if (this.#phase !== 'live' && this.#phase !== 'waiting') return;
+    // Until a catalog has come, connecting has its own deadlines.
+    if (this.#phase === 'offline' || this.#phase === 'ended' || this.#catalogAt.group < 0) return;
     const twoGroups = 2 * this.#groupMs;
     if (now - this.#heardAt > Math.max(SILENCE_MS, twoGroups)) {
       this.#stats.stalls += 1;
@@ -518,8 +521,8 @@ export class Engine {
       return;
     }
     const absent = now - this.#mediaAt;
-    if (absent > Math.max(ABSENCE_MS, twoGroups) && this.#phase === 'live') {
-      this.#stats.stalls += 1;
+    if (absent > Math.max(ABSENCE_MS, twoGroups) && this.#phase !== 'waiting') {
+      if (this.#phase === 'live') this.#stats.stalls += 1;
       this.#tell('waiting', '');
     }
     if (absent > Math.max(ABSENCE_RECONNECT_MS, twoGroups) && !this.#triedInAbsence) {

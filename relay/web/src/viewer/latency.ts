@@ -26,6 +26,8 @@ const UNDERRUN_MS = 100;
 const UNDERRUN_DECAY_PER_SECOND = UNDERRUN_MS / 60;
 /** Arrivals looked at for jitter: 10 s of 30 chunks a second. */
 const ARRIVALS_MAX = 300;
+/** Two chunks in a row that differ by more than this belong to different timelines. */
+const STEP_MS = 1000;
 /** A delay outside this range says that the clocks differ, not how long the path is. */
 const DELAY_PLAUSIBLE_MS = 10_000;
 /** Smoothing of the fill, which saws by a chunk's length. */
@@ -61,7 +63,11 @@ export class LatencyControl {
 
   /** A chunk arrived at wall time `arrived`; `media` in seconds, `captured` in ms. */
   arrival(arrived: number, media: number, captured: number | null): void {
-    this.#arrivals.push({ lag: arrived - media * 1000, delay: captured === null ? null : arrived - captured });
+    const previous = this.#arrivals.at(-1);
+    const lag = arrived - media * 1000;
+    // A pause of the publisher, or a group skipped, moves the whole timeline: that is no jitter.
+    if (previous && Math.abs(lag - previous.lag) > STEP_MS) this.#arrivals = [];
+    this.#arrivals.push({ lag, delay: captured === null ? null : arrived - captured });
     if (this.#arrivals.length > ARRIVALS_MAX) this.#arrivals.shift();
   }
 

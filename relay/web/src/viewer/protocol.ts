@@ -59,8 +59,11 @@ export type FromEngine =
   | { kind: 'media'; media: MediaSourceHandle | MediaSource }
   | { kind: 'phase'; phase: Phase; reason: string; retryInMs: number | null }
   | { kind: 'catalog'; tracks: CatalogSummary }
-  /** A chunk arrived: its media time in seconds, when it was captured and when it came, in ms. */
-  | { kind: 'chunk'; track: Kind; media: number; captured: number | null; arrived: number }
+  /**
+   * A chunk arrived: its media time in seconds, when it was captured and when it came, in ms. Those of a joining FETCH
+   * come in one burst, which says nothing about the path.
+   */
+  | { kind: 'chunk'; track: Kind; media: number; captured: number | null; arrived: number; joining: boolean }
   /** The timeline or the path is another one from here. */
   | { kind: 'restarted' }
   | { kind: 'stats'; stats: EngineStats };

@@ -79,6 +79,11 @@ const STEP_MS = 100;
 const START_S = 0.08;
 /** A playhead that has not moved for this long with nothing ahead is stuck, not between two frames. */
 const STUCK_MS = 150;
+const SEEK_STUCK_MS = 1000;
+/** In front of a gap a browser may leave this much unplayed: it wants more to go on with. */
+const GAP_AHEAD_S = 0.3;
+/** A wait this soon after a jump belongs to it and is no underrun. */
+const JUMP_SPAN_MS = 500;
 const TOKEN_WARNING_S = 60;
 const TOKEN_PAUSE_MS = 10_000;
 
@@ -112,6 +117,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #stuck = { position: -1, since: 0 };
   #rebuffers = 0;
   #jumps = 0;
+  #jumpedAt = -Infinity;
   #told = 0;
   #tokenWarned = false;
   #detach: (() => void)[] = [];
@@ -349,7 +355,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
         this.emit('catalog', { tracks: message.tracks });
         break;
       case 'chunk':
-        this.#onChunk(message.track, message.media, message.captured, message.arrived);
+        this.#onChunk(message);
         break;
       case 'restarted':
         this.#control.forget();
@@ -363,10 +369,10 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     }
   }
 
-  #onChunk(track: Kind, media: number, captured: number | null, arrived: number): void {
+  #onChunk({ track, media, captured, arrived, joining }: Extract<FromEngine, { kind: 'chunk' }>): void {
     // One track gives the times: pictures where there are some.
     if (track === 'audio' && this.#catalog.some(({ kind }) => kind === 'video')) return;
-    this.#control.arrival(arrived, media, captured);
+    if (!joining) this.#control.arrival(arrived, media, captured);
     if (captured !== null) this.#glass.capture(media, captured);
   }
 
@@ -417,7 +423,8 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #onWaiting(): void {
     if (!this.#started || this.#waiting) return;
     this.#waiting = true;
-    if (this.#firstFrameMs !== null && this.#video?.seeking === false) {
+    const byJump = performance.now() - this.#jumpedAt < JUMP_SPAN_MS;
+    if (this.#firstFrameMs !== null && this.#video?.seeking === false && !byJump) {
       this.#rebuffers += 1;
       this.#control.underrun();
       this.emit('stall', { count: this.#rebuffers });
@@ -472,7 +479,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     const video = this.#video;
     if (video && this.#media) {
       if (!this.#started) this.#tryStart(video, now);
-      else if (!video.paused && !video.seeking) this.#keepUp(video, now);
+      else if (!video.paused) this.#keepUp(video, now);
       this.#host?.send({ kind: 'position', seconds: video.currentTime, aheadMs: this.#aheadMs() });
     }
     this.#checkToken();
@@ -489,8 +496,6 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#started = true;
     this.#waiting = true;
     this.#control.settle(now);
-    // The burst of the joining FETCH says nothing about the path's jitter.
-    this.#control.forget();
     video.currentTime = Math.max(range.start, range.end - this.#control.startFill / 1000);
     if (video.autoplay || video.paused) void this.#startElement();
   }
@@ -505,14 +510,14 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
       else if (next === null && buffered.start(index) > position) next = buffered.start(index);
     }
     if (position !== this.#stuck.position) this.#stuck = { position, since: now };
-    const stuck = now - this.#stuck.since >= STUCK_MS;
-    if (stuck && next !== null && (end === null || end - position < 0.1)) {
+    const stuck = now - this.#stuck.since >= (video.seeking ? SEEK_STUCK_MS : STUCK_MS);
+    if (stuck && next !== null && (end === null || end - position < GAP_AHEAD_S)) {
       // A group was skipped: its place on the timeline stays empty.
       this.#jump(next + 0.001);
       this.#control.settle(now);
       return;
     }
-    if (end === null) return;
+    if (end === null || video.seeking) return;
     const { rate, jump } = this.#control.step({ now, position, end: Math.max(end, next === null ? end : this.#edge()) });
     if (jump !== null) this.#jump(jump);
     if (video.playbackRate !== rate) video.playbackRate = rate;
@@ -526,6 +531,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     const video = this.#video;
     if (!video) return;
     this.#jumps += 1;
+    this.#jumpedAt = performance.now();
     video.currentTime = to;
   }
 
