@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use crate::config::Config;
 
 /// Most shards of one node. The first byte of a connection id names the shard.
-pub const SHARDS_MAX: u16 = 256;
+pub const SHARDS_MAX: u16 = weir_xdp::steer::SHARDS_MAX;
 
 /// Objects announced in a link before a reader that does not look is overrun. One shard that takes
 /// in 200 Mb/s hands over about 25 MB/s; cut into fragments of 16 KiB at most, and of 2 KiB on

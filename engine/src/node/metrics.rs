@@ -173,6 +173,7 @@ impl Page<'_> {
                 ("fetches_per_session_max", s.relay.limit_fetches),
                 ("half_open_max", s.quic.retries_sent),
                 ("handshake_timeout", s.quic.handshake_timeouts),
+                ("hand_over_packets", s.hand_over_dropped),
                 ("link_commands", s.link_commands_dropped),
                 ("namespaces_max", s.relay.limit_namespaces),
                 ("object_bytes_max", s.relay.limit_object_bytes),
@@ -207,6 +208,11 @@ impl Page<'_> {
             "panics_total",
             "Panics caught at the edge of the shard; each ended one feed or session.",
             |s| s.panics,
+        );
+        self.counter(
+            "quic_datagrams_handed_over_total",
+            "Datagrams handed to the shard that owns their connection.",
+            |s| s.handed_over,
         );
         self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| {
             s.link_overruns

@@ -73,6 +73,17 @@ pub struct Steering {
     pub key: weir_xdp::steer::Key,
 }
 
+impl Steering {
+    /// The shard whose connection a short-header packet belongs to (RFC 9000 §17.3). Packets with
+    /// long headers belong to whoever receives them: a client's first id is its own choice.
+    pub(crate) fn owner(self, datagram: &[u8]) -> Option<u16> {
+        if datagram.first()? & 0x80 != 0 {
+            return None;
+        }
+        weir_xdp::steer::shard_of(datagram, self.shards, self.key)
+    }
+}
+
 struct ShardCids {
     steering: Steering,
 }

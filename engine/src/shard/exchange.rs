@@ -15,10 +15,7 @@ use weir_moqt::{FullTrackName, Namespace};
 use weir_relay::{DoneCode, Event, Found, ObjectIn, Relay, RequestCode, TrackId, TrackOptions};
 use weir_ring::link::{self, Flags, Header, Poll};
 use weir_ring::spsc;
-
-/// Commands one shard may have waiting at another: directory changes and wishes, some ten a
-/// broadcast. Beyond it they wait at the sender.
-pub const COMMANDS_DEPTH: usize = 4_096;
+use weir_xdp::Datagram;
 
 /// Longest wait of commands at the sender when a ring is full; a shard that has not looked at its
 /// ring for this many commands is dead.
@@ -75,6 +72,10 @@ pub struct Neighbour {
     pub to: spsc::Producer<Command>,
     /// Its commands to us.
     pub from: spsc::Consumer<Command>,
+    /// Datagrams of its connections that came to us.
+    pub datagrams_to: spsc::Producer<Datagram>,
+    /// Datagrams of our connections that came to it.
+    pub datagrams_from: spsc::Consumer<Datagram>,
     /// Its link.
     pub link: link::Consumer,
     /// Wakes it when it sleeps.
@@ -98,6 +99,10 @@ pub(super) struct Counters {
     pub(super) imported: u64,
     /// Descriptors missed because this shard was too slow.
     pub(super) overruns: u64,
+    /// Datagrams handed to the shard that owns their connection.
+    pub(super) handed_over: u64,
+    /// Datagrams dropped because the ring to that shard was full.
+    pub(super) hand_over_dropped: u64,
     /// Commands dropped because a ring stayed full.
     pub(super) commands_dropped: u64,
 }
@@ -246,10 +251,31 @@ impl Exchange {
         busy
     }
 
+    /// A datagram that belongs to another shard: one of a connection whose packets the kernel or
+    /// the card brought to the wrong socket. QUIC recovers from a drop.
+    pub(super) fn hand_over(&mut self, shard: u16, datagram: Datagram) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.ring.shard == shard) else {
+            return;
+        };
+        match peer.ring.datagrams_to.push(datagram) {
+            Ok(()) => self.counters.handed_over += 1,
+            Err(spsc::Full(_)) => self.counters.hand_over_dropped += 1,
+        }
+        peer.ring.waker.wake();
+    }
+
+    /// The next datagram that another shard received for us.
+    pub(super) fn next_datagram(&mut self) -> Option<Datagram> {
+        self.peers.iter_mut().find_map(|peer| peer.ring.datagrams_from.pop())
+    }
+
     /// Whether something waits to be read: asked once more before a shard sleeps.
     pub(super) fn is_idle(&mut self) -> bool {
         self.peers.iter_mut().all(|peer| {
-            peer.ring.from.is_empty() && peer.backlog.is_empty() && peer.ring.link.lag() == 0
+            peer.ring.from.is_empty()
+                && peer.ring.datagrams_from.is_empty()
+                && peer.backlog.is_empty()
+                && peer.ring.link.lag() == 0
         })
     }
 

@@ -20,7 +20,7 @@ use weir_relay::{
 use weir_xdp::Port;
 
 pub use broadcast::{FeedId, Policy, Rank, Refused};
-pub use exchange::{COMMANDS_DEPTH, Command, Mark, Neighbour, Rings};
+pub use exchange::{Command, Mark, Neighbour, Rings};
 
 use crate::guard::guarded;
 use crate::quic::{self, ConnId, Endpoint, Steering};
@@ -133,6 +133,10 @@ pub struct Snapshot {
     pub link_overruns: u64,
     /// Commands dropped on full rings.
     pub link_commands_dropped: u64,
+    /// Datagrams handed to the shard that owns their connection.
+    pub handed_over: u64,
+    /// Datagrams dropped on full hand-over rings.
+    pub hand_over_dropped: u64,
     /// Turns taken.
     pub turns: u64,
     /// Panics caught; each ended one session or feed.
@@ -197,10 +201,19 @@ impl Shard {
         self.turns += 1;
         let mut busy = false;
         for _ in 0..BATCHES_PER_TURN {
-            let endpoint = &mut self.endpoint;
-            if port.recv(&mut |datagram| endpoint.handle_datagram(datagram, now))? == 0 {
+            let (endpoint, exchange) = (&mut self.endpoint, &mut self.exchange);
+            let steering = self.steering;
+            let received = port.recv(&mut |datagram| match steering.owner(&datagram.data) {
+                Some(owner) if owner != steering.shard => exchange.hand_over(owner, datagram),
+                _ => endpoint.handle_datagram(datagram, now),
+            })?;
+            if received == 0 {
                 break;
             }
+            busy = true;
+        }
+        while let Some(datagram) = self.exchange.next_datagram() {
+            self.endpoint.handle_datagram(datagram, now);
             busy = true;
         }
         busy |= self.exchange.turn(&mut self.relay, now);
@@ -362,6 +375,8 @@ impl Shard {
             link_imported: links.imported,
             link_overruns: links.overruns,
             link_commands_dropped: links.commands_dropped,
+            handed_over: links.handed_over,
+            hand_over_dropped: links.hand_over_dropped,
             turns: self.turns,
             panics: self.panics,
         }
