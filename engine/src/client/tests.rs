@@ -340,6 +340,7 @@ fn a_live_viewer_starts_at_the_next_object() {
         (0..3).for_each(|object| world.write("video", 6, object));
         world.settle();
         world.write("video", 6, 3);
+        world.settle();
         world.write("video", 7, 0);
         world.settle();
         assert_eq!(world.got("video"), [(6, 3), (7, 0)]);
