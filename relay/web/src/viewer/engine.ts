@@ -19,10 +19,12 @@ const BACKOFF_MS = 250;
 const BACKOFF_MAX_MS = 8000;
 /** How often an absent broadcast is asked for. */
 const OFFLINE_POLL_MS = 2000;
-/** Nothing at all, not even a catalog (they come every 2 s), for this long or two groups: the path is dead. */
-const SILENCE_MS = 5000;
-/** No media for this long or two groups: the publisher has gone. */
-const ABSENCE_MS = 2500;
+/** No media for this long or two groups: the relay is asked whether it is still there. */
+const ABSENCE_MS = 1500;
+/** A relay that has not answered by then, nor sent anything else, is gone. */
+const ANSWER_MS = 2500;
+/** An absent broadcast is asked for every two seconds: no word for this long, and the relay is gone too. */
+const OFFLINE_SILENCE_MS = 8000;
 /** Catalogs but no media for this long: perhaps the data streams died. One new connection is tried per absence. */
 const ABSENCE_RECONNECT_MS = 9000;
 /** How soon a refused track is asked for again. */
@@ -67,6 +69,7 @@ export class Engine {
   #askAgainAt: number | null = null;
   #status: { request: number; sent: number } | null = null;
   #statusAt = 0;
+  #answeredAt = 0;
   #attempts = 0;
   #heardAt = 0;
   #mediaAt = 0;
@@ -189,6 +192,7 @@ export class Engine {
     this.#askAgainAt = null;
     this.#status = null;
     this.#heardAt = Date.now();
+    this.#answeredAt = 0;
     for (const lane of this.#lanes.values()) {
       lane.subscription = null;
       lane.fetch = null;
@@ -244,8 +248,9 @@ export class Engine {
       this.#onCatalogEvent(event, now);
       return;
     }
-    if (event.request === this.#status?.request) {
+    if (this.#status && event.request === this.#status.request) {
       this.#stats.rttMs = now - this.#status.sent;
+      this.#answeredAt = now;
       this.#status = null;
       return;
     }
@@ -499,33 +504,45 @@ export class Engine {
       lane.retryAt = null;
       if (this.#catalog) this.#subscribe(lane);
     }
-    if (now - this.#statusAt >= RTT_EVERY_MS && this.#phase === 'live' && this.#connection && this.#options) {
-      this.#statusAt = now;
-      const request = this.#connection.session.trackStatus(this.#options.source.namespace, CATALOG);
-      this.#status = { request, sent: now };
-      this.#connection.pump();
-    }
+    if (now - this.#statusAt >= RTT_EVERY_MS && this.#catalogAt.group >= 0) this.#probe(now);
     if (now - this.#statsAt >= 250) {
       this.#statsAt = now;
       this.post({ kind: 'stats', stats: this.#measure(now) });
     }
   }
 
+  /** Asks the relay something that it answers at once: a round trip, and a sign of life. */
+  #probe(now: number): void {
+    if (this.#status || !this.#connection || !this.#options) return;
+    this.#statusAt = now;
+    const request = this.#connection.session.trackStatus(this.#options.source.namespace, CATALOG);
+    this.#status = { request, sent: now };
+    this.#connection.pump();
+  }
+
   #watchdog(now: number): void {
-    // Until a catalog has come, connecting has its own deadlines.
-    if (this.#phase === 'offline' || this.#phase === 'ended' || this.#catalogAt.group < 0) return;
-    const twoGroups = 2 * this.#groupMs;
-    if (now - this.#heardAt > Math.max(SILENCE_MS, twoGroups)) {
+    const silent = now - this.#heardAt;
+    if (this.#status && now - this.#status.sent > ANSWER_MS && silent > ANSWER_MS) {
       this.#stats.stalls += 1;
       this.#reconnect('nothing came for a while');
       return;
     }
-    const absent = now - this.#mediaAt;
-    if (absent > Math.max(ABSENCE_MS, twoGroups) && this.#phase !== 'waiting') {
-      if (this.#phase === 'live') this.#stats.stalls += 1;
-      this.#tell('waiting', '');
+    if (this.#phase === 'offline' || this.#phase === 'ended') {
+      if (silent > OFFLINE_SILENCE_MS) this.#reconnect('nothing came for a while');
+      return;
     }
-    if (absent > Math.max(ABSENCE_RECONNECT_MS, twoGroups) && !this.#triedInAbsence) {
+    // Until a catalog has come, connecting has its own deadlines.
+    if (this.#catalogAt.group < 0) return;
+    const absent = now - this.#mediaAt;
+    if (absent < Math.max(ABSENCE_MS, 2 * this.#groupMs)) return;
+    if (this.#answeredAt < this.#mediaAt) {
+      this.#probe(now);
+      return;
+    }
+    // The relay is there: it is the publisher that has gone.
+    if (this.#phase === 'live') this.#stats.stalls += 1;
+    this.#tell('waiting', '');
+    if (absent > ABSENCE_RECONNECT_MS && !this.#triedInAbsence) {
       this.#triedInAbsence = true;
       this.#reconnect('no media came for a while');
     }

@@ -81,6 +81,11 @@ export class LatencyControl {
     this.#underruns = Math.min(this.#underruns + UNDERRUN_MS, FLOOR_MAX_MS);
   }
 
+  /** The last underrun was not the path's doing: the publisher or the relay had gone. */
+  pardon(): void {
+    this.#underruns = Math.max(0, this.#underruns - UNDERRUN_MS);
+  }
+
   /** A new timeline or path: what was learnt of the old one is void. */
   forget(): void {
     this.#arrivals = [];

@@ -118,6 +118,8 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #rebuffers = 0;
   #jumps = 0;
   #jumpedAt = -Infinity;
+  /** Playback waits after an underrun that was charged to the path. */
+  #underran = false;
   #told = 0;
   #tokenWarned = false;
   #detach: (() => void)[] = [];
@@ -381,6 +383,10 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#phaseReason = reason;
     this.#retryInMs = retryInMs;
     if (phase === 'reconnecting' || phase === 'connecting') this.#control.forget();
+    if (phase !== 'live' && this.#underran) {
+      this.#underran = false;
+      this.#control.pardon();
+    }
     if (phase === 'auth failed' || phase === 'failed') {
       // The last picture is not to be mistaken for the present.
       this.#video?.pause();
@@ -427,6 +433,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     if (this.#firstFrameMs !== null && this.#video?.seeking === false && !byJump) {
       this.#rebuffers += 1;
       this.#control.underrun();
+      this.#underran = true;
       this.emit('stall', { count: this.#rebuffers });
     }
     this.#refresh();
@@ -434,6 +441,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
 
   #onPlaying(): void {
     if (this.#waiting) this.#control.settle(performance.now());
+    this.#underran = false;
     this.#waiting = false;
     this.#refresh();
   }
