@@ -31,9 +31,8 @@ build:
 
 SUBS ?= 1 50 200
 SECONDS_EACH ?= 10
-bench-fanout: build
-	cargo build --release --locked -p weir-bench
-	bench/fanout $(SECONDS_EACH) $(SUBS)
+bench-fanout:
+	@scripts/bench-fanout $(SECONDS_EACH) $(SUBS)
 
 fuzz:
 	@bench/fuzz/run one "$(TARGET)" $(ARGS)

@@ -8,8 +8,9 @@ fn corpus() -> PathBuf {
 }
 
 fn names(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder)
-        .unwrap_or_else(|error| panic!("{} is not readable: {error}", folder.display()));
+    let entries = std::fs::read_dir(folder);
+    assert!(entries.is_ok(), "{} is not readable", folder.display());
+    let entries = entries.into_iter().flatten();
     let mut paths: Vec<PathBuf> =
         entries.map(|entry| entry.expect("a directory entry").path()).collect();
     paths.sort();
