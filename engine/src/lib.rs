@@ -7,6 +7,7 @@ pub mod config;
 mod guard;
 pub mod logs;
 pub mod node;
+pub mod play;
 pub mod quic;
 pub mod shard;
 pub mod topology;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use weir::cli::{self, Failure, PlayOptions, Roles};
 use weir::config::Up;
-use weir::node;
+use weir::{node, play};
 
 struct Binary;
 
@@ -13,8 +13,8 @@ impl Roles for Binary {
         node::up::run(up)
     }
 
-    fn play(&self, _options: PlayOptions) -> Result<(), Failure> {
-        Err(Failure::new("not built yet"))
+    fn play(&self, options: PlayOptions) -> Result<(), Failure> {
+        play::run(&options)
     }
 }
 

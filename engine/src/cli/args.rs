@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use weir_control::{Ingest, InputId, SigningKeyId};
+use weir_moqt::Draft;
 
 use crate::config::{ListenAddr, LogFormat, Overrides, ShardCount, UpFlags};
 
@@ -149,6 +150,9 @@ pub(super) struct Play {
     /// Accept any certificate
     #[arg(long)]
     insecure: bool,
+    /// Speak this draft of MoQT only: 18 or 16 [default: the newest both sides speak]
+    #[arg(long, value_name = "N", value_parser = parse_draft)]
+    draft: Option<Draft>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +177,8 @@ pub struct PlayOptions {
     pub output: PlayOutput,
     /// Whether any certificate will do.
     pub insecure: bool,
+    /// The only draft spoken.
+    pub draft: Option<Draft>,
 }
 
 /// Where `weir play` writes to.
@@ -194,6 +200,7 @@ impl std::fmt::Debug for PlayOptions {
             .field("duration", &self.duration)
             .field("output", &self.output)
             .field("insecure", &self.insecure)
+            .field("draft", &self.draft)
             .finish()
     }
 }
@@ -209,6 +216,7 @@ impl From<Play> for PlayOptions {
                 Some(path) => PlayOutput::File(path),
             },
             insecure: play.insecure,
+            draft: play.draft,
         }
     }
 }
@@ -238,6 +246,10 @@ impl Up {
     pub(super) fn flags(&self) -> UpFlags {
         UpFlags { demo: self.demo, ready_file: self.ready_file.clone() }
     }
+}
+
+fn parse_draft(text: &str) -> Result<Draft, String> {
+    Draft::from_token(&format!("moqt-{text}")).ok_or_else(|| format!("{text:?} is not 18 or 16"))
 }
 
 /// `90`, `90s`, `15m`, `1h30m`: plain numbers are seconds.

@@ -1,0 +1,206 @@
+//! `weir play`: watches one broadcast, writes it into one fragmented MP4 if asked to, and says at the end what arrived
+//! and how late. The viewer itself is [`crate::client`]; this is its connection, its clock and its output.
+
+mod connection;
+mod recording;
+mod report;
+mod trust;
+
+use std::io::{IsTerminal as _, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Failure, PlayOptions, PlayOutput};
+use crate::client::{Event, PlaybackUrl, Viewer};
+use connection::Connection;
+use recording::Recording;
+use report::Report;
+
+/// How long the last packets may take to leave.
+const GOODBYE: Duration = Duration::from_millis(500);
+/// How often the progress line moves.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Plays until the broadcast, the wanted duration or the operator ends it.
+pub fn run(options: &PlayOptions) -> Result<(), Failure> {
+    let url = PlaybackUrl::parse(&options.url).map_err(|error| {
+        Failure::new(error.to_string())
+            .help("a playback URL is https://HOST:PORT/playback/ID?tok=TOKEN; `weir token mint ID` prints one")
+            .usage()
+    })?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start a runtime: {error}")))?
+        .block_on(play(options, &url))
+}
+
+async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let recording = match &options.output {
+        PlayOutput::Discard => None,
+        PlayOutput::File(path) => Some(Recording::to_file(path)?),
+        PlayOutput::Stdout => Some(Recording::new(Box::new(std::io::stdout()))),
+    };
+    let progress = progress();
+    progress.set_message(format!("connecting to {}", url.authority()));
+    let mut connection = tokio::select! {
+        connected = Connection::open(url, options.insecure, options.draft) => connected?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    progress.set_message(format!("watching over {}", connection.describe()));
+    let mut playback = Playback {
+        viewer: Viewer::new(url.options(connection.draft())),
+        report: Report::default(),
+        recording,
+        progress,
+        refusal: None,
+        end: None,
+    };
+    let outcome = playback.watch(&mut connection, options, &mut interrupt, &mut terminate).await;
+    playback.progress.finish_and_clear();
+    playback.viewer.close();
+    playback.viewer.drive(&mut connection, Instant::now());
+    connection.leave(GOODBYE).await;
+    // The table is of use after a failure, too.
+    playback.print(options);
+    outcome?;
+    match &playback.recording {
+        Some(recording) => recording.verdict(),
+        None => Ok(()),
+    }
+}
+
+struct Playback {
+    viewer: Viewer,
+    report: Report,
+    recording: Option<Recording>,
+    progress: ProgressBar,
+    /// Why a track is not there.
+    refusal: Option<String>,
+    end: Option<(u32, String)>,
+}
+
+impl Playback {
+    async fn watch(
+        &mut self,
+        connection: &mut Connection,
+        options: &PlayOptions,
+        interrupt: &mut tokio::signal::unix::Signal,
+        terminate: &mut tokio::signal::unix::Signal,
+    ) -> Result<(), Failure> {
+        let far = Duration::from_secs(365 * 24 * 60 * 60);
+        let stop = tokio::time::sleep(options.duration.unwrap_or(far));
+        tokio::pin!(stop);
+        loop {
+            self.viewer.drive(connection, Instant::now());
+            if !self.drain()? {
+                return Ok(());
+            }
+            if let Some((code, reason)) = self.end.take() {
+                return self.ended(code, &reason);
+            }
+            let wake = self.viewer.poll_timeout().unwrap_or_else(|| Instant::now() + far);
+            tokio::select! {
+                () = connection.receive(&mut self.viewer) => {}
+                () = tokio::time::sleep_until(wake.into()) => {
+                    self.viewer.handle_timeout(Instant::now());
+                }
+                () = &mut stop => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes what the viewer has to tell. False when nobody reads the output any more.
+    fn drain(&mut self) -> Result<bool, Failure> {
+        while let Some(event) = self.viewer.poll_event() {
+            match event {
+                Event::Catalog(catalog) => {
+                    if let Some(recording) = &mut self.recording {
+                        recording.handle_catalog(&catalog)?;
+                    }
+                }
+                Event::Object(object) => {
+                    self.report.count(&object, wall());
+                    if let Some(recording) = &mut self.recording
+                        && !recording.handle_object(&object)?
+                    {
+                        return Ok(false);
+                    }
+                    self.progress.set_message(self.report.line());
+                }
+                Event::Skipped { track, groups } => {
+                    self.report.skipped(&track, groups);
+                    if let Some(recording) = &mut self.recording {
+                        recording.handle_gap(&track);
+                    }
+                }
+                Event::Refused { track, reason, code } => {
+                    tracing::warn!(%track, ?code, reason, "track refused");
+                    self.refusal.get_or_insert(format!("{track}: {reason}"));
+                }
+                Event::GoAway { .. } => tracing::warn!("the relay is going away"),
+                Event::Ended { code, reason } => self.end = Some((code, reason)),
+                _ => {}
+            }
+        }
+        if let Some(recording) = &mut self.recording {
+            return recording.flush();
+        }
+        Ok(true)
+    }
+
+    fn ended(&self, code: u32, reason: &str) -> Result<(), Failure> {
+        if code != 0 {
+            let failure = Failure::new(reason);
+            return Err(if reason.starts_with("auth_failed") {
+                failure.help("`weir token mint ID` makes a fresh token")
+            } else {
+                failure
+            });
+        }
+        match &self.refusal {
+            Some(refusal) if self.report.is_empty() => Err(Failure::new(refusal.clone())
+                .help("publish to the input first; `weir input list` shows what there is")),
+            _ => Ok(()),
+        }
+    }
+
+    fn print(&self, options: &PlayOptions) {
+        let table = self.report.table();
+        // A closed pipe is no failure of playing.
+        let _ = if options.output == PlayOutput::Stdout {
+            std::io::stderr().write_all(table.as_bytes())
+        } else {
+            std::io::stdout().write_all(table.as_bytes())
+        };
+    }
+}
+
+/// A line that moves on a terminal and is not there otherwise.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn no_signals(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot listen for signals: {error}"))
+}

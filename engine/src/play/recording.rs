@@ -1,0 +1,191 @@
+//! One fragmented MP4 from the chunks of all tracks: one header merged from theirs, then the chunks in order of arrival
+//! under new track ids. Nothing is written before the first picture can be decoded.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use weir_packager::catalog::{Catalog, Kind};
+use weir_packager::merge::{merge_inits, rewrite_chunk};
+
+use crate::cli::Failure;
+use crate::client::Object;
+
+/// Chunks held until the first picture: 4 s of 8 tracks at 128 kb/s are 0.5 MB.
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+pub(super) struct Recording {
+    out: BufWriter<Box<dyn Write>>,
+    header: Option<Bytes>,
+    tracks: Vec<Track>,
+    /// Chunks of sound that came before the first picture, by track.
+    held: Vec<(usize, Bytes)>,
+    held_bytes: usize,
+    started: bool,
+    sequence: u32,
+    /// Nobody reads any more.
+    closed: bool,
+}
+
+struct Track {
+    name: Arc<str>,
+    init: Vec<u8>,
+    is_video: bool,
+    /// Decodable from here on; false after a loss, until the next group.
+    synced: bool,
+}
+
+impl Recording {
+    pub(super) fn to_file(path: &Path) -> Result<Self, Failure> {
+        let file = File::create(path).map_err(|error| {
+            Failure::new(format!("cannot write {}: {error}", path.display()))
+                .help("name a file in a directory you may write to with -o")
+        })?;
+        Ok(Self::new(Box::new(file)))
+    }
+
+    pub(super) fn new(out: Box<dyn Write>) -> Self {
+        Self {
+            out: BufWriter::with_capacity(256 * 1024, out),
+            header: None,
+            tracks: Vec::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            started: false,
+            sequence: 0,
+            closed: false,
+        }
+    }
+
+    /// The first catalog makes the header; later ones must not contradict it.
+    pub(super) fn handle_catalog(&mut self, catalog: &Catalog) -> Result<(), Failure> {
+        if self.header.is_none() {
+            let media = catalog.tracks.iter().filter(|track| track.kind != Kind::Unknown);
+            self.tracks = media
+                .map(|track| Track {
+                    name: track.name.as_str().into(),
+                    init: track.init.clone(),
+                    is_video: track.kind == Kind::Video,
+                    synced: false,
+                })
+                .collect();
+            if self.tracks.is_empty() {
+                return Ok(());
+            }
+            let header = merge_inits(self.tracks.iter().map(|track| track.init.as_slice()))
+                .map_err(|error| Failure::new(format!("the headers cannot be merged: {error}")))?;
+            self.header = Some(header);
+            return Ok(());
+        }
+        for track in &catalog.tracks {
+            match self.tracks.iter().find(|known| *known.name == *track.name) {
+                Some(known) if known.init != track.init => {
+                    return Err(Failure::new(format!(
+                        "the header of track {} changed; the recording ends before the change",
+                        track.name
+                    ))
+                    .help("start `weir play` again to record what follows into another file"));
+                }
+                Some(_) => {}
+                None => {
+                    tracing::warn!(track = track.name, "a new track, not part of the recording");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk. False when nobody reads any more.
+    pub(super) fn handle_object(&mut self, object: &Object) -> Result<bool, Failure> {
+        let Some(at) = self.tracks.iter().position(|track| track.name == object.track) else {
+            return Ok(!self.closed);
+        };
+        let has_video = self.tracks.iter().any(|track| track.is_video);
+        let Some(track) = self.tracks.get_mut(at) else { return Ok(!self.closed) };
+        track.synced |= object.object == 0;
+        if track.is_video && !track.synced {
+            return Ok(!self.closed);
+        }
+        if !self.started {
+            if has_video && !track.is_video {
+                self.hold(at, object.payload.clone());
+                return Ok(!self.closed);
+            }
+            self.started = true;
+            if let Some(header) = self.header.clone() {
+                self.write(&header)?;
+            }
+            self.held_bytes = 0;
+            for (at, chunk) in std::mem::take(&mut self.held) {
+                self.write_chunk(at, &chunk)?;
+            }
+        }
+        self.write_chunk(at, &object.payload)?;
+        Ok(!self.closed)
+    }
+
+    /// Something of this track is missing.
+    pub(super) fn handle_gap(&mut self, name: &str) {
+        if let Some(track) = self.tracks.iter_mut().find(|track| *track.name == *name) {
+            track.synced = false;
+        }
+    }
+
+    /// Passes on what was written. False when nobody reads any more.
+    pub(super) fn flush(&mut self) -> Result<bool, Failure> {
+        if !self.closed {
+            let result = self.out.flush();
+            self.judge(result)?;
+        }
+        Ok(!self.closed)
+    }
+
+    /// Whether there is anything in the file.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        if self.started || self.closed {
+            return Ok(());
+        }
+        Err(Failure::new("nothing was recorded: no media arrived in time")
+            .help("check that somebody publishes, or give it longer with --duration"))
+    }
+
+    fn hold(&mut self, at: usize, chunk: Bytes) {
+        self.held_bytes += chunk.len();
+        self.held.push((at, chunk));
+        while self.held_bytes > HELD_BYTES_MAX && !self.held.is_empty() {
+            self.held_bytes -= self.held.remove(0).1.len();
+        }
+    }
+
+    fn write_chunk(&mut self, at: usize, chunk: &Bytes) -> Result<(), Failure> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut chunk = BytesMut::from(&chunk[..]);
+        // `merge_inits` numbers tracks from 1.
+        if let Err(error) = rewrite_chunk(&mut chunk, at as u32 + 1, self.sequence) {
+            tracing::warn!(%error, "a chunk that is not CMAF, left out");
+            return Ok(());
+        }
+        self.write(&chunk)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.closed {
+            return Ok(());
+        }
+        let result = self.out.write_all(bytes);
+        self.judge(result)
+    }
+
+    fn judge(&mut self, result: io::Result<()>) -> Result<(), Failure> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(format!("cannot write the recording: {error}"))),
+        }
+    }
+}
