@@ -180,7 +180,11 @@ impl http::Site for Site {
         match host {
             // Browsers try ::1 for localhost first, where a listener on 127.0.0.1 is not.
             Some(host) if self.addresses.public_host.is_none() && host != "localhost" => {
-                format!("https://{host}:{}", self.addresses.quic.port())
+                let port = self.addresses.quic.port();
+                match host.parse::<std::net::Ipv6Addr>() {
+                    Ok(v6) => format!("https://[{v6}]:{port}"),
+                    Err(_) => format!("https://{host}:{port}"),
+                }
             }
             _ => self.addresses.webtransport_base(),
         }

@@ -151,7 +151,6 @@ pub fn server(
     let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport(limits)));
-    config.max_incoming(limits.half_open_max * 2);
     Ok(Arc::new(config))
 }
 

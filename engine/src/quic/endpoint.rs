@@ -495,9 +495,11 @@ impl Endpoint {
                 self.prefixes.remove(&conn.prefix);
             }
         }
-        if matches!(conn.phase, Phase::Open | Phase::Closing) {
+        let begun_here = conn.client && conn.phase == Phase::Opening;
+        if begun_here || matches!(conn.phase, Phase::Open | Phase::Closing) {
             let id = ConnId { index: slot as u32, generation: conn.generation };
-            let reason = "connection drained".to_owned();
+            let reason = if begun_here { "handshake timed out" } else { "connection drained" };
+            let reason = reason.to_owned();
             self.events.push_back((id, Event::Closed { code: 0, reason }));
         }
     }

@@ -9,6 +9,8 @@
 pub mod config;
 mod conn;
 mod endpoint;
+#[cfg(test)]
+mod tests;
 mod wheel;
 mod wt;
 

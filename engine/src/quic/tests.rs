@@ -1,0 +1,435 @@
+//! Stories of one WebTransport connection, told by a bare quinn client over a wire in memory: what
+//! browsers do, and what strangers try (H21 to H23).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EndpointConfig, ReadError,
+    StreamId,
+};
+use weir_moqt::Draft;
+use weir_xdp::{Counters, Datagram, Outcome, Port, Transmit};
+
+use super::{Endpoint, Event, Limits, Steering, config};
+
+const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+const SERVER: &str = "192.0.2.1:443";
+const CLIENT: &str = "192.0.2.2:5000";
+
+/// A port whose other end is a queue.
+#[derive(Default)]
+struct Wire {
+    sent: VecDeque<Vec<u8>>,
+}
+
+impl Port for Wire {
+    fn local_addr(&self) -> SocketAddr {
+        address(SERVER)
+    }
+    fn recv(&mut self, _: &mut dyn FnMut(Datagram)) -> io::Result<usize> {
+        Ok(0)
+    }
+    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<Outcome> {
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        self.sent.extend(transmit.contents.chunks(size).map(<[u8]>::to_vec));
+        Ok(Outcome::Sent)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn max_segments(&self) -> usize {
+        10
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn next_wake(&self) -> Option<Instant> {
+        None
+    }
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+/// A browser's QUIC connection to an endpoint of ours.
+struct Pair {
+    now: Instant,
+    server: Endpoint,
+    wire: Wire,
+    client: quinn_proto::Endpoint,
+    handle: ConnectionHandle,
+    conn: Connection,
+    /// What the server reported.
+    events: Vec<Event>,
+    /// The code with which the server closed, if it did.
+    closed: Option<u64>,
+}
+
+impl Pair {
+    fn new(alpn: &[u8], limits: Limits) -> Self {
+        let made = rcgen::generate_simple_self_signed(["weir.test".to_owned()]).expect("a key");
+        let der = made.cert.der().clone();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![der.clone()], key.into())
+            .expect("a usable certificate");
+        tls.alpn_protocols = config::alpn(DRAFTS).iter().map(|token| token.to_vec()).collect();
+        let server = config::server(tls, &limits).expect("QUIC ciphers");
+
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der).expect("a certificate");
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(Arc::new(tls));
+        let config = ClientConfig::new(Arc::new(crypto.expect("QUIC ciphers")));
+
+        let now = Instant::now();
+        let steering = Steering { shard: 0, shards: 1, key: weir_xdp::steer::Key::new(7) };
+        let server = Endpoint::new(steering, Some(server), DRAFTS, limits, now);
+        let endpoint = Arc::new(EndpointConfig::default());
+        let mut client = quinn_proto::Endpoint::new(endpoint, None, true, None);
+        let (handle, conn) =
+            client.connect(now, config, address(SERVER), "weir.test").expect("a connection");
+        let mut pair = Self {
+            now,
+            server,
+            wire: Wire::default(),
+            client,
+            handle,
+            conn,
+            events: Vec::new(),
+            closed: None,
+        };
+        pair.run();
+        pair
+    }
+
+    /// Carries datagrams back and forth until both sides are silent.
+    fn run(&mut self) {
+        let mut buffer = Vec::new();
+        for _ in 0..200 {
+            self.now += Duration::from_millis(1);
+            let mut moved = false;
+            buffer.clear();
+            while let Some(transmit) = self.conn.poll_transmit(self.now, 1, &mut buffer) {
+                moved = true;
+                let data = BytesMut::from(&buffer[..transmit.size]);
+                let from = address(CLIENT);
+                let datagram = Datagram { from, to: None, ecn: None, data };
+                self.server.handle_datagram(datagram, self.now);
+                buffer.clear();
+            }
+            self.server.handle_timeout(self.now);
+            while let Some((_, event)) = self.server.poll_event(self.now) {
+                self.events.push(event);
+            }
+            self.server.flush(&mut self.wire, self.now).expect("the wire takes all");
+            while let Some(datagram) = self.wire.sent.pop_front() {
+                moved = true;
+                let data = BytesMut::from(&datagram[..]);
+                let from = address(SERVER);
+                match self.client.handle(self.now, from, None, None, data, &mut buffer) {
+                    Some(DatagramEvent::ConnectionEvent(_, event)) => self.conn.handle_event(event),
+                    _ => continue,
+                }
+            }
+            while let Some(event) = self.conn.poll_endpoint_events() {
+                if let Some(event) = self.client.handle_event(self.handle, event) {
+                    self.conn.handle_event(event);
+                }
+            }
+            while let Some(event) = self.conn.poll() {
+                if let quinn_proto::Event::ConnectionLost {
+                    reason: quinn_proto::ConnectionError::ApplicationClosed(close),
+                } = event
+                {
+                    self.closed = Some(close.error_code.into_inner());
+                }
+            }
+            if self.conn.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.conn.handle_timeout(self.now);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Sends bytes on a new stream.
+    fn open(&mut self, dir: Dir, bytes: &[u8]) -> StreamId {
+        let id = self.conn.streams().open(dir).expect("stream credit");
+        self.send(id, bytes);
+        id
+    }
+
+    fn send(&mut self, id: StreamId, bytes: &[u8]) {
+        self.conn.send_stream(id).write(bytes).expect("window");
+        self.run();
+    }
+
+    fn received(&mut self, id: StreamId) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut stream = self.conn.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return all };
+        loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => all.extend_from_slice(&chunk.bytes),
+                Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
+            }
+        }
+        let _ = chunks.finalize();
+        all
+    }
+
+    fn connect(&mut self, path: &str, protocols: &[&str]) -> StreamId {
+        let id = self.open(Dir::Bi, &connect_request(path, protocols));
+        self.run();
+        id
+    }
+
+    fn opened(&self) -> Vec<(Draft, Option<String>)> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Opened { draft, path, .. } => Some((*draft, path.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn stream_bytes(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for event in &self.events {
+            if let Event::Stream { data, .. } = event {
+                all.extend_from_slice(data);
+            }
+        }
+        all
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn h3() -> Pair {
+    Pair::new(config::ALPN_H3, Limits::default())
+}
+
+fn connect_request(path: &str, protocols: &[&str]) -> Bytes {
+    let url = url::Url::parse(&format!("https://weir.test{path}")).expect("a URL");
+    let request = web_transport_proto::ConnectRequest::new(url)
+        .with_protocols(protocols.iter().map(|token| (*token).to_owned()));
+    let mut bytes = BytesMut::new();
+    request.encode(&mut bytes).expect("a request");
+    bytes.freeze()
+}
+
+/// `:status` of an answer that is one HEADERS frame.
+fn status(answer: &[u8]) -> Option<u16> {
+    match web_transport_proto::ConnectResponse::decode(&mut &answer[..]) {
+        Ok(response) => Some(response.status.as_u16()),
+        Err(web_transport_proto::ConnectError::WrongStatus(status)) => {
+            status.map(|status| status.as_u16())
+        }
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn browser_offers_both_drafts_and_gets_the_one_we_prefer() {
+    let mut pair = h3();
+    let id = pair.connect("/playback/lv_1?tok=t", &["moqt-16", "moqt-18"]);
+    assert_eq!(pair.opened(), [(Draft::D18, Some("/playback/lv_1?tok=t".to_owned()))]);
+    let answer = pair.received(id);
+    let response = web_transport_proto::ConnectResponse::decode(&mut &answer[..]).expect("200");
+    assert_eq!(response.protocol.as_deref(), Some("moqt-18"), "exactly one token is echoed");
+}
+
+#[test]
+fn raw_quic_needs_no_connect() {
+    let pair = Pair::new(b"moqt-16", Limits::default());
+    assert_eq!(pair.opened(), [(Draft::D16, None)]);
+}
+
+#[test]
+fn session_without_a_draft_in_common_is_refused() {
+    for offered in [&["moqt-99"][..], &[]] {
+        let mut pair = h3();
+        let id = pair.connect("/playback/lv_1", offered);
+        let answer = pair.received(id);
+        assert_eq!(status(&answer), Some(400));
+        assert_eq!(pair.opened(), []);
+    }
+}
+
+#[test]
+fn session_streams_lose_their_header_even_byte_by_byte() {
+    let mut pair = h3();
+    pair.connect("/", &["moqt-18"]);
+    // Uni stream of session 0: type 0x54 as a two-byte integer, then the session id.
+    let id = pair.open(Dir::Uni, &[0x40]);
+    for byte in [0x54, 0x00, b'h', b'i'] {
+        pair.send(id, &[byte]);
+    }
+    assert_eq!(pair.stream_bytes(), b"hi");
+}
+
+#[test]
+fn stream_that_overtakes_its_connect_waits_for_it() {
+    let mut pair = h3();
+    pair.open(Dir::Uni, &[0x40, 0x54, 0x00, b'e', b'a', b'r', b'l', b'y']);
+    assert_eq!(pair.stream_bytes(), b"");
+    pair.connect("/", &["moqt-18"]);
+    assert_eq!(pair.stream_bytes(), b"early");
+}
+
+#[test]
+fn streams_of_unknown_sessions_are_held_up_to_a_cap_and_then_refused() {
+    let mut pair = h3();
+    for _ in 0..40 {
+        pair.open(Dir::Uni, &[0x40, 0x54, 0x08, 1, 2, 3]);
+    }
+    pair.connect("/", &["moqt-18"]);
+    assert_eq!(pair.stream_bytes(), b"", "nothing of session 8 reaches session 0");
+    assert_eq!(pair.closed, None);
+}
+
+#[test]
+fn second_session_on_a_connection_is_refused_and_the_first_lives() {
+    let mut pair = h3();
+    pair.connect("/a", &["moqt-18"]);
+    let second = pair.connect("/b", &["moqt-18"]);
+    let answer = pair.received(second);
+    assert_eq!(status(&answer), Some(429));
+    pair.open(Dir::Uni, &[0x40, 0x54, 0x00, b'x']);
+    assert_eq!(pair.stream_bytes(), b"x");
+}
+
+#[test]
+fn data_before_headers_ends_the_connection_with_frame_unexpected() {
+    let mut pair = h3();
+    pair.open(Dir::Bi, &[0x00, 0x01, 0xff]);
+    assert_eq!(pair.closed, Some(0x105));
+    assert_eq!(pair.server.counters().http3_violations, 1);
+}
+
+#[test]
+fn request_that_never_ends_is_cut_off_at_its_cap() {
+    let mut pair = h3();
+    // HEADERS of 2^14 - 1 announced bytes, then far more GREASE than fits.
+    let id = pair.open(Dir::Bi, &[0x01, 0x80, 0x00, 0xff, 0xff]);
+    for _ in 0..40 {
+        if pair.closed.is_some() {
+            break;
+        }
+        let _ = pair.conn.send_stream(id).write(&[0; 1024]);
+        pair.run();
+    }
+    let answer = pair.received(id);
+    assert!(pair.closed.is_some() || status(&answer) == Some(400), "neither closed nor refused");
+    assert_eq!(pair.opened(), []);
+}
+
+#[test]
+fn other_requests_get_a_bare_status() {
+    let mut pair = h3();
+    // GET / in static-table references (RFC 9204 appendix A): :method GET, :scheme https, :path /.
+    let id = pair.open(Dir::Bi, &[0x01, 0x05, 0x00, 0x00, 0xd1, 0xd7, 0xc1]);
+    let answer = pair.received(id);
+    assert!(matches!(status(&answer), Some(400..=499)), "{answer:?}");
+    assert_eq!(pair.closed, None);
+}
+
+#[test]
+fn unknown_uni_streams_are_refused_without_harm() {
+    let mut pair = h3();
+    pair.open(Dir::Uni, &[0x21, 1, 2, 3]);
+    pair.connect("/", &["moqt-18"]);
+    assert_eq!(pair.opened().len(), 1);
+}
+
+#[test]
+fn browser_that_closes_its_session_is_heard_with_code_and_reason() {
+    let mut pair = h3();
+    let id = pair.connect("/", &["moqt-18"]);
+    let mut capsule = BytesMut::new();
+    let reason = "enough".to_owned();
+    web_transport_proto::Capsule::CloseWebTransportSession { code: 9, reason }.encode(&mut capsule);
+    let mut frame = vec![0x00, capsule.len() as u8];
+    frame.extend_from_slice(&capsule);
+    pair.send(id, &frame);
+    let closed = pair.events.iter().find_map(|event| match event {
+        Event::Closed { code, reason } => Some((*code, reason.clone())),
+        _ => None,
+    });
+    assert_eq!(closed, Some((9, "enough".to_owned())));
+}
+
+#[test]
+fn our_close_reaches_the_browser_as_a_capsule_before_the_connection_goes() {
+    let mut pair = h3();
+    let id = pair.connect("/", &["moqt-18"]);
+    let _ = pair.received(id);
+    pair.server.close_all(2, "auth_failed", pair.now);
+    pair.run();
+    let farewell = pair.received(id);
+    assert!(farewell.windows(11).any(|part| part == b"auth_failed"), "{farewell:?}");
+    assert_eq!(pair.closed, None, "the connection lingers so that the capsule is read");
+    pair.now += Duration::from_millis(1_100);
+    pair.run();
+    assert_eq!(pair.closed, Some(u64::from(super::wt::H3_NO_ERROR)));
+}
+
+#[test]
+fn stranger_who_never_opens_a_session_is_gone_after_the_handshake_timeout() {
+    let mut pair = h3();
+    assert_eq!(pair.server.connections(), 1);
+    pair.now += Limits::default().handshake_timeout;
+    pair.run();
+    assert_eq!(pair.server.counters().handshake_timeouts, 1);
+    assert!(pair.closed.is_some());
+}
+
+#[test]
+fn connections_past_the_cap_of_their_prefix_are_refused_and_counted() {
+    let limits = Limits { connections_per_prefix_max: 0, ..Limits::default() };
+    let pair = Pair::new(config::ALPN_H3, limits);
+    assert_eq!(pair.server.connections(), 0);
+    assert!(pair.server.counters().refused_prefix >= 1);
+}
+
+#[test]
+fn strangers_must_prove_their_address_while_too_many_are_half_open() {
+    let limits = Limits { half_open_max: 0, ..Limits::default() };
+    let mut pair = Pair::new(config::ALPN_H3, limits);
+    assert_eq!(pair.server.counters().retries_sent, 1);
+    pair.connect("/", &["moqt-18"]);
+    assert_eq!(pair.opened().len(), 1, "who proved it is let in");
+}
+
+#[test]
+fn shards_know_the_packets_of_each_others_connections() {
+    let steering = |shard| Steering { shard, shards: 3, key: weir_xdp::steer::Key::new(99) };
+    for shard in 0..3 {
+        for random in 0..=255 {
+            let first = weir_xdp::steer::cid_first_byte(shard, 3, steering(0).key, random);
+            assert_eq!(steering(1).owner(&[0x40, first, 1, 2]), Some(shard));
+            assert_eq!(steering(1).owner(&[0xc0, first, 1, 2, 3, 4, 5, 6]), None);
+        }
+    }
+}
