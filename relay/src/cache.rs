@@ -218,6 +218,15 @@ impl Cache {
         }
     }
 
+    /// The rest of every unfinished group will not come.
+    pub(crate) fn abort_all(&mut self) {
+        for group in &mut self.groups {
+            if group.state == GroupState::Growing {
+                group.state = GroupState::Aborted;
+            }
+        }
+    }
+
     /// No object of any group follows.
     pub(crate) fn complete_all(&mut self) {
         for group in &mut self.groups {

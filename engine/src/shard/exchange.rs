@@ -419,7 +419,7 @@ impl Exchange {
                 Poll::Overrun(overrun) => {
                     busy = true;
                     self.counters.overruns += overrun.missed;
-                    peer.lost(overrun.missed);
+                    peer.lost(overrun.missed, relay);
                     continue;
                 }
                 Poll::Ready(fragment) => fragment,
@@ -447,7 +447,8 @@ impl Exchange {
             let header = fragment.descriptor().header;
             if let Err(overrun) = fragment.read_into(&mut peer.assembling) {
                 self.counters.overruns += overrun.missed;
-                peer.lost(overrun.missed);
+                // The fragment just polled is among the missed, and its position was passed.
+                peer.lost(overrun.missed.saturating_sub(1), relay);
                 continue;
             }
             if !peer.imports.contains_key(&track) {
@@ -510,11 +511,12 @@ impl Peer {
     }
 
     /// Fragments were lost: whatever was under way is incomplete until a group begins.
-    fn lost(&mut self, missed: u64) {
+    fn lost(&mut self, missed: u64, relay: &mut Relay) {
         self.position += missed;
         self.broken = true;
         for import in self.imports.values_mut() {
             import.skipping = true;
+            relay.abort_groups(import.track);
         }
     }
 

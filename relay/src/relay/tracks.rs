@@ -89,6 +89,16 @@ impl Relay {
         }
     }
 
+    /// Objects of a replica were lost on the way here: its unfinished groups stay unfinished, and their streams are
+    /// reset and not ended as if they were whole.
+    pub fn abort_groups(&mut self, track: TrackId) {
+        let Some(track) = self.tracks.get_mut(track.0) else { return };
+        track.cache.abort_all();
+        for session in &track.subscribers {
+            self.dirty.mark(*session);
+        }
+    }
+
     /// Serves those who wait for replicas whose newest group is there from its head.
     pub(super) fn serve_filled(&mut self) {
         for (track, opened) in self.filling.clone() {
