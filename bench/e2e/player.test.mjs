@@ -176,6 +176,7 @@ test('a token of another input, a broken one and none show "auth failed"', async
     for (const bad of [other.token, broken, '']) {
       const viewer = await browser.open(weir.page(input.id, bad));
       await viewer.state('auth failed');
+      assert.ok(await viewer.page.getByText('Not authorised').first().isVisible(), 'the viewer is told');
       assert.equal((await viewer.look())?.frames ?? 0, 0, 'not one frame was shown');
       if (bad === broken) await viewer.screenshot('auth-failed');
       await viewer.close();
