@@ -24,9 +24,9 @@ after(async () => {
 const isLive = (id) => weir.broadcastState(id) === 'live';
 
 /** Plays `seconds` of a broadcast into a file with our own client. */
-async function record(token, name, seconds = 4) {
+async function record(playback, name, seconds = 4) {
   const file = path.join(weir.dataDir, `${name}.mp4`);
-  const args = ['play', token.playback, '--duration', String(seconds), '-o', file, '--insecure'];
+  const args = ['play', playback, '--duration', String(seconds), '-o', file, '--insecure'];
   const played = await outcome(BINARY, args);
   assert.equal(played.status, 0, `weir play: ${played.stderr}\nweir: ${weir.logLines.slice(-3000)}`);
   return { file, report: played.stdout + played.stderr };
@@ -49,7 +49,7 @@ for (const [name, ffmpeg] of Object.entries(FFMPEGS)) {
       const encoder = Encoder.start(input.urls.rtmp, { ffmpeg, bFrames });
       try {
         await waitFor('the input is live', () => isLive(input.id), { explain: () => weir.logLines.slice(-3000) });
-        const { file, report } = await record(token, `${name}-${bFrames}`.replace(' ', '-'));
+        const { file, report } = await record(token.playback, `${name}-${bFrames}`.replace(' ', '-'));
         context.diagnostic(report.trim().split('\n').slice(-6).join(' | '));
 
         const { streams, packets } = await probe(file);
@@ -83,6 +83,20 @@ for (const [name, ffmpeg] of Object.entries(FFMPEGS)) {
     });
   }
 }
+
+test('the same address plays over raw QUIC', async () => {
+  const input = await weir.input('raw');
+  const token = await weir.token(input.id);
+  const encoder = Encoder.start(input.urls.rtmp);
+  try {
+    await waitFor('the input is live', () => isLive(input.id), { explain: () => weir.logLines.slice(-3000) });
+    const { file } = await record(token.playback.replace(/^https:/, 'moqt:'), 'raw', 2);
+    const { streams } = await probe(file);
+    assert.deepEqual(streams.map((stream) => stream.codec_type).sort(), ['audio', 'video']);
+  } finally {
+    await encoder.stop({ abort: true });
+  }
+});
 
 test('a wrong key, a missing key and an unknown input are refused alike', async () => {
   const input = await weir.input('refusals');
