@@ -420,9 +420,12 @@ export class Engine {
         if (event.request === lane.subscription) lane.merge.join(event.largest);
         break;
       case 'object':
-        this.#mediaAt = now;
-        this.#triedInAbsence = false;
-        this.#attempts = 0;
+        if (event.request === lane.subscription) {
+          // What a FETCH brings may be old: only live objects are a sign of life of the publisher.
+          this.#mediaAt = now;
+          this.#triedInAbsence = false;
+          this.#attempts = 0;
+        }
         lane.bytes += event.payload.length;
         lane.recent.push({ at: now, bytes: event.payload.length });
         lane.merge.push(event.group, event.object, event.payload, now);
