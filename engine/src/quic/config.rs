@@ -31,7 +31,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Silence after which a connection is gone (RFC 9000 §10.1).
     pub idle_timeout: Duration,
-    /// Bytes buffered in QUIC towards one subscriber: 1 MiB carries 20 Mb/s over 400 ms of round
+    /// Most bytes buffered in QUIC towards one subscriber, when its path takes them: 1 MiB carries 20 Mb/s over 400 ms of round
     /// trip. What does not fit waits in the group cache, where the relay can still drop it whole.
     pub send_window_bytes: u64,
     /// Bytes one peer may have in flight towards us on one stream, and on all of them.

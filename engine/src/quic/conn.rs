@@ -105,7 +105,9 @@ impl Pump<'_> {
         match protocol.as_deref() {
             Some(config::ALPN_H3) if !conn.client => {
                 let layer = Box::new(wt::Server::new(self.drafts));
-                wt::Server::start(&mut conn.inner);
+                if let Some(control) = conn.inner.streams().open(Dir::Uni) {
+                    write_small(conn, control, wt::Server::settings(), false);
+                }
                 conn.layer = Layer::WebTransport(layer);
             }
             token => {
@@ -188,7 +190,7 @@ impl Pump<'_> {
                 self.push(Event::Stream { id: moqt_id(id), dir, data, fin });
             }
             Layer::WebTransport(layer) => {
-                layer.handle_stream(&mut conn.inner, id, data, fin);
+                layer.handle_stream(id, data, fin);
                 self.layer_events(conn);
             }
         }
@@ -209,6 +211,7 @@ impl Pump<'_> {
     }
 
     fn layer_events(&mut self, conn: &mut Conn) {
+        act(conn);
         let Layer::WebTransport(layer) = &mut conn.layer else { return };
         // At most a handful: the events of one chunk.
         let events: Vec<wt::Event> = layer.take_events().collect();
@@ -266,9 +269,10 @@ impl Link<'_> {
             self.conn.phase = Phase::Closing;
         }
         let lingers = match &mut self.conn.layer {
-            Layer::WebTransport(layer) => layer.close(&mut self.conn.inner, code, reason),
+            Layer::WebTransport(layer) => layer.close(code, reason),
             Layer::Pending | Layer::Raw => false,
         };
+        act(self.conn);
         if lingers {
             // A browser reports code and reason only if the capsule arrives before the end of
             // the connection.
@@ -276,6 +280,24 @@ impl Link<'_> {
         } else {
             let reason = Bytes::copy_from_slice(reason.as_bytes());
             self.conn.inner.close(self.now, VarInt::from_u32(code), reason);
+        }
+    }
+
+    /// Writes until all is taken or QUIC refuses: only after a refusal does it say when the stream
+    /// is writable again, and a write that took a part is none.
+    fn fill(&mut self, id: StreamId, chunks: &mut [Bytes]) -> Result<usize, WriteError> {
+        let mut taken = 0;
+        loop {
+            match self.conn.inner.send_stream(id).write_chunks(chunks) {
+                Ok(written) => {
+                    taken += written.bytes;
+                    if written.bytes == 0 || chunks.iter().all(Bytes::is_empty) {
+                        return Ok(taken);
+                    }
+                }
+                Err(quinn_proto::WriteError::Blocked) if taken > 0 => return Ok(taken),
+                Err(error) => return Err(write_error(self.conn, &error)),
+            }
         }
     }
 
@@ -320,21 +342,16 @@ impl weir_relay::Transport for Link<'_> {
             && let Some(at) = self.conn.unsent.iter().position(|(of, _)| *of == id)
         {
             let mut prefix = [self.conn.unsent[at].1.clone()];
-            let result = self.conn.inner.send_stream(id).write_chunks(&mut prefix);
+            let result = self.fill(id, &mut prefix);
             let [rest] = prefix;
-            if let Err(error) = result {
-                return Err(write_error(self.conn, &error));
-            }
+            result?;
             if !rest.is_empty() {
                 self.conn.unsent[at].1 = rest;
                 return Err(WriteError::Blocked);
             }
             self.conn.unsent.swap_remove(at);
         }
-        match self.conn.inner.send_stream(id).write_chunks(chunks) {
-            Ok(written) => Ok(written.bytes),
-            Err(error) => Err(write_error(self.conn, &error)),
-        }
+        self.fill(id, chunks)
     }
 
     fn finish(&mut self, id: moqt::StreamId) {
@@ -398,5 +415,31 @@ fn quinn_dir(dir: moqt::Dir) -> Dir {
     match dir {
         moqt::Dir::Uni => Dir::Uni,
         moqt::Dir::Bi => Dir::Bi,
+    }
+}
+
+/// Does to the streams what the WebTransport layer asked for.
+fn act(conn: &mut Conn) {
+    let Layer::WebTransport(layer) = &mut conn.layer else { return };
+    let actions: Vec<wt::Action> = layer.take_actions().collect();
+    for action in actions {
+        match action {
+            wt::Action::Write { id, bytes, fin } => write_small(conn, id, bytes, fin),
+            wt::Action::Stop { id, code } => {
+                let _ = conn.inner.recv_stream(id).stop(VarInt::from_u32(code));
+            }
+            wt::Action::Reset { id, code } => {
+                let _ = conn.inner.send_stream(id).reset(VarInt::from_u32(code));
+            }
+        }
+    }
+}
+
+/// Small control writes: QUIC's send window holds them all.
+fn write_small(conn: &mut Conn, id: StreamId, bytes: Bytes, fin: bool) {
+    let mut stream = conn.inner.send_stream(id);
+    let _ = stream.write_chunks(&mut [bytes]);
+    if fin {
+        let _ = stream.finish();
     }
 }

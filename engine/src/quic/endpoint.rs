@@ -170,6 +170,10 @@ pub struct Endpoint {
     draining: bool,
 }
 
+/// Bytes buffered towards a peer whatever its path: a picture of 8 Mb/s at 30 fps, or 0.65 s of a
+/// path of 400 kb/s.
+const SEND_WINDOW_MIN: u64 = 32 * 1024;
+
 /// Endpoint replies waiting for the port; beyond it strangers go unanswered.
 const REPLIES_MAX: usize = 256;
 
@@ -307,6 +311,11 @@ impl Endpoint {
             return None;
         }
         mark(&mut self.dirty, conn, id.index as usize);
+        // What QUIC has taken can no longer be overtaken or dropped whole, so it takes what the
+        // path carries in two round trips and the rest waits in the group cache.
+        let path = conn.inner.congestion_state().window().saturating_mul(2);
+        let most = self.limits.send_window_bytes;
+        conn.inner.set_send_window(path.max(SEND_WINDOW_MIN).min(most));
         Some(Link { conn, now })
     }
 

@@ -17,3 +17,8 @@ mod wt;
 pub use config::{Limits, Steering};
 pub use conn::Link;
 pub use endpoint::{ConnId, Counters, Endpoint, Event};
+
+/// Fuzz entry of the HTTP/3 and WebTransport layer: operations on a few streams of a connection.
+pub fn fuzz_http3(input: &[u8]) {
+    wt::fuzz(input);
+}

@@ -433,3 +433,25 @@ fn shards_know_the_packets_of_each_others_connections() {
         }
     }
 }
+
+#[test]
+fn random_bytes_on_any_stream_break_nothing_and_are_held_under_the_caps() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x77e1);
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let request = connect_request("/playback/lv_1?tok=t", &["moqt-18"]);
+    for _ in 0..2_000 {
+        let mut input: Vec<u8> = Vec::new();
+        for _ in 0..random.usize(1..12) {
+            let data = match random.u8(0..4) {
+                0 => request[..random.usize(0..=request.len())].to_vec(),
+                1 => vec![0x40, 0x54, random.u8(0..9), 1, 2],
+                _ => (0..random.usize(0..64)).map(|_| random.u8(..)).collect(),
+            };
+            input.push(random.u8(..));
+            input.push(data.len().min(255) as u8);
+            input.extend_from_slice(&data[..data.len().min(255)]);
+        }
+        super::fuzz_http3(&input);
+    }
+}

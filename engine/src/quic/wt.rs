@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quinn_proto::{Connection, Dir, StreamId, VarInt};
+use quinn_proto::{Dir, StreamId, VarInt};
 use web_transport_proto as proto;
 use weir_moqt::Draft;
 
@@ -66,7 +66,18 @@ pub(super) enum Event {
     Violation { code: u32, reason: &'static str },
 }
 
-/// HTTP/3 and WebTransport state of one server connection.
+/// What the layer wants done to streams, in order.
+pub(super) enum Action {
+    /// Write these bytes, and finish the stream after them if `fin`.
+    Write { id: StreamId, bytes: Bytes, fin: bool },
+    /// Ask the peer to stop sending.
+    Stop { id: StreamId, code: u32 },
+    /// Abandon our half.
+    Reset { id: StreamId, code: u32 },
+}
+
+/// HTTP/3 and WebTransport state of one server connection. Sans-IO: after every call drain
+/// `take_actions` and `take_events`.
 pub(super) struct Server {
     drafts: &'static [Draft],
     /// The CONNECT stream, once a session is accepted.
@@ -74,6 +85,7 @@ pub(super) struct Server {
     closed: bool,
     classes: HashMap<StreamId, Class>,
     early: usize,
+    actions: Vec<Action>,
     events: Vec<Event>,
 }
 
@@ -85,18 +97,22 @@ impl Server {
             closed: false,
             classes: HashMap::new(),
             early: 0,
+            actions: Vec::new(),
             events: Vec::new(),
         }
     }
 
-    /// Opens our control stream with SETTINGS (RFC 9114 §6.2.1).
-    pub(super) fn start(conn: &mut Connection) {
-        let Some(control) = conn.streams().open(Dir::Uni) else { return };
+    /// What our control stream begins with: SETTINGS (RFC 9114 §6.2.1).
+    pub(super) fn settings() -> Bytes {
         let mut settings = proto::Settings::default();
         settings.enable_webtransport(1);
         let mut bytes = BytesMut::new();
         settings.encode(&mut bytes);
-        write_all(conn, control, bytes.freeze());
+        bytes.freeze()
+    }
+
+    pub(super) fn take_actions(&mut self) -> std::vec::Drain<'_, Action> {
+        self.actions.drain(..)
     }
 
     pub(super) fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
@@ -121,7 +137,7 @@ impl Server {
 
     /// Ends the session as its protocol asks: the closing capsule on the CONNECT stream, then FIN.
     /// False when there was no session to end.
-    pub(super) fn close(&mut self, conn: &mut Connection, code: u32, reason: &str) -> bool {
+    pub(super) fn close(&mut self, code: u32, reason: &str) -> bool {
         let Some(session) = self.session else { return false };
         if self.closed {
             return true;
@@ -134,19 +150,12 @@ impl Server {
         put_varint(&mut frame, FRAME_DATA);
         put_varint(&mut frame, capsule.len() as u64);
         frame.extend_from_slice(&capsule);
-        write_all(conn, session, frame.freeze());
-        let _ = conn.send_stream(session).finish();
+        self.actions.push(Action::Write { id: session, bytes: frame.freeze(), fin: true });
         true
     }
 
     /// Bytes of any stream of the connection, in order.
-    pub(super) fn handle_stream(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        data: Bytes,
-        fin: bool,
-    ) {
+    pub(super) fn handle_stream(&mut self, id: StreamId, data: Bytes, fin: bool) {
         let class = self.classes.remove(&id).unwrap_or_else(|| Class::Head(BytesMut::new()));
         match class {
             Class::Session => {
@@ -157,13 +166,13 @@ impl Server {
             }
             Class::Head(mut head) => {
                 head.extend_from_slice(&data);
-                self.classify(conn, id, head, fin);
+                self.classify(id, head, fin);
             }
             Class::Early { session, data: mut held, fin: _ } => {
                 held.extend_from_slice(&data);
                 if held.len() > EARLY_BYTES_MAX {
                     self.early -= 1;
-                    reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                    self.reject(id, WT_BUFFERED_STREAM_REJECTED);
                     self.keep(id, Class::Ignored, fin);
                 } else {
                     self.classes.insert(id, Class::Early { session, data: held, fin });
@@ -201,7 +210,7 @@ impl Server {
         }
     }
 
-    fn classify(&mut self, conn: &mut Connection, id: StreamId, head: BytesMut, fin: bool) {
+    fn classify(&mut self, id: StreamId, head: BytesMut, fin: bool) {
         let mut cursor = &head[..];
         let Some(kind) = get_varint(&mut cursor) else {
             return self.keep(id, Class::Head(head), fin);
@@ -212,7 +221,7 @@ impl Server {
                     return self.keep(id, Class::Head(head), fin);
                 };
                 let rest = Bytes::copy_from_slice(cursor);
-                self.session_stream(conn, id, session, &rest, fin);
+                self.session_stream(id, session, &rest, fin);
             }
             (Dir::Uni, 0x00) => {
                 self.classes.insert(id, Class::Control { received: head.len() });
@@ -221,10 +230,10 @@ impl Server {
             (Dir::Uni, 0x02 | 0x03) => self.keep(id, Class::Ignored, fin),
             (Dir::Uni, _) => {
                 // Unknown types are refused without harm (RFC 9114 §6.2).
-                stop(conn, id, H3_STREAM_CREATION_ERROR);
+                self.actions.push(Action::Stop { id, code: H3_STREAM_CREATION_ERROR });
                 self.keep(id, Class::Ignored, fin);
             }
-            (Dir::Bi, FRAME_HEADERS) => self.request(conn, id, head, fin),
+            (Dir::Bi, FRAME_HEADERS) => self.request(id, head, fin),
             (Dir::Bi, FRAME_DATA) => {
                 self.violation(H3_FRAME_UNEXPECTED, "DATA before HEADERS");
             }
@@ -240,19 +249,12 @@ impl Server {
                     return self.keep(id, Class::Head(head), fin);
                 }
                 let rest = BytesMut::from(&cursor[length as usize..]);
-                self.classify(conn, id, rest, fin);
+                self.classify(id, rest, fin);
             }
         }
     }
 
-    fn session_stream(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        session: u64,
-        rest: &Bytes,
-        fin: bool,
-    ) {
+    fn session_stream(&mut self, id: StreamId, session: u64, rest: &Bytes, fin: bool) {
         match self.session {
             Some(ours) if VarInt::from(ours).into_inner() == session && !self.closed => {
                 if !rest.is_empty() || fin {
@@ -266,52 +268,41 @@ impl Server {
                 self.classes.insert(id, Class::Early { session, data, fin });
             }
             _ => {
-                reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                self.reject(id, WT_BUFFERED_STREAM_REJECTED);
                 self.keep(id, Class::Ignored, fin);
             }
         }
     }
 
     /// A request: CONNECT for WebTransport, or anything else, which gets a bare status.
-    fn request(&mut self, conn: &mut Connection, id: StreamId, head: BytesMut, fin: bool) {
+    fn request(&mut self, id: StreamId, head: BytesMut, fin: bool) {
         if head.len() > REQUEST_BYTES_MAX {
-            reject(conn, id, H3_REQUEST_REJECTED);
+            self.reject(id, H3_REQUEST_REJECTED);
             return self.keep(id, Class::Ignored, fin);
         }
         let mut cursor = &head[..];
-        let refuse = |this: &mut Self, conn: &mut Connection, status: u16| {
-            let status = proto::http::StatusCode::from_u16(status)
-                .unwrap_or(proto::http::StatusCode::BAD_REQUEST);
-            let mut bytes = BytesMut::new();
-            if proto::ConnectResponse::new(status).encode(&mut bytes).is_ok() {
-                write_all(conn, id, bytes.freeze());
-            }
-            let _ = conn.send_stream(id).finish();
-            stop(conn, id, H3_NO_ERROR);
-            this.keep(id, Class::Ignored, fin);
-        };
         let request = match proto::ConnectRequest::decode(&mut cursor) {
             Ok(request) => request,
             Err(proto::ConnectError::UnexpectedEnd) => {
                 return self.keep(id, Class::Head(head), fin);
             }
-            Err(proto::ConnectError::WrongMethod(Some(_))) => return refuse(self, conn, 404),
-            Err(_) => return refuse(self, conn, 400),
+            Err(proto::ConnectError::WrongMethod(Some(_))) => return self.refuse(id, fin, 404),
+            Err(_) => return self.refuse(id, fin, 400),
         };
         if self.session.is_some() {
             // One session a connection (H22); the next one needs a connection of its own.
-            return refuse(self, conn, 429);
+            return self.refuse(id, fin, 429);
         }
         let offered = request.protocols.iter().map(String::as_str);
         let Some(draft) = Draft::negotiate(offered, self.drafts) else {
-            return refuse(self, conn, 400);
+            return self.refuse(id, fin, 400);
         };
         let mut bytes = BytesMut::new();
         let response = proto::ConnectResponse::OK.with_protocol(draft.token());
         if response.encode(&mut bytes).is_err() {
-            return refuse(self, conn, 500);
+            return self.refuse(id, fin, 500);
         }
-        write_all(conn, id, bytes.freeze());
+        self.actions.push(Action::Write { id, bytes: bytes.freeze(), fin: false });
         self.session = Some(id);
         let path = match request.url.query() {
             Some(query) => format!("{}?{query}", request.url.path()),
@@ -320,11 +311,11 @@ impl Server {
         self.events.push(Event::Opened { draft, path });
         let rest = BytesMut::from(cursor);
         self.capsules(id, rest, fin);
-        self.release_early(conn, VarInt::from(id).into_inner());
+        self.release_early(VarInt::from(id).into_inner());
     }
 
     /// Streams that overtook their CONNECT join the session now; those of others are refused.
-    fn release_early(&mut self, conn: &mut Connection, session: u64) {
+    fn release_early(&mut self, session: u64) {
         if self.early == 0 {
             return;
         }
@@ -342,7 +333,7 @@ impl Server {
                     self.events.push(Event::Stream { id, data: data.freeze(), fin });
                     self.keep(id, Class::Session, fin);
                 } else {
-                    reject(conn, id, WT_BUFFERED_STREAM_REJECTED);
+                    self.reject(id, WT_BUFFERED_STREAM_REJECTED);
                     self.keep(id, Class::Ignored, fin);
                 }
             }
@@ -388,6 +379,25 @@ impl Server {
         }
     }
 
+    /// Answers a request with a bare status and reads no more of it.
+    fn refuse(&mut self, id: StreamId, fin: bool, status: u16) {
+        let status = proto::http::StatusCode::from_u16(status)
+            .unwrap_or(proto::http::StatusCode::BAD_REQUEST);
+        let mut bytes = BytesMut::new();
+        if proto::ConnectResponse::new(status).encode(&mut bytes).is_ok() {
+            self.actions.push(Action::Write { id, bytes: bytes.freeze(), fin: true });
+        }
+        self.actions.push(Action::Stop { id, code: H3_NO_ERROR });
+        self.keep(id, Class::Ignored, fin);
+    }
+
+    fn reject(&mut self, id: StreamId, code: u32) {
+        self.actions.push(Action::Stop { id, code });
+        if id.dir() == Dir::Bi {
+            self.actions.push(Action::Reset { id, code });
+        }
+    }
+
     fn violation(&mut self, code: u32, reason: &'static str) {
         self.events.push(Event::Violation { code, reason });
     }
@@ -403,23 +413,6 @@ impl Server {
             self.classes.insert(id, class);
         }
     }
-}
-
-fn reject(conn: &mut Connection, id: StreamId, code: u32) {
-    stop(conn, id, code);
-    if id.dir() == Dir::Bi {
-        let _ = conn.send_stream(id).reset(VarInt::from_u32(code));
-    }
-}
-
-fn stop(conn: &mut Connection, id: StreamId, code: u32) {
-    let _ = conn.recv_stream(id).stop(VarInt::from_u32(code));
-}
-
-/// Small control writes at the start of a connection: QUIC's send window holds them all.
-fn write_all(conn: &mut Connection, id: StreamId, bytes: Bytes) {
-    let mut chunks = [bytes];
-    let _ = conn.send_stream(id).write_chunks(&mut chunks);
 }
 
 /// RFC 9000 §16 variable-length integer.
@@ -443,5 +436,49 @@ fn put_varint(out: &mut BytesMut, value: u64) {
         0x40..0x4000 => out.put_u16(value as u16 | 0x4000),
         0x4000..0x4000_0000 => out.put_u32(value as u32 | 0x8000_0000),
         _ => out.put_u64(value | 0xc000_0000_0000_0000),
+    }
+}
+
+/// Fuzz entry: cuts `input` into operations on a few streams of one connection, and checks that
+/// what is held stays under the caps. Panics where the layer does, or where it holds too much.
+pub(super) fn fuzz(input: &[u8]) {
+    let mut server = Server::new(&[Draft::D18, Draft::D16]);
+    let mut rest = input;
+    while let [operation, length, tail @ ..] = rest {
+        let dir = if operation & 1 == 0 { Dir::Bi } else { Dir::Uni };
+        let id = StreamId::new(quinn_proto::Side::Client, dir, u64::from(operation >> 2 & 7));
+        let (data, after) = tail.split_at(usize::from(*length).min(tail.len()));
+        rest = after;
+        match operation >> 5 {
+            0..=5 => {
+                let fin = operation & 2 != 0;
+                server.handle_stream(id, Bytes::copy_from_slice(data), fin);
+            }
+            6 => server.handle_reset(id, VarInt::from_u32(u32::from(*length))),
+            _ => {
+                server.close(7, "fuzz");
+            }
+        }
+        let broken = server.take_events().any(|event| matches!(event, Event::Violation { .. }));
+        server.actions.clear();
+        assert!(server.held() <= HELD_BYTES_MAX, "{} bytes held", server.held());
+        if broken {
+            return;
+        }
+    }
+}
+
+/// What eight streams each way may hold at most under the caps above.
+const HELD_BYTES_MAX: usize =
+    8 * (REQUEST_BYTES_MAX + 256) + 8 * (EARLY_BYTES_MAX + 256) + 8 * (CAPSULE_BYTES_MAX + 512);
+
+impl Server {
+    /// Bytes held for streams that wait.
+    fn held(&self) -> usize {
+        let of = |class: &Class| match class {
+            Class::Head(data) | Class::Connect(data) | Class::Early { data, .. } => data.len(),
+            Class::Session | Class::Control { .. } | Class::Ignored => 0,
+        };
+        self.classes.values().map(of).sum()
     }
 }

@@ -248,3 +248,82 @@ impl Broadcast {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: Duration = Duration::from_secs(1_000_000);
+
+    fn broadcast(now: Instant) -> (Relay, Broadcast) {
+        let mut relay = Relay::new(weir_relay::Limits::default(), 0);
+        let namespace = Namespace::new(["stream", "org_1", "lv_1"]).expect("a namespace");
+        let policy = Policy::default();
+        let broadcast = Broadcast::new(namespace, Options::default(), policy, &mut relay, now);
+        (relay, broadcast.expect("room in the directory"))
+    }
+
+    /// Keeps a publisher alive: any media does.
+    fn media(broadcast: &mut Broadcast, relay: &mut Relay, feed: FeedId, now: Instant) -> bool {
+        let sample = feed::Sample {
+            track: feed::TrackId(9),
+            dts: 0,
+            composition_offset: 0,
+            keyframe: true,
+            data: Bytes::from_static(b"x"),
+        };
+        broadcast.handle_media(feed, feed::Event::Sample(sample), relay, now, WALL)
+    }
+
+    #[test]
+    fn second_publisher_is_refused_while_the_first_is_alive() {
+        let start = Instant::now();
+        let (mut relay, mut broadcast) = broadcast(start);
+        let first = broadcast.open_feed(Rank::Encoder, start).expect("free");
+        let later = start + Duration::from_secs(60);
+        assert!(media(&mut broadcast, &mut relay, first, later));
+        let soon = later + Duration::from_millis(1_900);
+        assert_eq!(broadcast.open_feed(Rank::Encoder, soon), Err(Refused::Busy));
+        assert!(media(&mut broadcast, &mut relay, first, soon), "the first one stays");
+    }
+
+    #[test]
+    fn dead_publisher_is_replaced_and_learns_it() {
+        let start = Instant::now();
+        let (mut relay, mut broadcast) = broadcast(start);
+        let dead = broadcast.open_feed(Rank::Encoder, start).expect("free");
+        let later = start + Duration::from_secs(2);
+        let next = broadcast.open_feed(Rank::Encoder, later).expect("the first is silent");
+        assert!(!media(&mut broadcast, &mut relay, dead, later));
+        assert!(!broadcast.close_feed(dead, later), "its goodbye ends nothing");
+        assert!(media(&mut broadcast, &mut relay, next, later));
+        assert!(broadcast.is_live());
+    }
+
+    #[test]
+    fn standby_gives_way_to_an_encoder_but_not_the_other_way() {
+        let start = Instant::now();
+        let (mut relay, mut broadcast) = broadcast(start);
+        let standby = broadcast.open_feed(Rank::Standby, start).expect("free");
+        let encoder = broadcast.open_feed(Rank::Encoder, start).expect("standby gives way");
+        assert!(!media(&mut broadcast, &mut relay, standby, start));
+        assert_eq!(broadcast.open_feed(Rank::Standby, start), Err(Refused::Busy));
+        assert!(media(&mut broadcast, &mut relay, encoder, start));
+    }
+
+    #[test]
+    fn broadcast_outlives_its_publisher_for_the_reconnect_window_and_no_longer() {
+        let start = Instant::now();
+        let (mut relay, mut broadcast) = broadcast(start);
+        let window = Policy::default().reconnect_window;
+        let feed = broadcast.open_feed(Rank::Encoder, start).expect("free");
+        assert!(broadcast.close_feed(feed, start));
+        assert_eq!(broadcast.poll_timeout(), Some(start + window));
+        let almost = start + window - Duration::from_millis(1);
+        assert!(!broadcast.handle_timeout(&mut relay, almost));
+        let back = broadcast.open_feed(Rank::Encoder, almost).expect("free again");
+        assert!(!broadcast.handle_timeout(&mut relay, start + window), "somebody publishes");
+        assert!(broadcast.close_feed(back, start + window));
+        assert!(broadcast.handle_timeout(&mut relay, start + window + window));
+    }
+}
