@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::boxes::{Child, children, find, version_flags};
+use crate::boxes::{Child, children, find, u32_at, u64_at, version_flags};
 use crate::fmp4::Error;
 
 const TRACKS_MAX: usize = 16;
@@ -81,6 +81,47 @@ pub fn rewrite_chunk(chunk: &mut [u8], track_id: u32, sequence: u32) -> Result<(
         put(chunk, at, value)?;
     }
     Ok(())
+}
+
+/// The decode time a chunk starts at, in its track's timescale.
+pub fn decode_time(chunk: &[u8]) -> Option<u64> {
+    let (at, version) = tfdt_at(chunk)?;
+    let body = chunk.get(at..)?;
+    if version == 1 { u64_at(body, 0) } else { u32_at(body, 0).map(u64::from) }
+}
+
+/// Moves a chunk `ticks` back in time, in place, and no further than to zero. The producer reference keeps its wall time and
+/// moves along.
+pub fn rebase_chunk(chunk: &mut [u8], ticks: u64) -> Result<(), Error> {
+    let (at, version) = tfdt_at(chunk).ok_or(Error::Malformed("tfdt"))?;
+    let mut places = vec![(at, version)];
+    if let Some(Some(first)) = children(chunk).next()
+        && &first.kind == b"prft"
+        && let Some((version, _)) = version_flags(first.body)
+    {
+        places.push((first.body_at + 16, version));
+    }
+    for (at, version) in places {
+        let body = chunk.get(at..).ok_or(Error::Malformed("box"))?;
+        if version == 1 {
+            let time = u64_at(body, 0).ok_or(Error::Malformed("box"))?.saturating_sub(ticks);
+            put(chunk, at, (time >> 32) as u32)?;
+            put(chunk, at + 4, time as u32)?;
+        } else {
+            let time = u64::from(u32_at(body, 0).ok_or(Error::Malformed("box"))?);
+            put(chunk, at, time.saturating_sub(ticks) as u32)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the decode time of a chunk stands, and the version of its box.
+fn tfdt_at(chunk: &[u8]) -> Option<(usize, u8)> {
+    let moof = find(chunk, *b"moof")?;
+    let traf = find(moof.body, *b"traf")?;
+    let tfdt = find(traf.body, *b"tfdt")?;
+    let (version, _) = version_flags(tfdt.body)?;
+    Some((moof.body_at + traf.body_at + tfdt.body_at + 4, version))
 }
 
 fn put(bytes: &mut [u8], at: usize, value: u32) -> Result<(), Error> {
