@@ -16,6 +16,9 @@ use crate::config::{Log, LogFormat};
 /// What stands in place of a secret.
 const REDACTED: &str = "[redacted]";
 
+/// Warns of every session that ends without a closing capsule, which is how most end.
+const QUIET: &str = "web_transport_quinn=error";
+
 /// A log filter that does not parse.
 #[derive(Debug, thiserror::Error)]
 #[error("log filter {filter:?}: {reason}")]
@@ -214,7 +217,8 @@ fn in_value(byte: u8) -> bool {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
-    EnvFilter::try_new(filter).map_err(|error| InvalidFilter {
+    // What comes later wins, so whoever names the quiet one still hears it.
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| InvalidFilter {
         filter: filter.to_owned(),
         reason: error.to_string().replace('\n', " "),
     })
