@@ -66,8 +66,10 @@ async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
     playback.viewer.close();
     playback.viewer.drive(&mut connection, Instant::now());
     connection.leave(GOODBYE).await;
-    // The table is of use after a failure, too.
-    playback.print(options);
+    // The table is of use after a failure, too, unless it says nothing.
+    if outcome.is_ok() || !playback.report.is_empty() {
+        playback.print(options);
+    }
     outcome?;
     match &playback.recording {
         Some(recording) => recording.verdict(),

@@ -1,5 +1,5 @@
 //! One fragmented MP4 from the chunks of all tracks: one header merged from theirs, then the chunks in order of arrival
-//! under new track ids. Nothing is written before the first picture can be decoded.
+//! under new track ids. Nothing is written before the first picture can be decoded, and the file starts at time zero.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use weir_packager::catalog::{Catalog, Kind};
-use weir_packager::merge::{merge_inits, rewrite_chunk};
+use weir_packager::fmp4::tracks_of;
+use weir_packager::merge::{decode_time, merge_inits, rebase_chunk, rewrite_chunk};
 
 use crate::cli::Failure;
 use crate::client::Object;
@@ -24,6 +25,8 @@ pub(super) struct Recording {
     held: Vec<(usize, Bytes)>,
     held_bytes: usize,
     started: bool,
+    /// The decode time that becomes zero: ticks and their timescale.
+    origin: (u64, u32),
     sequence: u32,
     /// Nobody reads any more.
     closed: bool,
@@ -33,6 +36,7 @@ struct Track {
     name: Arc<str>,
     init: Vec<u8>,
     is_video: bool,
+    timescale: u32,
     /// Decodable from here on; false after a loss, until the next group.
     synced: bool,
 }
@@ -54,6 +58,7 @@ impl Recording {
             held: Vec::new(),
             held_bytes: 0,
             started: false,
+            origin: (0, 1),
             sequence: 0,
             closed: false,
         }
@@ -68,6 +73,7 @@ impl Recording {
                     name: track.name.as_str().into(),
                     init: track.init.clone(),
                     is_video: track.kind == Kind::Video,
+                    timescale: timescale(&track.init),
                     synced: false,
                 })
                 .collect();
@@ -117,6 +123,7 @@ impl Recording {
             if let Some(header) = self.header.clone() {
                 self.write(&header)?;
             }
+            self.origin = self.earliest(at, &object.payload);
             self.held_bytes = 0;
             for (at, chunk) in std::mem::take(&mut self.held) {
                 self.write_chunk(at, &chunk)?;
@@ -151,6 +158,17 @@ impl Recording {
             .help("check that somebody publishes, or give it longer with --duration"))
     }
 
+    /// The start of the earliest chunk among those held and this one.
+    fn earliest(&self, at: usize, chunk: &Bytes) -> (u64, u32) {
+        let held = self.held.iter().map(|(at, chunk)| (*at, chunk));
+        held.chain([(at, chunk)])
+            .filter_map(|(at, chunk)| Some((decode_time(chunk)?, self.tracks.get(at)?.timescale)))
+            .min_by(|a, b| {
+                (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1)))
+            })
+            .unwrap_or((0, 1))
+    }
+
     fn hold(&mut self, at: usize, chunk: Bytes) {
         self.held_bytes += chunk.len();
         self.held.push((at, chunk));
@@ -162,8 +180,11 @@ impl Recording {
     fn write_chunk(&mut self, at: usize, chunk: &Bytes) -> Result<(), Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut chunk = BytesMut::from(&chunk[..]);
+        let back = self.tracks.get(at).map_or(0, |track| convert(self.origin, track.timescale));
         // `merge_inits` numbers tracks from 1.
-        if let Err(error) = rewrite_chunk(&mut chunk, at as u32 + 1, self.sequence) {
+        let rewritten = rewrite_chunk(&mut chunk, at as u32 + 1, self.sequence)
+            .and_then(|()| rebase_chunk(&mut chunk, back));
+        if let Err(error) = rewritten {
             tracing::warn!(%error, "a chunk that is not CMAF, left out");
             return Ok(());
         }
@@ -188,4 +209,16 @@ impl Recording {
             Err(error) => Err(Failure::new(format!("cannot write the recording: {error}"))),
         }
     }
+}
+
+/// A time in another timescale, rounded down.
+fn convert((ticks, from): (u64, u32), to: u32) -> u64 {
+    let ticks = u128::from(ticks) * u128::from(to) / u128::from(from.max(1));
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// Units per second of a track, from its header.
+fn timescale(init: &[u8]) -> u32 {
+    let tracks = tracks_of(init).unwrap_or_default();
+    tracks.first().map_or(1, |track| track.timescale.max(1))
 }
