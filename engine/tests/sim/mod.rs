@@ -1,0 +1,422 @@
+//! A whole node and its viewers in one thread on a network in memory. It owns virtual time, the rings between shards,
+//! an encoder, and a second packager that says what every object must be; the stories are in the test files. All chance
+//! in the network follows from `SIM_SEED`; TLS draws its own keys, which changes no order of events.
+
+mod rings;
+mod tls;
+mod viewer;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir::quic::{self, Steering};
+use weir::shard::{self, FeedId, Policy, Rank, Shard};
+use weir_feed as feed;
+use weir_moqt::{Draft, Namespace};
+use weir_packager::fmp4::{Looper, TimedSample};
+use weir_packager::{Codec, Output, Packager, TrackId};
+use weir_relay::KeySet;
+use weir_ring::link;
+use weir_xdp::steer::Key;
+use weir_xdp::virt::{Link, Network, VirtPort};
+
+pub use viewer::Watcher;
+
+pub const INPUT: &str = "lv_sim";
+pub const ORG: &str = "org_sim";
+const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+const CLIP: &[u8] = include_bytes!("../../assets/demo.mp4");
+
+/// Where virtual wall time begins.
+const WALL: Duration = Duration::from_secs(1_800_000_000);
+
+/// Least step of virtual time, so that a timer that rounds down cannot stop it.
+const STEP_MIN: Duration = Duration::from_micros(100);
+
+/// What a story chooses.
+pub struct Setup {
+    pub shards: u16,
+    /// Between the node and every viewer.
+    pub network: Link,
+    pub link: link::Options,
+    /// Filler added to each picture: the clip alone is a mere 270 kb/s.
+    pub filler: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            network: Link { loss: 0.02, ..Link::with_delay(Duration::from_millis(20)) },
+            // 8 MiB, as a small node has.
+            link: link::Options { depth: 1024, slot_bytes: 8192 },
+            filler: 4_000,
+        }
+    }
+}
+
+/// The seed of this run.
+pub fn seed() -> u64 {
+    thread_local!(static TOLD: Cell<bool> = const { Cell::new(false) });
+    let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or(0x5eed);
+    if !TOLD.replace(true) {
+        eprintln!("SIM_SEED={seed}");
+    }
+    seed
+}
+
+pub struct Node {
+    pub shard: Shard,
+    pub port: VirtPort,
+    /// Takes no turns: its core is busy elsewhere.
+    pub stalled: bool,
+}
+
+/// What the shard must have published.
+#[derive(Default)]
+pub struct Truth {
+    /// Length, hash and time of every object, in order.
+    pub tracks: BTreeMap<Arc<str>, BTreeMap<(u64, u64), Made>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    pub fingerprint: u64,
+    pub at: Instant,
+}
+
+impl Truth {
+    pub fn track(&self, name: &str) -> &BTreeMap<(u64, u64), Made> {
+        self.tracks.get(name).unwrap_or_else(|| panic!("{name} was never published"))
+    }
+
+    /// Names of the audio or video tracks.
+    pub fn media(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.tracks.keys().filter(|name| !name.contains("catalog"))
+    }
+
+    /// The video track.
+    pub fn video(&self) -> Arc<str> {
+        let found = self.media().find(|name| name.starts_with("video"));
+        Arc::clone(found.expect("a video track"))
+    }
+}
+
+struct Encoder {
+    id: FeedId,
+    begun: Instant,
+    video: TrackId,
+    looper: Looper,
+    next: TimedSample,
+}
+
+pub struct World {
+    pub net: Network,
+    pub start: Instant,
+    pub now: Instant,
+    pub nodes: Vec<Node>,
+    pub watchers: Vec<Watcher>,
+    pub truth: Truth,
+    encoder: Option<Encoder>,
+    mirror: Option<Packager>,
+    server: SocketAddr,
+    key: Key,
+    filler: usize,
+    tokens: tls::Tokens,
+}
+
+pub fn namespace() -> Namespace {
+    Namespace::new(["stream", ORG, INPUT]).expect("a namespace")
+}
+
+pub fn fingerprint(payload: &Bytes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(payload);
+    hasher.finish()
+}
+
+/// A picture with a filler NAL unit (type 12, H.264 section 7.3.2.7) behind it.
+fn filled(picture: &[u8], filler: usize) -> Bytes {
+    let mut data = picture.to_vec();
+    if filler > 0 {
+        data.extend_from_slice(&(filler as u32).to_be_bytes());
+        data.push(12);
+        data.resize(picture.len() + 4 + filler - 1, 0xff);
+        data.push(0x80);
+    }
+    data.into()
+}
+
+impl World {
+    pub fn new(setup: &Setup) -> Self {
+        let seed = seed();
+        let start = Instant::now();
+        let net = Network::new(seed, start);
+        net.set_default_link(setup.network);
+        let server = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4433));
+        let tokens = tls::Tokens::new();
+        let limits = quic::Limits::default();
+        let tls = tls::server(&quic::config::alpn(DRAFTS));
+        let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
+        let key = Key::new(seed);
+        let ports = net.port_group(server, setup.shards.into(), key).expect("free ports");
+        let nodes = rings::rings(setup.shards, setup.link)
+            .into_iter()
+            .zip(ports)
+            .zip(0..)
+            .map(|((rings, port), index)| {
+                let steering = Steering { shard: index, shards: setup.shards, key };
+                let options = shard::Options {
+                    steering,
+                    server: Arc::clone(&config),
+                    drafts: DRAFTS,
+                    quic: limits.clone(),
+                    relay: weir_relay::Limits::default(),
+                    rings,
+                    policy: Policy::default(),
+                    epoch: start,
+                };
+                let mut shard = Shard::new(options, start);
+                let mut keys = KeySet::new();
+                keys.insert_ed25519(tls::KID, &tokens.public(), ORG);
+                shard.set_keys(keys, start);
+                Node { shard, port, stalled: false }
+            })
+            .collect();
+        Self {
+            net,
+            start,
+            now: start,
+            nodes,
+            watchers: Vec::new(),
+            truth: Truth::default(),
+            encoder: None,
+            mirror: None,
+            server,
+            key,
+            filler: setup.filler,
+            tokens,
+        }
+    }
+
+    pub fn wall(&self) -> Duration {
+        WALL + (self.now - self.start)
+    }
+
+    /// An encoder begins to publish on shard 0.
+    pub fn publish(&mut self) {
+        let looper = Looper::new(CLIP).expect("the demo clip");
+        let (now, wall) = (self.now, self.wall());
+        let shard = &mut self.nodes[0].shard;
+        let id = shard
+            .open_feed(INPUT, &namespace(), Rank::Encoder, now, wall)
+            .expect("the input is free");
+        match &mut self.mirror {
+            Some(mirror) => mirror.handle_discontinuity(),
+            None => {
+                self.mirror = Some(Packager::new(weir_packager::Options {
+                    first_group: wall.as_millis() as u64,
+                    ..weir_packager::Options::default()
+                }));
+            }
+        }
+        for config in looper.tracks().to_vec() {
+            self.feed(id, feed::Event::Track(config));
+        }
+        let video = looper.tracks().iter().find(|it| matches!(it.codec, Codec::H264 { .. }));
+        let video = video.expect("a video track").track;
+        let mut looper = looper;
+        let next = looper.next().expect("samples");
+        self.encoder = Some(Encoder { id, begun: now, video, looper, next });
+    }
+
+    /// The encoder goes away.
+    pub fn unpublish(&mut self) {
+        let encoder = self.encoder.take().expect("somebody publishes");
+        self.nodes[0].shard.close_feed(INPUT, encoder.id, self.now);
+    }
+
+    fn feed(&mut self, id: FeedId, event: feed::Event) {
+        let (now, wall) = (self.now, self.wall());
+        let mirror = self.mirror.as_mut().expect("a packager");
+        match &event {
+            feed::Event::Track(config) => {
+                mirror.handle_track(config.clone(), now).expect("a track")
+            }
+            feed::Event::Sample(sample) => {
+                mirror.handle_sample(sample.clone(), wall, now).expect("a sample");
+            }
+            _ => {}
+        }
+        self.note();
+        assert!(self.nodes[0].shard.handle_media(INPUT, id, event, now, wall), "feed replaced");
+    }
+
+    /// Everything the second packager made.
+    fn note(&mut self) {
+        let Some(mirror) = &mut self.mirror else { return };
+        while let Some(output) = mirror.poll_output() {
+            let Output::Object(object) = output else { continue };
+            if object.payload.is_empty() {
+                continue;
+            }
+            let made = Made { fingerprint: fingerprint(&object.payload), at: self.now };
+            let track = self.truth.tracks.entry(object.track).or_default();
+            let before = track.insert((object.group, object.object), made);
+            assert!(before.is_none(), "the packager repeats itself");
+        }
+    }
+
+    /// A viewer dials a shard with a token of this lifetime; returns its index.
+    pub fn watch(&mut self, shard: u16, draft: Draft, lifetime: Duration) -> usize {
+        let index = self.watchers.len();
+        let token = self.tokens.mint(INPUT, self.wall(), lifetime);
+        let own: IpAddr = Ipv4Addr::new(10, 0, 1, index as u8 + 1).into();
+        let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
+        let shards = self.nodes.len() as u16;
+        let byte = weir_xdp::steer::cid_first_byte(shard, shards, self.key, index as u8);
+        self.watchers.push(Watcher::dial(port, self.server, byte, draft, &token, self.now));
+        index
+    }
+
+    /// What the link from the node to a viewer does from now on.
+    pub fn set_downlink(&self, viewer: usize, link: Link) {
+        let own: IpAddr = Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into();
+        self.net.set_link_one_way(self.server.ip(), own, link);
+    }
+
+    /// Runs for some virtual time.
+    pub fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.run_until(end, |_| false);
+        self.now = end;
+    }
+
+    /// Runs until something holds, which it must before `patience` is over.
+    pub fn await_that(&mut self, what: &str, patience: Duration, holds: impl Fn(&Self) -> bool) {
+        let end = self.now + patience;
+        assert!(self.run_until(end, holds), "{what}: not within {patience:?}");
+    }
+
+    fn run_until(&mut self, end: Instant, holds: impl Fn(&Self) -> bool) -> bool {
+        while self.now < end {
+            self.turn();
+            if holds(self) {
+                return true;
+            }
+            let next = self.next_event().max(self.now + STEP_MIN).min(end);
+            self.now = next;
+        }
+        false
+    }
+
+    /// Everybody works until nobody has anything to do at this moment.
+    fn turn(&mut self) {
+        self.net.advance(self.now);
+        while let Some(encoder) = &mut self.encoder {
+            if encoder.begun + encoder.next.due > self.now {
+                break;
+            }
+            let id = encoder.id;
+            let next = encoder.looper.next().expect("an endless clip");
+            let TimedSample { mut sample, .. } = std::mem::replace(&mut encoder.next, next);
+            if sample.track == encoder.video {
+                sample.data = filled(&sample.data, self.filler);
+            }
+            self.feed(id, feed::Event::Sample(sample));
+        }
+        if let Some(mirror) = &mut self.mirror
+            && mirror.poll_timeout().is_some_and(|at| at <= self.now)
+        {
+            mirror.handle_timeout(self.now);
+            self.note();
+        }
+        let (now, wall) = (self.now, self.wall());
+        loop {
+            let mut busy = false;
+            for node in self.nodes.iter_mut().filter(|node| !node.stalled) {
+                let turn = node.shard.turn(&mut node.port, now, wall).expect("a virtual port");
+                busy |= turn.busy;
+                while node.shard.poll_event().is_some() {}
+            }
+            for watcher in &mut self.watchers {
+                busy |= watcher.turn(now);
+            }
+            self.net.advance(now);
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn next_event(&self) -> Instant {
+        let encoder = self.encoder.as_ref().map(|encoder| encoder.begun + encoder.next.due);
+        let mirror = self.mirror.as_ref().and_then(Packager::poll_timeout);
+        let nodes = self.nodes.iter().filter(|node| !node.stalled);
+        let nodes = nodes.filter_map(|node| node.shard.poll_timeout());
+        let watchers = self.watchers.iter().filter_map(Watcher::poll_timeout);
+        let others = [encoder, mirror, self.net.next_event()].into_iter().flatten();
+        let next = nodes.chain(watchers).chain(others).min();
+        next.unwrap_or(self.now + Duration::from_millis(1))
+    }
+
+    // Checkers.
+
+    /// Groups of a track between the first and the last that a viewer saw, of which it missed anything.
+    pub fn groups_broken(&self, viewer: usize, track: &str) -> u64 {
+        let seen = self.watchers[viewer].seen(track);
+        let places: BTreeSet<_> = seen.iter().map(|seen| (seen.group, seen.object)).collect();
+        let (Some(first), Some(last)) = (places.first(), places.last()) else { return 0 };
+        let expected = self.truth.track(track).range(*first..*last).map(|(place, _)| *place);
+        let broken: BTreeSet<_> =
+            expected.filter(|place| !places.contains(place)).map(|(group, _)| group).collect();
+        broken.len() as u64
+    }
+
+    /// What a viewer saw of a track is what was published, in order, nothing twice.
+    pub fn check_order(&self, viewer: usize, track: &str) {
+        let truth = self.truth.track(track);
+        let mut last = None;
+        for seen in self.watchers[viewer].seen(track) {
+            let place = (seen.group, seen.object);
+            let made = truth.get(&place);
+            let made = made.unwrap_or_else(|| panic!("{track} {place:?} was never published"));
+            assert_eq!(made.fingerprint, seen.fingerprint, "viewer {viewer}: {track} {place:?}");
+            assert!(made.at <= seen.at, "viewer {viewer}: {track} {place:?} before its time");
+            assert!(last < Some(place), "viewer {viewer}: {track} {place:?} after {last:?}");
+            last = Some(place);
+        }
+    }
+
+    /// The same, and without a hole from the first object seen to those of `lag` ago.
+    pub fn check_complete(&self, viewer: usize, track: &str, lag: Duration) {
+        self.check_order(viewer, track);
+        let seen = self.watchers[viewer].seen(track);
+        let first = seen.first().unwrap_or_else(|| panic!("viewer {viewer} saw no {track}"));
+        let places: Vec<_> = seen.iter().map(|seen| (seen.group, seen.object)).collect();
+        let wanted: Vec<_> = self
+            .truth
+            .track(track)
+            .range((first.group, first.object)..)
+            .filter(|(_, made)| made.at + lag <= self.now)
+            .map(|(place, _)| *place)
+            .collect();
+        let missing: Vec<_> = wanted.iter().filter(|place| !places.contains(place)).collect();
+        assert!(missing.is_empty(), "viewer {viewer}: of {track} {missing:?} are missing");
+    }
+
+    /// Every media track of a viewer is complete.
+    pub fn check_all(&self, viewer: usize, lag: Duration) {
+        for track in self.truth.media() {
+            self.check_complete(viewer, track, lag);
+            let skipped = self.watchers[viewer].skipped.get(track);
+            assert_eq!(skipped, None, "viewer {viewer}: groups of {track} skipped");
+        }
+    }
+}

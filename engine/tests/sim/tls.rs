@@ -1,0 +1,100 @@
+//! Certificates nobody checks and tokens that are checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
+
+pub(super) const KID: &str = "sgk_sim";
+
+pub(super) fn server(alpn: &[&[u8]]) -> ServerConfig {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a certificate and its key");
+    config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    config
+}
+
+pub(super) fn client() -> ClientConfig {
+    let crypto = Arc::new(provider::default_provider());
+    ClientConfig::builder_with_provider(Arc::clone(&crypto))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(crypto)))
+        .with_no_client_auth()
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A signing key of the organisation.
+pub(super) struct Tokens(Ed25519KeyPair);
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        Self(Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a key"))
+    }
+
+    pub(super) fn public(&self) -> [u8; 32] {
+        self.0.public_key().as_ref().try_into().expect("32 bytes")
+    }
+
+    pub(super) fn mint(&self, input: &str, wall: Duration, lifetime: Duration) -> String {
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+        header.kid = Some(KID.to_owned());
+        let iat = wall.as_secs();
+        let claims = serde_json::json!({
+            "iss": super::ORG, "sub": input, "aud": "playback",
+            "iat": iat, "exp": iat + lifetime.as_secs(),
+        });
+        let private = self.0.to_pkcs8().expect("PKCS #8");
+        let key = jsonwebtoken::EncodingKey::from_ed_der(private.as_ref());
+        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+    }
+}
