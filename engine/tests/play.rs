@@ -1,6 +1,12 @@
 //! `weir up --demo` and `weir play` as an operator runs them: two processes of the real binary, real sockets, and ffprobe
 //! and ffmpeg as judges of what was recorded.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where it finds something wrong"
+)]
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, UdpSocket};
@@ -50,15 +56,6 @@ impl Node {
         self.ready["demo"][field].as_str().unwrap().to_owned()
     }
 
-    fn play(&self, url: &str, more: &[&str]) -> Output {
-        Command::new(WEIR)
-            .args(["play", url, "--insecure", "--log", "debug"])
-            .args(more)
-            .env_clear()
-            .output()
-            .unwrap()
-    }
-
     /// Stops the node and gives its log.
     fn stop(mut self) -> String {
         self.interrupt();
@@ -78,6 +75,15 @@ impl Drop for Node {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn play(url: &str, more: &[&str]) -> Output {
+    Command::new(WEIR)
+        .args(["play", url, "--insecure", "--log", "debug"])
+        .args(more)
+        .env_clear()
+        .output()
+        .unwrap()
 }
 
 fn read(path: &Path) -> String {
@@ -120,7 +126,7 @@ fn a_broadcast_is_recorded_whole_over_both_transports_and_both_drafts() {
     {
         let file = node.dir.join("out.mp4");
         let path = file.to_str().unwrap();
-        let output = node.play(url, &["--duration", "3", "--draft", draft, "-o", path]);
+        let output = play(url, &["--duration", "3", "--draft", draft, "-o", path]);
         said += &text(&output.stderr);
         assert!(output.status.success(), "draft {draft}: {}", text(&output.stderr));
         let table = text(&output.stdout);
@@ -169,7 +175,7 @@ fn a_bad_token_is_one_clear_error() {
     let (place, token) = good.split_once("?tok=").unwrap();
     for bad in [format!("{good}x"), place.to_owned(), format!("{place}?tok=abc")] {
         for url in [bad.clone(), bad.replace("https://", "moqt://")] {
-            let output = node.play(&url, &["--duration", "5"]);
+            let output = play(&url, &["--duration", "5"]);
             assert_eq!(output.status.code(), Some(1));
             let said = text(&output.stderr);
             assert!(said.contains("error: auth_failed: "), "{said}");

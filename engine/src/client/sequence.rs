@@ -268,7 +268,7 @@ mod tests {
         Instant::now()
     }
 
-    /// Everything that is due: objects as (group, object), skips as (u64::MAX, groups).
+    /// Everything that is due: objects as (group, object), skips as (the largest number, groups).
     fn due(sequence: &mut Sequence, now: Instant) -> Vec<(u64, u64)> {
         let limits = Limits::default();
         std::iter::from_fn(|| sequence.release(now, &limits))

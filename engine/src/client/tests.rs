@@ -15,7 +15,7 @@ use weir_relay::{
 
 use super::{Event, Join, Options, Selection, Viewer};
 
-const WALL: Duration = Duration::from_secs(1_800_000_000);
+const WALL: Duration = Duration::from_hours(500_000);
 
 enum Sent {
     Bytes(StreamId, Bytes, bool),

@@ -172,7 +172,6 @@ impl Viewer {
     }
 
     /// Streams can be opened again; the next `drive` does.
-    #[expect(clippy::unused_self, reason = "part of the call protocol; every drive tries")]
     pub fn handle_streams_available(&mut self, _dir: Dir) {}
 
     /// The connection is gone, with this code and reason of the peer or of the transport.
@@ -217,7 +216,7 @@ impl Viewer {
             let written = self.outbox.drive(&mut self.session, transport);
             let waiting = self.outbox.bytes();
             if let Err(error) = written {
-                self.fail(error);
+                self.fail(&error);
             } else if waiting > self.options.limits.control_bytes {
                 self.end(SessionCode::Internal.wire(), "requests are not taken");
             }
@@ -319,7 +318,7 @@ impl Viewer {
         }
         self.release(now);
         if let Err(error) = result {
-            return self.fail(error);
+            return self.fail(&error);
         }
         let sequences: usize = self.tracks.iter().map(|track| track.sequence.held()).sum();
         if sequences + self.incomplete + self.undelivered > self.options.limits.held_bytes {
@@ -518,7 +517,7 @@ impl Viewer {
             let name = track.name.clone();
             match released {
                 Released::Object(whole) if self.is_catalog(&name) => {
-                    self.on_catalog(&whole.payload)
+                    self.on_catalog(&whole.payload);
                 }
                 Released::Object(Whole { location, properties, payload }) => {
                     self.undelivered += payload.len();
@@ -574,7 +573,7 @@ impl Viewer {
         }
     }
 
-    fn fail(&mut self, error: SessionError) {
+    fn fail(&mut self, error: &SessionError) {
         self.end(error.code.wire(), &error.reason);
     }
 
@@ -591,6 +590,8 @@ fn join_chunks(mut chunks: Vec<Bytes>) -> Bytes {
         return chunks.pop().unwrap_or_default();
     }
     let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+    for chunk in chunks {
+        whole.extend_from_slice(&chunk);
+    }
     whole.freeze()
 }

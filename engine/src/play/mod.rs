@@ -95,7 +95,7 @@ impl Playback {
         interrupt: &mut tokio::signal::unix::Signal,
         terminate: &mut tokio::signal::unix::Signal,
     ) -> Result<(), Failure> {
-        let far = Duration::from_secs(365 * 24 * 60 * 60);
+        let far = Duration::from_hours(365 * 24);
         let stop = tokio::time::sleep(options.duration.unwrap_or(far));
         tokio::pin!(stop);
         loop {
