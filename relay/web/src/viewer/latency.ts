@@ -24,8 +24,8 @@ const FLOOR_MAX_MS = 3000;
 /** Each underrun asks for this much more, and a minute without one gives back as much. */
 const UNDERRUN_MS = 100;
 const UNDERRUN_DECAY_PER_SECOND = UNDERRUN_MS / 60;
-/** Arrivals looked at for jitter: 10 s of 30 chunks a second. */
-const ARRIVALS_MAX = 300;
+/** Arrivals looked at for jitter: 4 s of 30 chunks a second. Longer, and the burst of a starting encoder counts for long. */
+const ARRIVALS_MAX = 120;
 /** Two chunks in a row that differ by more than this belong to different timelines. */
 const STEP_MS = 1000;
 /** A delay outside this range says that the clocks differ, not how long the path is. */
