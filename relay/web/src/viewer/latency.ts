@@ -4,13 +4,17 @@
 // The goal is a time from capture to picture. What the path takes of it cannot be won back here, so the buffer gets the
 // rest, but never less than what jitter has been seen to need.
 
-/** Rates that speech survives with its pitch preserved. */
-const RATE_MIN = 0.95;
-const RATE_MAX = 1.05;
-/** Errors below this are left alone: less than one video frame at 30 fps. */
-const DEADBAND_MS = 25;
-/** Share of the error that a second should remove. */
-const GAIN_PER_SECOND = 0.3;
+/** Deviations from normal speed: the large one is what speech survives with its pitch preserved. */
+const RATE_LARGE = 0.05;
+const RATE_SMALL = 0.025;
+/** Above this the large one is used. */
+const LARGE_OVER_MS = 200;
+/**
+ * A correction begins above the first and ends below the second. Few changes, because each costs a browser a few
+ * milliseconds: chasing every deviation never arrives.
+ */
+const BEGIN_MS = 40;
+const FINISH_MS = 8;
 /** This far above the target, catching up at 1.05 takes half a minute: jump. */
 const JUMP_OVER_MS = 1500;
 /** Right after a start or a stall nobody is listening closely yet: jump early. */
@@ -51,6 +55,8 @@ export class LatencyControl {
   /** Capture to picture, in ms. */
   target: number;
   #fill: number | null = null;
+  /** Of the playback rate from 1. */
+  #deviation = 0;
   #last = 0;
   #settleUntil = 0;
   #underruns = 0;
@@ -139,10 +145,18 @@ export class LatencyControl {
       this.#fill = start;
       return { rate: 1, jump: end - start / 1000 };
     }
-    const error = this.#fill - goal;
-    if (Math.abs(error) < DEADBAND_MS) return { rate: 1, jump: null };
-    const wanted = 1 + (error / 1000) * GAIN_PER_SECOND;
-    const rate = Math.round(Math.min(RATE_MAX, Math.max(RATE_MIN, wanted)) * 200) / 200;
-    return { rate, jump: null };
+    this.#deviation = deviation(this.#fill - goal, this.#deviation);
+    return { rate: 1 + this.#deviation, jump: null };
   }
+}
+
+/** The next deviation of the rate for an error of the fill, given the present one. */
+function deviation(error: number, present: number): number {
+  const size = Math.abs(error);
+  const right = present !== 0 && Math.sign(present) === Math.sign(error);
+  if (!right && size < BEGIN_MS) return 0;
+  if (size < FINISH_MS) return 0;
+  // Once large, it stays so until half the way is done.
+  const large = size > LARGE_OVER_MS || (right && Math.abs(present) === RATE_LARGE && size > LARGE_OVER_MS / 2);
+  return Math.sign(error) * (large ? RATE_LARGE : RATE_SMALL);
 }
