@@ -142,9 +142,9 @@ impl Pair {
                 moved = true;
                 let data = BytesMut::from(&datagram[..]);
                 let from = address(SERVER);
-                match self.client.handle(self.now, from, None, None, data, &mut buffer) {
-                    Some(DatagramEvent::ConnectionEvent(_, event)) => self.conn.handle_event(event),
-                    _ => continue,
+                let event = self.client.handle(self.now, from, None, None, data, &mut buffer);
+                if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+                    self.conn.handle_event(event);
                 }
             }
             while let Some(event) = self.conn.poll_endpoint_events() {
@@ -185,11 +185,8 @@ impl Pair {
         let mut all = Vec::new();
         let mut stream = self.conn.recv_stream(id);
         let Ok(mut chunks) = stream.read(true) else { return all };
-        loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => all.extend_from_slice(&chunk.bytes),
-                Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
-            }
+        while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+            all.extend_from_slice(&chunk.bytes);
         }
         let _ = chunks.finalize();
         all

@@ -205,7 +205,7 @@ mod tests {
         let start = Instant::now();
         let mut wheel = Wheel::new(start);
         let mut out = Vec::new();
-        wheel.expire(start + Duration::from_millis(2_000), &mut out);
+        wheel.expire(start + Duration::from_secs(2), &mut out);
         let at = start + Duration::from_millis(2_100);
         wheel.schedule(1, 0, at, None);
         let next = wheel.next().expect("scheduled");

@@ -280,7 +280,7 @@ mod tests {
         let start = Instant::now();
         let (mut relay, mut broadcast) = broadcast(start);
         let first = broadcast.open_feed(Rank::Encoder, start).expect("free");
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         assert!(media(&mut broadcast, &mut relay, first, later));
         let soon = later + Duration::from_millis(1_900);
         assert_eq!(broadcast.open_feed(Rank::Encoder, soon), Err(Refused::Busy));
@@ -319,7 +319,7 @@ mod tests {
         let feed = broadcast.open_feed(Rank::Encoder, start).expect("free");
         assert!(broadcast.close_feed(feed, start));
         assert_eq!(broadcast.poll_timeout(), Some(start + window));
-        let almost = start + window - Duration::from_millis(1);
+        let almost = start + window.saturating_sub(Duration::from_millis(1));
         assert!(!broadcast.handle_timeout(&mut relay, almost));
         let back = broadcast.open_feed(Rank::Encoder, almost).expect("free again");
         assert!(!broadcast.handle_timeout(&mut relay, start + window), "somebody publishes");
