@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EndpointConfig, ReadError,
-    StreamId,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EndpointConfig, StreamId,
 };
 use weir_moqt::Draft;
 use weir_xdp::{Counters, Datagram, Outcome, Port, Transmit};
