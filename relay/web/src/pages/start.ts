@@ -25,7 +25,10 @@ byId('rtmp').textContent = text(demo?.['rtmp_url']) ?? `rtmp://${host}:1935/live
 
 const playback = text(demo?.['playback_url']);
 if (playback === null) {
+  // Nothing to look at: what to do first comes first.
   byId<HTMLElement>('demo').hidden = false;
+  byId<HTMLElement>('state').hidden = true;
+  player.hidden = true;
 } else {
   const certificate = text(demo?.['cert_sha256']) ?? (await findRelay()).certificate;
   start(player, playback, certificate);
