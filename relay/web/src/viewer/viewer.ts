@@ -602,6 +602,8 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #checkToken(): void {
     const source = this.#source;
     if (!source || source.expiresMs === null || this.#tokenWarned) return;
+    // A renewal needs a subscription that it renews.
+    if (this.#phase !== 'live') return;
     const seconds = (source.expiresMs - Date.now()) / 1000;
     if (seconds > TOKEN_WARNING_S) return;
     this.#tokenWarned = true;
