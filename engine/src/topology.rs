@@ -246,8 +246,9 @@ mod tests {
 
     #[test]
     fn a_giant_machine_stops_at_what_a_connection_id_can_name() {
-        assert_eq!(on(512, 0).expect("resolves").shards.len(), 256);
-        assert_eq!(on(512, 257), Err(Error::TooManyShards { count: 257 }));
+        assert_eq!(on(512, 0).expect("resolves").shards.len(), usize::from(SHARDS_MAX));
+        let count = SHARDS_MAX + 1;
+        assert_eq!(on(512, count), Err(Error::TooManyShards { count }));
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn every_mistake_is_one_line_and_a_help_line() {
     for (line, says, code) in [
         (&["up", "--bogus"][..], "unexpected argument '--bogus' found", 2),
         (&["up", "--http", "nowhere"], "is not ADDRESS:PORT", 2),
-        (&["up", "--shards", "300"], "at most 256", 2),
+        (&["up", "--shards", "300"], "at most 128", 2),
         (&["up", "--config", "/nonexistent/weir.toml"], "cannot read /nonexistent", 2),
         (&["up", "--config", bad_file], "line 2: unknown field `htpp`", 2),
         (&["up", "--log", "weir=loud"], "log filter", 2),
