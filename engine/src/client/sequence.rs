@@ -263,7 +263,6 @@ mod tests {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
     fn start() -> Instant {
         Instant::now()
     }

@@ -158,7 +158,6 @@ fn catalog(names: &[&str], live: bool) -> Vec<u8> {
 impl World {
     /// A broadcast that a viewer with these options will join; nothing has travelled yet.
     fn new(draft: Draft, carrier: Carrier, change: impl FnOnce(&mut Options)) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
         let now = Instant::now();
         let mut relay = Relay::new(weir_relay::Limits::default(), 0);
         let mut keys = KeySet::new();
