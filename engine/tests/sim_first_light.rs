@@ -216,7 +216,7 @@ fn link_overrun_resumes_at_the_next_group() {
         assert!(early > 20 && late > 20, "{track}: {early} objects before, {late} long after");
     }
     let video = world.truth.video();
-    let lost = world.truth.track(&video).values().filter(|made| made.at <= world.now - LAG).count()
+    let lost = world.truth.track(&video).values().filter(|made| made.at + LAG <= world.now).count()
         - world.watchers[far].seen(&video).len().min(world.truth.track(&video).len());
     assert!(lost > 10, "pictures were lost to the overrun: {lost}");
 }

@@ -109,14 +109,14 @@ impl Generator {
     pub(super) fn connect_subscribers(&mut self, count: usize, ramp: usize) -> Result<()> {
         while self.wanted < count {
             let room = ramp.max(1);
-            self.until(Duration::from_secs(60), "sessions to open", move |it| {
+            self.until(Duration::from_mins(1), "sessions to open", move |it| {
                 it.wanted - it.subscribers.iter().flatten().count() < room
             })?;
             self.connect(Owner::Subscriber(self.wanted))?;
             self.subscribers.push(None);
             self.wanted += 1;
         }
-        self.until(Duration::from_secs(60), "media to reach every subscriber", |it| {
+        self.until(Duration::from_mins(1), "media to reach every subscriber", |it| {
             it.subscribers.iter().all(|slot| slot.as_ref().is_some_and(Subscriber::is_live))
         })
     }
@@ -234,7 +234,7 @@ impl Generator {
             let owner = self.owners.get(conn.index()).copied().unwrap_or(Owner::Nobody);
             match event {
                 quic::Event::Opened { .. } => self.opened(conn, owner)?,
-                quic::Event::Closed { code, reason } => self.closed(conn, owner, code, reason)?,
+                quic::Event::Closed { code, reason } => self.closed(conn, owner, code, &reason)?,
                 event => {
                     let Some(wire) = self.wire(owner) else { continue };
                     wire.take(event)?;
@@ -292,7 +292,7 @@ impl Generator {
         Ok(())
     }
 
-    fn closed(&mut self, conn: ConnId, owner: Owner, code: u32, reason: String) -> Result<()> {
+    fn closed(&mut self, conn: ConnId, owner: Owner, code: u32, reason: &str) -> Result<()> {
         self.owners[conn.index()] = Owner::Nobody;
         match owner {
             Owner::Nobody => Ok(()),

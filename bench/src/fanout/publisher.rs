@@ -16,8 +16,8 @@ use super::wire::{Wire, write_queue};
 /// Alias of the only track.
 const ALIAS: u64 = 1;
 
-/// Groups whose bytes the connection has not taken; past it the relay cannot take the rate.
-const GROUPS_WAITING_MAX: usize = 4;
+/// Seconds of groups whose bytes the connection has not taken; past it the relay cannot take the rate.
+const SECONDS_WAITING_MAX: usize = 8;
 
 /// One group on its way out.
 struct Outgoing {
@@ -124,7 +124,9 @@ impl Publisher {
             }
             let mut head = BytesMut::with_capacity(32);
             if object == 0 {
-                if self.groups.len() >= GROUPS_WAITING_MAX {
+                let shape = self.content.shape();
+                let waiting = self.groups.len() * shape.group_objects as usize;
+                if waiting > SECONDS_WAITING_MAX * shape.objects_per_second as usize {
                     bail!("the relay does not take the publisher's rate");
                 }
                 let header = SubgroupHeader {

@@ -33,7 +33,7 @@ const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
 const CLIP: &[u8] = include_bytes!("../../assets/demo.mp4");
 
 /// Where virtual wall time begins.
-const WALL: Duration = Duration::from_secs(1_800_000_000);
+const WALL: Duration = Duration::from_hours(500_000);
 
 /// Least step of virtual time, so that a timer that rounds down cannot stop it.
 const STEP_MIN: Duration = Duration::from_micros(100);
@@ -247,7 +247,7 @@ impl World {
         let mirror = self.mirror.as_mut().expect("a packager");
         match &event {
             feed::Event::Track(config) => {
-                mirror.handle_track(config.clone(), now).expect("a track")
+                mirror.handle_track(config.clone(), now).expect("a track");
             }
             feed::Event::Sample(sample) => {
                 mirror.handle_sample(sample.clone(), wall, now).expect("a sample");
