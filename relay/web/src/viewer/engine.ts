@@ -33,6 +33,7 @@ const RTT_EVERY_MS = 5000;
 /** A group that stalls may hold up a newer one this long, and longer while the buffer lasts. */
 const PATIENCE_MIN_MS = 120;
 const PATIENCE_MAX_MS = 2000;
+const STATS_EVERY_MS = 250;
 const RATE_SPAN_MS = 5000;
 /** Media sources replaced after errors within a minute; past it, this browser cannot play the broadcast. */
 const REPAIRS_MAX = 4;
@@ -469,6 +470,7 @@ export class Engine {
 
   #deliver(lane: Lane, now: number): void {
     const patience = Math.min(Math.max(PATIENCE_MIN_MS, this.#aheadMs - PATIENCE_MIN_MS), PATIENCE_MAX_MS);
+    const first = lane.merge.counters.objects === 0;
     for (const { payload, opens } of lane.merge.poll(now, patience)) {
       const { kind } = lane.track;
       const times = readChunk(payload);
@@ -487,6 +489,8 @@ export class Engine {
       }
       this.#tell('live', '');
     }
+    // Whoever sees the first picture also finds its track in the statistics.
+    if (first && lane.merge.counters.objects > 0) this.#report(now);
   }
 
   /** The kind whose groups give the rhythm. */
@@ -508,10 +512,12 @@ export class Engine {
       if (this.#catalog) this.#subscribe(lane);
     }
     if (now - this.#statusAt >= RTT_EVERY_MS && this.#catalogAt.group >= 0) this.#probe(now);
-    if (now - this.#statsAt >= 250) {
-      this.#statsAt = now;
-      this.post({ kind: 'stats', stats: this.#measure(now) });
-    }
+    if (now - this.#statsAt >= STATS_EVERY_MS) this.#report(now);
+  }
+
+  #report(now: number): void {
+    this.#statsAt = now;
+    this.post({ kind: 'stats', stats: this.#measure(now) });
   }
 
   /** Asks the relay something that it answers at once: a round trip, and a sign of life. */

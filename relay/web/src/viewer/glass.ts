@@ -83,6 +83,13 @@ export class GlassToGlass {
     return bins.map((bin) => (bin.length === 0 ? null : bin.reduce((sum, ms) => sum + ms, 0) / bin.length));
   }
 
+  /** Another broadcast, another account. */
+  clear(): void {
+    this.#captures = [];
+    this.#samples = [];
+    this.#cached = null;
+  }
+
   /** The publisher's or the relay's clock may have changed with the session. */
   reset(): void {
     this.#captures = [];

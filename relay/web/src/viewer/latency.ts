@@ -92,6 +92,15 @@ export class LatencyControl {
     this.#underruns = Math.max(0, this.#underruns - UNDERRUN_MS);
   }
 
+  /** Another broadcast: nothing learnt holds. */
+  clear(): void {
+    this.forget();
+    this.#underruns = 0;
+    this.#deviation = 0;
+    this.#last = 0;
+    this.#settleUntil = 0;
+  }
+
   /** A new timeline or path: what was learnt of the old one is void. */
   forget(): void {
     this.#arrivals = [];

@@ -1,5 +1,5 @@
-// BroadcastViewer: watches one broadcast in one video element. Owns the element's playback (start, rate, jumps, gaps),
-// the state that people are shown and the statistics; the network and the buffers belong to the engine.
+// BroadcastViewer: watches one broadcast in one video element. Owns the state that people are shown, the statistics and
+// the token; the network and the buffers belong to the engine, the element to its playback.
 
 import type { Kind } from './catalog.js';
 import { DRAFT } from './connection.js';
@@ -7,6 +7,7 @@ import { Emitter, type ViewerEvents } from './events.js';
 import { GlassToGlass, type Percentiles } from './glass.js';
 import { type Host, defaultWorkerUrl, startHost } from './host.js';
 import { LatencyControl } from './latency.js';
+import { Playback } from './playback.js';
 import type { CatalogSummary, EngineStats, FromEngine, Phase, TrackStats } from './protocol.js';
 import { mediaSourceClass } from './sink.js';
 import { type Source, SourceError, parseSource, withToken } from './source.js';
@@ -75,22 +76,13 @@ export interface ViewerStats {
 export const LATENCY_DEFAULT_MS = 300;
 const LATENCY_MAX_MS = 30_000;
 const STEP_MS = 100;
-/** Media needed before the first picture: a few frames. */
-const START_S = 0.08;
-/** A playhead that has not moved for this long with nothing ahead is stuck, not between two frames. */
-const STUCK_MS = 150;
-const SEEK_STUCK_MS = 1000;
-/** In front of a gap a browser may leave this much unplayed: it wants more to go on with. */
-const GAP_AHEAD_S = 0.3;
-/** A wait this soon after a jump belongs to it and is no underrun. */
-const JUMP_SPAN_MS = 500;
 const TOKEN_WARNING_S = 60;
 const TOKEN_PAUSE_MS = 10_000;
 
 const NOTHING: EngineStats = { draft: DRAFT, rttMs: null, connectMs: null, reconnects: 0, stalls: 0, tracks: {} };
 
 export class BroadcastViewer extends Emitter<ViewerEvents> {
-  #video: HTMLVideoElement | null = null;
+  #playback: Playback | null = null;
   #options: ViewerOptions;
   #source: Source | null = null;
   #host: Host | null = null;
@@ -106,23 +98,8 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #engine: EngineStats = NOTHING;
   #catalog: CatalogSummary = [];
   #timer: ReturnType<typeof setInterval> | undefined;
-  #frameCallback = 0;
-  #objectUrl: string | null = null;
-  #media: MediaSourceHandle | MediaSource | null = null;
-  #playStarted = 0;
-  #firstFrameMs: number | null = null;
-  #started = false;
-  #waiting = false;
-  #pausedByUser = false;
-  #stuck = { position: -1, since: 0 };
-  #rebuffers = 0;
-  #jumps = 0;
-  #jumpedAt = -Infinity;
-  /** Playback waits after an underrun that was charged to the path. */
-  #underran = false;
   #told = 0;
   #tokenWarned = false;
-  #detach: (() => void)[] = [];
 
   constructor(options: ViewerOptions = {}) {
     super();
@@ -133,55 +110,25 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   /** The element to play in; give it before `play`. */
   attach(video: HTMLVideoElement): void {
     this.detach();
-    this.#video = video;
-    video.playsInline = true;
-    video.preservesPitch = true;
-    const listen = (name: string, run: () => void): void => {
-      video.addEventListener(name, run);
-      this.#detach.push(() => video.removeEventListener(name, run));
-    };
-    listen('waiting', () => this.#onWaiting());
-    listen('playing', () => this.#onPlaying());
-    listen('pause', () => this.#refresh());
-    listen('error', () => this.#onMediaError());
-    listen('play', () => this.#onPlay());
-    const visible = (): void => {
-      if (document.visibilityState === 'visible' && video.paused && !this.#pausedByUser) void this.#startElement();
-    };
-    document.addEventListener('visibilitychange', visible);
-    addEventListener('pageshow', visible);
-    this.#detach.push(
-      () => document.removeEventListener('visibilitychange', visible),
-      () => removeEventListener('pageshow', visible),
-    );
-    this.#watchFrames();
+    this.#playback = new Playback(video, this.#control, this.#glass, {
+      onChange: () => this.#refresh(),
+      onStall: (count) => this.emit('stall', { count }),
+      onMuted: () => this.emit('autoplaymuted', {}),
+      onRefused: (reason) => this.#host?.send({ kind: 'media-error', reason }),
+    });
   }
 
   /** Lets go of the element. */
   detach(): void {
-    for (const undo of this.#detach.splice(0)) undo();
-    if (this.#video && this.#frameCallback) this.#video.cancelVideoFrameCallback?.(this.#frameCallback);
-    this.#empty();
-    this.#video = null;
-  }
-
-  /** Takes the media away from the element. */
-  #empty(): void {
-    if (this.#video && this.#media) {
-      this.#video.removeAttribute('src');
-      this.#video.srcObject = null;
-      this.#video.load();
-    }
-    if (this.#objectUrl) URL.revokeObjectURL(this.#objectUrl);
-    this.#objectUrl = null;
-    this.#media = null;
+    this.#playback?.dispose();
+    this.#playback = null;
   }
 
   /** Watches a playback URL, or an id together with `base` and `getToken`. */
   play(idOrUrl: string): void {
     this.stop();
     const run = this.#run;
-    this.#playStarted = performance.now();
+    this.#playback?.begin();
     this.#phase = 'connecting';
     this.#phaseReason = '';
     this.#timer = setInterval(() => this.#step(), STEP_MS);
@@ -232,37 +179,26 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#host?.stop();
     this.#host = null;
     this.#source = null;
-    this.#empty();
+    this.#playback?.empty();
     this.#engine = NOTHING;
-    this.#glass = new GlassToGlass();
-    this.#control = new LatencyControl(this.#control.target);
-    this.#started = false;
-    this.#waiting = false;
-    this.#pausedByUser = false;
-    this.#firstFrameMs = null;
+    this.#glass.clear();
+    this.#control.clear();
     this.#tokenWarned = false;
-    this.#rebuffers = 0;
-    this.#jumps = 0;
     this.#setState('idle', '');
   }
 
   /** Pauses; there is no rewind, so going on means going on live. */
   pause(): void {
-    this.#pausedByUser = true;
-    this.#video?.pause();
+    this.#playback?.pause();
   }
 
   resume(): void {
-    this.#pausedByUser = false;
-    this.goLive();
-    void this.#startElement();
+    this.#playback?.resume();
   }
 
   /** Jumps to the live edge. */
   goLive(): void {
-    const range = this.#lastRange();
-    if (range) this.#jump(Math.max(range.start, range.end - this.#control.startFill / 1000));
-    this.#control.settle(performance.now());
+    this.#playback?.goLive();
   }
 
   get latency(): number {
@@ -292,8 +228,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
 
   /** How far behind the newest media we play, in ms. */
   get behindMs(): number {
-    const range = this.#lastRange();
-    return this.#video && range ? Math.max(0, (range.end - this.#video.currentTime) * 1000) : 0;
+    return this.#playback?.behindMs ?? 0;
   }
 
   /** One number a second for the last minute. */
@@ -302,7 +237,8 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   }
 
   get stats(): ViewerStats {
-    const video = this.#video;
+    const playback = this.#playback;
+    const video = playback?.video;
     const quality = video?.getVideoPlaybackQuality?.();
     const tracks = this.#engine.tracks;
     const lanes = Object.values(tracks);
@@ -320,7 +256,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
       latencyMs: round(this.#glass.latest),
       latencyTargetMs: this.#control.target,
       glassToGlass: this.#glass.percentiles(Date.now()),
-      bufferMs: Math.round(this.#aheadMs()),
+      bufferMs: Math.round(playback?.aheadMs ?? 0),
       bufferTargetMs: Math.round(this.#control.bufferTarget),
       playbackRate: video?.playbackRate ?? 1,
       groupsReceived: main?.groupsReceived ?? 0,
@@ -332,10 +268,10 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
       resolution: video && video.videoWidth > 0 ? { width: video.videoWidth, height: video.videoHeight } : null,
       tokenSecondsLeft: expires === null ? null : Math.round((expires - Date.now()) / 1000),
       stalls: this.#engine.stalls,
-      rebuffers: this.#rebuffers,
-      jumps: this.#jumps,
+      rebuffers: playback?.rebuffers ?? 0,
+      jumps: playback?.jumps ?? 0,
       reconnects: this.#engine.reconnects,
-      firstFrameMs: round(this.#firstFrameMs),
+      firstFrameMs: round(playback?.firstFrameMs ?? null),
       tracks,
     };
   }
@@ -345,9 +281,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   #onEngine(message: FromEngine): void {
     switch (message.kind) {
       case 'media':
-        this.#media = message.media;
-        this.#started = false;
-        this.#point();
+        this.#playback?.point(message.media);
         break;
       case 'phase':
         this.#onPhase(message.phase, message.reason, message.retryInMs);
@@ -383,13 +317,10 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#phaseReason = reason;
     this.#retryInMs = retryInMs;
     if (phase === 'reconnecting' || phase === 'connecting') this.#control.forget();
-    if (phase !== 'live' && this.#underran) {
-      this.#underran = false;
-      this.#control.pardon();
-    }
+    if (phase !== 'live') this.#playback?.pardon();
     if (phase === 'auth failed' || phase === 'failed') {
       // The last picture is not to be mistaken for the present.
-      this.#video?.pause();
+      this.#playback?.video.pause();
       const code = phase === 'auth failed' ? 'auth_failed' : 'media_failed';
       this.emit('error', { code, fatal: true, transport: 'webtransport', retryable: false, message: reason });
     } else if (phase === 'reconnecting') {
@@ -399,167 +330,20 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#refresh();
   }
 
-  #point(): void {
-    const video = this.#video;
-    const media = this.#media;
-    if (!video || !media) return;
-    if (this.#objectUrl) URL.revokeObjectURL(this.#objectUrl);
-    this.#objectUrl = null;
-    // Phones give the managed source only to elements that do not offer AirPlay.
-    if (!('MediaSource' in globalThis)) video.disableRemotePlayback = true;
-    const onPage = typeof MediaSource === 'function' && media instanceof MediaSource;
-    if (onPage) {
-      this.#objectUrl = URL.createObjectURL(media as unknown as Blob);
-      video.srcObject = null;
-      video.src = this.#objectUrl;
-    } else {
-      video.removeAttribute('src');
-      video.srcObject = media as unknown as MediaProvider;
-    }
-  }
-
-  #onMediaError(): void {
-    const error = this.#video?.error;
-    if (!error || !this.#host) return;
-    this.#host.send({ kind: 'media-error', reason: error.message || `media error ${error.code}` });
-  }
-
-  // The element.
-
-  #onWaiting(): void {
-    if (!this.#started || this.#waiting) return;
-    this.#waiting = true;
-    const byJump = performance.now() - this.#jumpedAt < JUMP_SPAN_MS;
-    if (this.#firstFrameMs !== null && this.#video?.seeking === false && !byJump) {
-      this.#rebuffers += 1;
-      this.#control.underrun();
-      this.#underran = true;
-      this.emit('stall', { count: this.#rebuffers });
-    }
-    this.#refresh();
-  }
-
-  #onPlaying(): void {
-    if (this.#waiting) this.#control.settle(performance.now());
-    this.#underran = false;
-    this.#waiting = false;
-    this.#refresh();
-  }
-
-  /** Something other than us pressed play: the browser's own controls, a media key. */
-  #onPlay(): void {
-    if (this.#pausedByUser) {
-      this.#pausedByUser = false;
-      this.goLive();
-    }
-    this.#refresh();
-  }
-
-  async #startElement(): Promise<void> {
-    const video = this.#video;
-    if (!video) return;
-    try {
-      await video.play();
-    } catch (error) {
-      if (!(error instanceof DOMException) || error.name !== 'NotAllowedError' || video.muted) return;
-      video.muted = true;
-      this.emit('autoplaymuted', {});
-      await video.play().catch(() => undefined);
-    }
-    this.#refresh();
-  }
-
-  #watchFrames(): void {
-    const video = this.#video;
-    if (!video || typeof video.requestVideoFrameCallback !== 'function') return;
-    const painted = (now: number, frame: VideoFrameCallbackMetadata): void => {
-      if (video !== this.#video) return;
-      if (this.#firstFrameMs === null && this.#state !== 'idle') this.#firstFrameMs = now - this.#playStarted;
-      this.#glass.frame(frame.mediaTime, Date.now() + (frame.expectedDisplayTime - performance.now()));
-      this.#frameCallback = video.requestVideoFrameCallback(painted);
-    };
-    this.#frameCallback = video.requestVideoFrameCallback(painted);
-  }
-
-  /** Ten times a second: start, keep the distance to live, step over gaps, tell. */
+  /** Ten times a second. */
   #step(): void {
-    const now = performance.now();
-    const video = this.#video;
-    if (video && this.#media) {
-      if (!this.#started) this.#tryStart(video, now);
-      else if (!video.paused) this.#keepUp(video, now);
-      this.#host?.send({ kind: 'position', seconds: video.currentTime, aheadMs: this.#aheadMs() });
+    const playback = this.#playback;
+    if (playback) {
+      playback.step();
+      this.#host?.send({ kind: 'position', seconds: playback.video.currentTime, aheadMs: playback.aheadMs });
     }
     this.#checkToken();
     this.#refresh();
+    const now = performance.now();
     if (now - this.#told >= 500 && this.#state === 'playing') {
       this.#told = now;
       this.emit('latency', { now: round(this.#glass.latest), target: this.#control.target });
     }
-  }
-
-  #tryStart(video: HTMLVideoElement, now: number): void {
-    const range = this.#lastRange();
-    if (!range || range.end - range.start < START_S) return;
-    this.#started = true;
-    this.#waiting = true;
-    this.#control.settle(now);
-    video.currentTime = Math.max(range.start, range.end - this.#control.startFill / 1000);
-    if (video.autoplay || video.paused) void this.#startElement();
-  }
-
-  #keepUp(video: HTMLVideoElement, now: number): void {
-    const position = video.currentTime;
-    const { buffered } = video;
-    let end: number | null = null;
-    let next: number | null = null;
-    for (let index = 0; index < buffered.length; index += 1) {
-      if (position >= buffered.start(index) - 0.01 && position <= buffered.end(index)) end = buffered.end(index);
-      else if (next === null && buffered.start(index) > position) next = buffered.start(index);
-    }
-    if (position !== this.#stuck.position) this.#stuck = { position, since: now };
-    const stuck = now - this.#stuck.since >= (video.seeking ? SEEK_STUCK_MS : STUCK_MS);
-    if (stuck && next !== null && (end === null || end - position < GAP_AHEAD_S)) {
-      // A group was skipped: its place on the timeline stays empty.
-      this.#jump(next + 0.001);
-      this.#control.settle(now);
-      return;
-    }
-    if (end === null || video.seeking) return;
-    const { rate, jump } = this.#control.step({ now, position, end: Math.max(end, next === null ? end : this.#edge()) });
-    if (jump !== null) this.#jump(jump);
-    if (video.playbackRate !== rate) video.playbackRate = rate;
-  }
-
-  #edge(): number {
-    return this.#lastRange()?.end ?? 0;
-  }
-
-  #jump(to: number): void {
-    const video = this.#video;
-    if (!video) return;
-    this.#jumps += 1;
-    this.#jumpedAt = performance.now();
-    video.currentTime = to;
-  }
-
-  #lastRange(): { start: number; end: number } | null {
-    const buffered = this.#video?.buffered;
-    if (!buffered || buffered.length === 0) return null;
-    return { start: buffered.start(buffered.length - 1), end: buffered.end(buffered.length - 1) };
-  }
-
-  /** Media ahead of the playhead without a break, in ms. */
-  #aheadMs(): number {
-    const video = this.#video;
-    if (!video) return 0;
-    for (let index = 0; index < video.buffered.length; index += 1) {
-      const end = video.buffered.end(index);
-      if (video.currentTime >= video.buffered.start(index) - 0.01 && video.currentTime <= end) {
-        return (end - video.currentTime) * 1000;
-      }
-    }
-    return 0;
   }
 
   // State and token.
@@ -571,24 +355,24 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   }
 
   #judge(): [State, string] {
-    const running = this.#started && !this.#waiting && this.#aheadMs() > 0;
+    const playback = this.#playback;
+    // What is buffered plays on, whatever happens to the session.
+    const playing = playback?.isPlaying === true;
     switch (this.#phase) {
       case 'auth failed':
       case 'failed':
       case 'offline':
         return [this.#phase, this.#phaseReason];
-      case 'ended':
-        return running && this.#video?.paused === false ? ['playing', ''] : ['ended', this.#phaseReason];
       case 'connecting':
         return ['connecting', ''];
+      case 'ended':
       case 'reconnecting':
-        // What is buffered still plays.
-        return running && this.#video?.paused === false ? ['playing', ''] : ['reconnecting', this.#phaseReason];
+        return playing ? ['playing', ''] : [this.#phase, this.#phaseReason];
       case 'waiting':
-        return running && this.#video?.paused === false ? ['playing', ''] : ['stalled', 'The publisher sends nothing.'];
+        return playing ? ['playing', ''] : ['stalled', 'The publisher sends nothing.'];
       case 'live':
-        if (this.#pausedByUser || (this.#started && this.#video?.paused === true)) return ['paused', ''];
-        return this.#started && !this.#waiting ? ['playing', ''] : ['buffering', ''];
+        if (playback?.isPaused) return ['paused', ''];
+        return playback?.isRunning ? ['playing', ''] : ['buffering', ''];
     }
   }
 
