@@ -7,7 +7,6 @@ mod generator;
 mod publisher;
 mod subscriber;
 mod target;
-mod tls;
 mod wire;
 
 use std::fmt;

@@ -6,6 +6,7 @@ mod outbox;
 mod sequence;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 mod url;
 mod viewer;
 

@@ -17,15 +17,14 @@ use tokio::sync::mpsc;
 use weir_control::{PlaybackKey, Store};
 use weir_moqt::Draft;
 use weir_relay::KeySet;
-use weir_ring::{link, spsc};
-use weir_xdp::wake::{self, Wake};
+use weir_ring::link;
 use weir_xdp::{steer, udp};
 
 use crate::cert::Certificate;
 use crate::config::Up;
 use crate::quic::{self, Steering};
-use crate::shard::{self, Neighbour, Rings};
-use crate::topology::Topology;
+use crate::shard::{self, RingSizes};
+use crate::topology::{self, Topology};
 use control::{Bridge, Post, bridge};
 use metrics::Board;
 use shell::{MAILBOX_DEPTH, Mail, Start};
@@ -110,7 +109,7 @@ impl Shards {
         let limits = quic::Limits::default();
         let tls = certificate.quic_config(&quic::config::alpn(DRAFTS));
         let server = quic::config::server(tls, &limits)?;
-        let (rings, wakes) = rings(topology).map_err(Error::Shards)?;
+        let (rings, wakes) = shard::rings(&ring_sizes(topology)).map_err(Error::Shards)?;
         let (mailboxes, mails): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel::<Mail>(MAILBOX_DEPTH)).unzip();
         let (requests, bridge): (_, Bridge) = bridge(mailboxes);
@@ -225,67 +224,19 @@ fn reserve(address: SocketAddr) -> Result<SocketAddr, Error> {
         .map_err(|source| Error::Rtmp { address, source })
 }
 
-/// One link per shard, rings for commands and datagrams per ordered pair, one bell per shard.
-fn rings(topology: &Topology) -> std::io::Result<(Vec<Rings>, Vec<Wake>)> {
-    let count = topology.shards.len();
-    let (producers, consumers): (Vec<_>, Vec<_>) = (0..count)
-        .map(|shard| {
-            let of_shard = topology.links.iter().find(|link| usize::from(link.writer) == shard);
-            // A shard without readers still has a link, of the least size.
-            link::link(of_shard.map_or(link::Options { depth: 2, slot_bytes: 64 }, |link| {
-                link::Options { depth: link.descriptors, slot_bytes: link.bytes / link.descriptors }
-            }))
+/// The sizes of a topology's rings.
+fn ring_sizes(topology: &Topology) -> RingSizes {
+    let link = |shard: &topology::Shard| {
+        let of_shard = topology.links.iter().find(|link| link.writer == shard.index);
+        // A shard without readers still has a link, of the least size.
+        of_shard.map_or(link::Options { depth: 2, slot_bytes: 64 }, |link| link::Options {
+            depth: link.descriptors,
+            slot_bytes: link.bytes / link.descriptors,
         })
-        .unzip();
-    let bells = (0..count).map(|_| wake::pair()).collect::<std::io::Result<Vec<_>>>()?;
-    let (wakes, wakers): (Vec<_>, Vec<_>) = bells.into_iter().unzip();
-    let mut commands = Mesh::new(count, topology.commands);
-    let mut datagrams = Mesh::new(count, topology.hand_over_packets);
-    let mut all = Vec::with_capacity(count);
-    for (shard, link) in producers.into_iter().enumerate() {
-        let neighbours = (0..count)
-            .filter(|other| *other != shard)
-            .map(|other| {
-                let (to, from) = commands.take(shard, other);
-                let (datagrams_to, datagrams_from) = datagrams.take(shard, other);
-                Neighbour {
-                    shard: other as u16,
-                    to,
-                    from,
-                    datagrams_to,
-                    datagrams_from,
-                    link: consumers[other].clone(),
-                    waker: wakers[other].clone(),
-                }
-            })
-            .collect();
-        all.push(Rings { link, neighbours });
-    }
-    Ok((all, wakes))
-}
-
-/// One queue per ordered pair of shards, each end to be taken once.
-struct Mesh<T> {
-    count: usize,
-    producers: Vec<Option<spsc::Producer<T>>>,
-    consumers: Vec<Option<spsc::Consumer<T>>>,
-}
-
-impl<T> Mesh<T> {
-    fn new(count: usize, depth: usize) -> Self {
-        let (producers, consumers) = (0..count * count)
-            .map(|_| {
-                let (producer, consumer) = spsc::queue(depth);
-                (Some(producer), Some(consumer))
-            })
-            .unzip();
-        Self { count, producers, consumers }
-    }
-
-    /// The ends that `shard` holds towards `other`.
-    fn take(&mut self, shard: usize, other: usize) -> (spsc::Producer<T>, spsc::Consumer<T>) {
-        let to = self.producers[shard * self.count + other].take();
-        let from = self.consumers[other * self.count + shard].take();
-        to.zip(from).expect("each end is taken once")
+    };
+    RingSizes {
+        links: topology.shards.iter().map(link).collect(),
+        commands: topology.commands,
+        datagrams: topology.hand_over_packets,
     }
 }

@@ -2,30 +2,27 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::cli::Failure;
+use crate::client::trust;
 
 /// Where Debian keeps the authorities it trusts, all in one file.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// TLS settings for QUIC with these protocols, preferred first.
 pub(super) fn client_config(insecure: bool, alpn: Vec<Vec<u8>>) -> Result<ClientConfig, Failure> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| Failure::new(format!("cannot set up TLS: {error}")))?;
     let mut config = if insecure {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth()
+        trust::any_certificate()
     } else {
-        builder.with_root_certificates(authorities()?).with_no_client_auth()
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| Failure::new(format!("cannot set up TLS: {error}")))?
+            .with_root_certificates(authorities()?)
+            .with_no_client_auth()
     };
     config.alpn_protocols = alpn;
     Ok(config)
@@ -42,43 +39,4 @@ fn authorities() -> Result<RootCertStore, Failure> {
     // One that is broken does not spoil the rest.
     store.add_parsable_certificates(certificates.filter_map(Result::ok));
     if store.is_empty() { Err(missing("it holds none".to_owned())) } else { Ok(store) }
-}
-
-/// Accepts any certificate; the handshake is still checked against it.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

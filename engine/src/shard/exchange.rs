@@ -17,13 +17,15 @@ use weir_ring::link::{self, Flags, Header, Poll};
 use weir_ring::spsc;
 use weir_xdp::Datagram;
 
+use super::rings::{Neighbour, Rings};
+
 /// Longest wait of commands at the sender when a ring is full; a shard that has not looked at its
 /// ring for this many commands is dead.
 const BACKLOG_MAX: usize = 65_536;
 
 /// One shard to another.
 #[derive(Debug)]
-pub enum Command {
+pub(super) enum Command {
     /// Something that is true once the sender's link has been read up to `at`.
     At {
         /// Position in the sender's link.
@@ -53,7 +55,7 @@ pub enum Command {
 
 /// What a position in a link means; marks keep their order among themselves.
 #[derive(Debug)]
-pub enum Mark {
+pub(super) enum Mark {
     /// The sender holds this namespace.
     Published(Namespace),
     /// The sender no longer does.
@@ -62,32 +64,6 @@ pub enum Mark {
     Replayed(u64),
     /// The track under this key has ended.
     TrackEnded(u64, DoneCode),
-}
-
-/// The ends a shard holds of the rings to one other shard.
-pub struct Neighbour {
-    /// Its number.
-    pub shard: u16,
-    /// Our commands to it.
-    pub to: spsc::Producer<Command>,
-    /// Its commands to us.
-    pub from: spsc::Consumer<Command>,
-    /// Datagrams of its connections that came to us.
-    pub datagrams_to: spsc::Producer<Datagram>,
-    /// Datagrams of our connections that came to it.
-    pub datagrams_from: spsc::Consumer<Datagram>,
-    /// Its link.
-    pub link: link::Consumer,
-    /// Wakes it when it sleeps.
-    pub waker: weir_xdp::wake::Waker,
-}
-
-/// All ring ends of one shard.
-pub struct Rings {
-    /// Our link, read by every other shard.
-    pub link: link::Producer,
-    /// The other shards, in order.
-    pub neighbours: Vec<Neighbour>,
 }
 
 /// Counters of the exchange.

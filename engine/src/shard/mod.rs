@@ -5,6 +5,7 @@
 
 mod broadcast;
 mod exchange;
+mod rings;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use weir_relay::{
 use weir_xdp::Port;
 
 pub use broadcast::{FeedId, Policy, Rank, Refused};
-pub use exchange::{Command, Mark, Neighbour, Rings};
+pub use rings::{RingSizes, Rings, rings};
 
 use crate::guard::guarded;
 use crate::quic::{self, ConnId, Endpoint, Steering};

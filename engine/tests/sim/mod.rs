@@ -2,7 +2,6 @@
 //! an encoder, and a second packager that says what every object must be; the stories are in the test files. All chance
 //! in the network follows from `SIM_SEED`; TLS draws its own keys, which changes no order of events.
 
-mod rings;
 mod tls;
 mod viewer;
 
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weir::quic::{self, Steering};
-use weir::shard::{self, FeedId, Policy, Rank, Shard};
+use weir::shard::{self, FeedId, Policy, Rank, RingSizes, Shard, rings};
 use weir_feed as feed;
 use weir_moqt::{Draft, Namespace};
 use weir_packager::fmp4::{Looper, TimedSample};
@@ -166,7 +165,13 @@ impl World {
         let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
         let key = Key::new(seed);
         let ports = net.port_group(server, setup.shards.into(), key).expect("free ports");
-        let nodes = rings::rings(setup.shards, setup.link)
+        let sizes = RingSizes {
+            links: vec![setup.link; usize::from(setup.shards)],
+            commands: 1024,
+            datagrams: 1024,
+        };
+        let (rings, _wakes) = rings(&sizes).expect("bells");
+        let nodes = rings
             .into_iter()
             .zip(ports)
             .zip(0..)
