@@ -181,6 +181,10 @@ impl Recording {
         self.sequence = self.sequence.wrapping_add(1);
         let mut chunk = BytesMut::from(&chunk[..]);
         let back = self.tracks.get(at).map_or(0, |track| convert(self.origin, track.timescale));
+        if decode_time(&chunk).is_some_and(|time| time < back) {
+            // Its joining fetch was slower than the picture's: it lies before the beginning.
+            return Ok(());
+        }
         // `merge_inits` numbers tracks from 1.
         let rewritten = rewrite_chunk(&mut chunk, at as u32 + 1, self.sequence)
             .and_then(|()| rebase_chunk(&mut chunk, back));
@@ -221,4 +225,86 @@ fn convert((ticks, from): (u64, u32), to: u32) -> u64 {
 fn timescale(init: &[u8]) -> u32 {
     let tracks = tracks_of(init).unwrap_or_default();
     tracks.first().map_or(1, |track| track.timescale.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    use weir_packager::fmp4::{self, Looper, TimedSample};
+    use weir_packager::{CATALOG_TRACK, Options, Output, Packager, TrackId};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("one thread").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A few seconds of the demo as the packager makes them.
+    fn objects() -> Vec<Object> {
+        let now = Instant::now();
+        let mut packager = Packager::new(Options::default());
+        let looper = Looper::new(include_bytes!("../../assets/demo.mp4")).expect("our own clip");
+        for config in looper.tracks().to_vec() {
+            packager.handle_track(config, now).expect("a track");
+        }
+        let mut made = Vec::new();
+        for TimedSample { due, sample } in looper.take_while(|timed| timed.due.as_secs() < 5) {
+            packager.handle_sample(sample, Duration::from_secs(9), now + due).expect("a sample");
+            while let Some(output) = packager.poll_output() {
+                let Output::Object(object) = output else { continue };
+                made.push(Object {
+                    track: object.track,
+                    group: object.group,
+                    object: object.object,
+                    payload: object.payload,
+                    properties: Bytes::new(),
+                });
+            }
+        }
+        made
+    }
+
+    #[test]
+    fn sound_from_before_the_first_picture_does_not_pile_up_at_zero() {
+        let made = objects();
+        let out = Shared::default();
+        let mut recording = Recording::new(Box::new(out.clone()));
+        let of = |track: &'static str| made.iter().filter(move |object| &*object.track == track);
+        let catalog = of(CATALOG_TRACK).last().expect("a catalog");
+        let catalog = Catalog::parse(&catalog.payload).expect("our own catalog");
+        recording.handle_catalog(&catalog).expect("a header");
+        // The picture's join is answered from its third group on, then comes the sound's from its
+        // first.
+        let pictures: Vec<_> = of("video/360p").filter(|object| object.group >= 2).collect();
+        for object in &pictures[..10] {
+            recording.handle_object(object).expect("written");
+        }
+        for object in of("audio") {
+            recording.handle_object(object).expect("written");
+        }
+        recording.flush().expect("written");
+        let mut reader = fmp4::Reader::new();
+        reader.handle_input(&out.0.lock().expect("one thread")).expect("a file we can read");
+        let mut last: std::collections::BTreeMap<TrackId, i64> = std::collections::BTreeMap::new();
+        let mut seen = 0;
+        while let Some(event) = reader.poll_event() {
+            if let fmp4::Event::Sample { sample, .. } = event {
+                seen += 1;
+                let before = last.insert(sample.track, sample.dts);
+                assert!(before.is_none_or(|before| before < sample.dts), "{before:?}");
+            }
+        }
+        assert!(seen > 100, "{seen} samples");
+    }
 }
