@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 use weir_control::{Ingest, Input, NewInput, Scope, Store, StreamKey, TTL_MAX, http};
+use weir_xdp::udp::BindError;
 
 use super::{Error, Shards};
 use crate::cert::Certificate;
@@ -42,7 +43,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let claim = Claim::take(&up.data_dir)?;
-    let store = Store::open(&up.data_dir).await.map_err(|error| store_failure(&error))?;
+    let store = Store::open(&up.data_dir).await?;
     let certificate = Certificate::load(up.certificate.clone(), &up.data_dir, wall())?;
 
     let listeners = up.topology.listeners;
@@ -113,10 +114,7 @@ async fn announce(
         .map_err(|error| Failure::new(format!("cannot write into the data directory: {error}")))?;
     let demo = match demo {
         Some((input, key)) => {
-            let minted = store
-                .mint_playback_token(&input.id, TTL_MAX)
-                .await
-                .map_err(|error| store_failure(&error))?;
+            let minted = store.mint_playback_token(&input.id, TTL_MAX).await?;
             Some(ReadyDemo {
                 input_id: input.id.to_string(),
                 rtmp_url: addresses.rtmp_url(&input.id, key),
@@ -129,8 +127,7 @@ async fn announce(
     if let Some(path) = &up.ready_file {
         let scopes =
             [Scope::Keys, Scope::Ops, Scope::StreamsMint, Scope::StreamsRead, Scope::StreamsWrite];
-        let (_, api_key) =
-            store.issue_api_key(READY_KEY, &scopes).await.map_err(|error| store_failure(&error))?;
+        let (_, api_key) = store.issue_api_key(READY_KEY, &scopes).await?;
         let sha256 = certificate.sha256_hex();
         Ready::new(addresses, sha256, api_key.expose().to_owned(), demo.clone()).write(path)?;
     }
@@ -145,7 +142,7 @@ async fn announce(
 /// The demo's input with a fresh key: the old one cannot be shown again.
 async fn demo_input(store: &Store) -> Result<(Input, StreamKey), Failure> {
     let new = NewInput { name: DEMO.to_owned(), ingest: Ingest::Rtmp };
-    store.ensure_input(new).await.map_err(|error| store_failure(&error))
+    Ok(store.ensure_input(new).await?)
 }
 
 async fn keep_fresh(certificate: Arc<Certificate>) {
@@ -210,17 +207,15 @@ fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr {
 fn start_failure(error: Error) -> Failure {
     match error {
         Error::Rtmp { address, source } => Failure::listen("rtmp", address, &source),
+        Error::Quic(BindError::InUse { address }) => {
+            Failure::listen("quic", address, &std::io::ErrorKind::AddrInUse.into())
+        }
         Error::Quic(error) => {
             Failure::new(error.to_string()).help("choose another address with --quic ADDR")
         }
-        Error::Store(error) => store_failure(&error),
+        Error::Store(error) => error.into(),
         other => Failure::new(other.to_string()).help("see the log above for the cause"),
     }
-}
-
-fn store_failure(error: &weir_control::Error) -> Failure {
-    Failure::new(error.to_string())
-        .help("check the data directory, or name another one with --data-dir")
 }
 
 fn no_signals(error: &std::io::Error) -> Failure {
