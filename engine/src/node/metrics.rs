@@ -70,6 +70,24 @@ impl Page<'_> {
         self.counter("quic_port_full_total", "Times the packet port took no more.", |s| {
             s.quic.port_full
         });
+        self.labelled(
+            "port_dropped_total",
+            "Datagrams the network below refused.",
+            "reason",
+            |s| {
+                vec![
+                    ("other", s.port.dropped_other),
+                    ("too_large", s.port.dropped_too_large),
+                    ("unreachable", s.port.dropped_unreachable),
+                ]
+            },
+        );
+        self.counter("port_received_empty_total", "Empty datagrams received.", |s| {
+            s.port.received_empty
+        });
+        self.counter("port_receive_areas_total", "Receive areas allocated anew.", |s| {
+            s.port.receive_areas
+        });
         self.counter("http3_violations_total", "Connections closed for a fault in HTTP/3.", |s| {
             s.quic.http3_violations
         });

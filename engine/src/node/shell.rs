@@ -282,7 +282,10 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
 /// so the lock is never contended on the packet path.
 async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Core>>) {
     loop {
-        let fresh = core.borrow().shard.snapshot();
+        let fresh = {
+            let core = core.borrow();
+            Snapshot { port: core.port.counters(), ..core.shard.snapshot() }
+        };
         if let Ok(mut held) = snapshot.lock() {
             *held = fresh;
         }

@@ -114,6 +114,8 @@ pub struct Snapshot {
     pub quic: quic::Counters,
     /// QUIC connections held.
     pub connections: usize,
+    /// Packet port; filled in by whoever owns it.
+    pub port: weir_xdp::Counters,
     /// Relay.
     pub relay: weir_relay::Metrics,
     /// Broadcasts with a publisher.
@@ -366,6 +368,7 @@ impl Shard {
         Snapshot {
             quic: self.endpoint.counters(),
             connections: self.endpoint.connections(),
+            port: weir_xdp::Counters::default(),
             relay: self.relay.metrics().clone(),
             broadcasts_live: self.broadcasts.values().filter(|live| live.is_live()).count(),
             broadcasts: self.broadcasts.len(),
