@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::d18::{read_target, write_target};
 use super::params::{self, Form, Table};
-use super::{Codec, Control, Ending, Rules};
+use super::{Codec, Control, Ending, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, RequestCode, RequestError, ResetCode, SessionCode, SessionError,
 };
@@ -432,12 +432,4 @@ fn not_empty(r: &Reader, namespace: &crate::Namespace) -> Result<(), SessionErro
 fn read_code(r: &mut Reader) -> Result<RequestCode, SessionError> {
     let number = r.int("error code")?;
     Ok(lookup(&REQUEST_CODES, number).unwrap_or(RequestCode::Internal))
-}
-
-fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
-    table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
-}
-
-fn number<T: Copy + PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
-    table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
 }

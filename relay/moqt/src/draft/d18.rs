@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::params::{self, Form, Table};
-use super::{Codec, Control, Ending, Rules};
+use super::{Codec, Control, Ending, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
     SessionError,
@@ -408,12 +408,4 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
         | Message::PublishNamespaceDone { .. }
         | Message::PublishNamespaceCancel { .. } => w.misfit("a message of another draft"),
     }
-}
-
-fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
-    table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
-}
-
-fn number<T: Copy + PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
-    table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
 }

@@ -155,6 +155,16 @@ pub(crate) enum Control {
     ClientBidi,
 }
 
+/// What a code of a draft means, by that draft's table.
+fn lookup<T: Copy>(table: &[(u64, T)], number: u64) -> Option<T> {
+    table.iter().find(|(n, _)| *n == number).map(|(_, meaning)| *meaning)
+}
+
+/// The code of a draft for a meaning; 0, every draft's "internal error", where it has none.
+fn number<T: Copy + PartialEq>(table: &[(u64, T)], meaning: T) -> u64 {
+    table.iter().find(|(_, m)| *m == meaning).map_or(0, |(n, _)| *n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
