@@ -249,6 +249,8 @@ mod tests {
         assert_eq!(on(512, 0).expect("resolves").shards.len(), usize::from(SHARDS_MAX));
         let count = SHARDS_MAX + 1;
         assert_eq!(on(512, count), Err(Error::TooManyShards { count }));
+        let said = format!("At most {SHARDS_MAX}.");
+        assert!(crate::config::MANUAL.contains(&said), "the manual says another number");
     }
 
     #[test]
