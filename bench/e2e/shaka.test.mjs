@@ -57,8 +57,7 @@ test('shaka plays the broadcast over draft 16 with the MSF catalog', async () =>
       weir: weir.logLines.slice(-3000),
     });
     const first = await viewer.moving(null, { explain: account });
-    const second = await viewer.moving(first, { explain: account });
-    assert.ok(second.currentTime > first.currentTime, 'the media clock runs');
+    await viewer.moving(first, { explain: account });
     await waitFor('sound is decoded', async () => (await viewer.look()).audioBytes > 0, { explain: account });
     await waitFor('ten seconds play', async () => (await viewer.look()).currentTime > first.currentTime + 10, {
       explain: account,

@@ -94,13 +94,18 @@ export class Viewer {
     });
   }
 
-  /** Waits until the picture shows a valid clock that moved on since `since`, and returns the look. */
+  /**
+   * Waits until the picture shows a valid clock, and, with `since`, until picture and media clock have both moved on.
+   * Returns the look. While it prepares to play, a browser paints a later picture with the media clock still at rest.
+   */
   moving(since = null, options = {}) {
     return waitFor(
-      'the picture moves',
+      since ? 'the picture moves and the media clock runs' : 'a picture shows',
       async () => {
         const look = await this.look();
-        return look?.stamp && look.stamp.counter !== since?.stamp?.counter ? look : null;
+        if (!look?.stamp) return null;
+        const moved = !since || (look.stamp.counter !== since.stamp?.counter && look.currentTime > since.currentTime);
+        return moved ? look : null;
       },
       { explain: () => this.account(), ...options },
     );
