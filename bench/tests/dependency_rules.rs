@@ -164,8 +164,10 @@ fn cargo(arguments: &[&str], platform_flag: &str) -> String {
     String::from_utf8(output.stdout).expect("cargo prints text")
 }
 
+/// Asked at run time: with a shared target folder the binary may have been built elsewhere.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench lies in the root").to_path_buf()
+    let bench = std::env::var("CARGO_MANIFEST_DIR").expect("set by cargo test");
+    Path::new(&bench).parent().expect("bench lies in the root").to_path_buf()
 }
 
 fn rules() -> toml::Table {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Where this run's sources are. Asked at run time: with a shared target folder the binary may have been built elsewhere.
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
+    Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("set by cargo test")).join("corpus")
 }
 
 fn names(folder: &Path) -> Vec<PathBuf> {
