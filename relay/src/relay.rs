@@ -1,7 +1,8 @@
 //! The relay of one shard: the public face that ties sessions, directory, tracks and fan-out
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
-//! are in `request`, sessions that publish in `publisher`, the life of tracks in `tracks`.
+//! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod inbound;
 mod publisher;
 mod request;
 mod tracks;
