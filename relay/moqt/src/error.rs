@@ -30,6 +30,7 @@ pub enum SessionCode {
     ExpiredToken,
     InvalidAuthority,
     MalformedAuthority,
+    TooManyUpdates,
 }
 
 impl SessionCode {
@@ -57,6 +58,7 @@ impl SessionCode {
             Self::ExpiredToken => 0x18,
             Self::InvalidAuthority => 0x19,
             Self::MalformedAuthority => 0x1A,
+            Self::TooManyUpdates => 0x1B,
         }
     }
 }
@@ -104,6 +106,8 @@ pub enum RequestCode {
     InvalidJoiningRequest,
     UnsupportedExtension,
     Redirect,
+    ConflictingFilters,
+    InvalidFilter,
 }
 
 /// A refusal, sent or received.
@@ -124,8 +128,8 @@ pub struct RequestError {
 pub struct Redirect {
     /// URI to connect to; empty = this session.
     pub uri: String,
-    /// The track or namespace to ask for there; an empty one = the same.
-    pub track: FullTrackName,
+    /// The track to ask for there, or a namespace with an empty name; `None` = the same.
+    pub track: Option<FullTrackName>,
 }
 
 impl RequestError {
@@ -185,6 +189,9 @@ pub enum CommandError {
     /// Too many requests of ours wait (`Limits::own_requests`).
     #[error("too many requests of our own are open")]
     TooManyRequests,
+    /// The draft has no such message; ask `Session::supports` first.
+    #[error("the draft has no {0}")]
+    NotSupported(&'static str),
     /// A field does not fit the draft (a 64-bit id towards draft 16, a message above 65535 bytes).
     #[error("{0} does not fit the draft")]
     NotEncodable(&'static str),

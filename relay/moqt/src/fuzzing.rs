@@ -21,7 +21,8 @@ pub fn fuzz_control(draft: Draft, bytes: &[u8]) {
         let body = Bytes::copy_from_slice(bytes.get(head..).unwrap_or_default());
         let Ok(first) = codec.decode(kind, body, RequestId(0)) else { continue };
         let mut out = bytes::BytesMut::new();
-        if !first.tokens.is_empty() || codec.encode(&first.message, sender, &mut out).is_err() {
+        if !first.aside.tokens.is_empty() || codec.encode(&first.message, sender, &mut out).is_err()
+        {
             continue;
         }
         let body = ints.decode(&out).map_or(0, |(_, head)| head + 2);
@@ -155,7 +156,7 @@ fn honest_setup(session: &mut Session, transport: Transport) {
 
 fn fuzz_command(session: &mut Session, op: u8, request: RequestId) {
     let track = FullTrackName::new(Namespace::default(), "t");
-    match (op / 12 % 8, track) {
+    match (op / 12 % 13, track) {
         (0, Ok(track)) => drop(session.subscribe(&track, Params::default())),
         (1, Ok(track)) => drop(session.track_status(&track, Params::default())),
         (2, _) => drop(session.publish_namespace(&Namespace::default(), Params::default())),
@@ -163,6 +164,13 @@ fn fuzz_command(session: &mut Session, op: u8, request: RequestId) {
         (4, _) => drop(session.update(request, Params::default())),
         (5, _) => session.cancel(request),
         (6, _) => drop(session.publish_done(request, DoneCode::TrackEnded, None, "")),
+        (7, Ok(track)) => drop(session.publish(&track, request.0, Params::default(), &[])),
+        (8, _) => drop(session.subscribe_tracks(&Namespace::default(), Params::default())),
+        (9, _) => drop(session.publish_state(request, Params::default())),
+        (10, _) => {
+            drop(session.publish_blocked(request, &Namespace::default(), &Bytes::new()));
+        }
+        (11, _) => drop(session.goaway_request(request, "", 1)),
         _ => drop(session.goaway("", 1)),
     }
 }

@@ -28,15 +28,16 @@ mod token;
 mod varint;
 mod wire;
 
-pub use draft::Draft;
+pub use draft::{Draft, Feature};
 pub use error::{
     CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
     SessionError,
 };
 pub use limits::{Counters, Limits};
 pub use model::{
-    Dir, FetchTarget, Filter, GroupOrder, Location, MANDATORY_PROPERTIES, OpenKey, Params,
-    Property, PropertyValue, RequestId, RequestKind, Role, StreamId, Transport,
+    Dir, FetchTarget, Fill, Filter, GroupOrder, Location, MANDATORY_PROPERTIES, OpenKey, Params,
+    Property, PropertyValue, RangeFilter, RangeSubject, RequestId, RequestKind, Role, StreamId,
+    Transport, ValueRange,
 };
 pub use name::{
     FULL_NAME_BYTES_MAX, Fields, FullTrackName, NAMESPACE_FIELDS_MAX, NameError, Namespace,

@@ -58,6 +58,10 @@ pub(crate) enum Message {
         streams: Option<u64>,
         reason: String,
     },
+    PublishState {
+        request: RequestId,
+        params: Params,
+    },
     PublishBlocked {
         suffix: Namespace,
         name: bytes::Bytes,
@@ -124,6 +128,8 @@ pub(crate) struct Setup {
     pub(crate) options: SetupOptions,
     pub(crate) max_request_id: Option<u64>,
     pub(crate) token_cache_bytes: Option<u64>,
+    pub(crate) filter_ranges: Option<u64>,
+    pub(crate) request_updates: Option<u64>,
 }
 
 /// What a namespace subscription asks to be told.
@@ -134,11 +140,20 @@ pub(crate) enum Want {
     Both,
 }
 
-/// A message as read: token parameters are still actions against the session's cache.
+/// A message as read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub(crate) message: Message,
+    pub(crate) aside: Aside,
+}
+
+/// What a message says beside the model.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Aside {
+    /// Token parameters, still actions against the session's cache.
     pub(crate) tokens: Vec<TokenAction>,
+    /// The request can be read but must be refused; first flaw found.
+    pub(crate) refusal: Option<RequestError>,
 }
 
 /// Which message; decides scope of parameters and where a message may stand.
@@ -155,6 +170,7 @@ pub(crate) enum Kind {
     Publish,
     PublishOk,
     PublishDone,
+    PublishState,
     PublishBlocked,
     Fetch,
     FetchOk,
@@ -186,6 +202,7 @@ impl Kind {
             Self::Publish => "PUBLISH",
             Self::PublishOk => "PUBLISH_OK",
             Self::PublishDone => "PUBLISH_DONE",
+            Self::PublishState => "PUBLISH_STATE_NOTIFY",
             Self::PublishBlocked => "PUBLISH_BLOCKED",
             Self::Fetch => "FETCH",
             Self::FetchOk => "FETCH_OK",
@@ -232,6 +249,7 @@ impl Message {
             Self::Publish { .. } => Kind::Publish,
             Self::PublishOk { .. } => Kind::PublishOk,
             Self::PublishDone { .. } => Kind::PublishDone,
+            Self::PublishState { .. } => Kind::PublishState,
             Self::PublishBlocked { .. } => Kind::PublishBlocked,
             Self::Fetch { .. } => Kind::Fetch,
             Self::FetchOk { .. } => Kind::FetchOk,
@@ -257,6 +275,7 @@ impl Message {
             | Self::Update { params, .. }
             | Self::Publish { params, .. }
             | Self::PublishOk { params, .. }
+            | Self::PublishState { params, .. }
             | Self::Fetch { params, .. }
             | Self::FetchOk { params, .. }
             | Self::TrackStatus { params, .. }

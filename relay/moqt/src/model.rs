@@ -66,7 +66,8 @@ impl Location {
     }
 }
 
-/// Which objects a subscription asks for. No filter at all means [`Filter::NextObject`].
+/// Which objects a subscription asks for. No filter at all means [`Filter::NextObject`]. A filter
+/// chooses among what is published from now on; only a [`Fill`] or a fetch brings the past.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Filter {
@@ -86,6 +87,74 @@ pub enum Filter {
         /// Last group wanted.
         end_group: u64,
     },
+    /// From the start of group `largest + 1 - groups_back`, open-ended (draft 20 and later; older ones
+    /// write the next group for 0 and the largest object for more).
+    Relative {
+        /// 0 = the next group, which reads as [`Filter::NextGroupStart`]; 1 = the current one.
+        groups_back: u64,
+    },
+    /// From one location through another, both inclusive (draft 20 and later; older ones end with the
+    /// whole group of `end`).
+    Range {
+        /// First object wanted.
+        start: Location,
+        /// Last object wanted.
+        end: Location,
+    },
+}
+
+/// FILL_PARAMETERS: asks the publisher to send the past of a subscription, up to its largest object, on a
+/// fetch stream that carries the subscription's request id (draft 20 and later).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Which past; `None` = what the subscription's own filter covers.
+    pub filter: Option<Filter>,
+    /// Priority of the fill stream; `None` = the subscription's.
+    pub priority: Option<u8>,
+    /// Group order of the fill stream.
+    pub group_order: Option<GroupOrder>,
+    /// How long a relay may wait for objects it lacks, milliseconds.
+    pub fill_timeout_ms: Option<u64>,
+    /// Range filters of the fill.
+    pub ranges: Vec<RangeFilter>,
+}
+
+/// A range filter (draft 19 and later). All filters of one set must pass; one set that passes is enough.
+/// Without ranges, in an update, it removes the filters of its subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeFilter {
+    /// What is compared.
+    pub subject: RangeSubject,
+    /// The set it belongs to.
+    pub set: u8,
+    /// The property compared, even; with a property subject only, and only where there are ranges.
+    pub property: Option<u64>,
+    /// Ascending, disjoint.
+    pub ranges: Vec<ValueRange>,
+}
+
+/// What a [`RangeFilter`] looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RangeSubject {
+    /// Subgroup id.
+    Subgroup,
+    /// Object id.
+    Object,
+    /// Publisher priority.
+    Priority,
+    /// A property of the object.
+    ObjectProperty,
+    /// A property of the track; chooses among the tracks of SUBSCRIBE_TRACKS.
+    TrackProperty,
+}
+
+/// Values from `start` through `end`, both inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueRange {
+    /// First value.
+    pub start: u64,
+    /// Last value; `None` = no end, in the last range of a filter only.
+    pub end: Option<u64>,
 }
 
 /// Order in which groups are delivered within one request.
@@ -120,12 +189,19 @@ pub struct Params {
     pub forward: Option<bool>,
     /// SUBSCRIBER_PRIORITY; lower is served first, absent means 128.
     pub priority: Option<u8>,
-    /// SUBSCRIPTION_FILTER.
+    /// SUBSCRIPTION_FILTER, LOCATION_FILTER.
     pub filter: Option<Filter>,
     /// GROUP_ORDER.
     pub group_order: Option<GroupOrder>,
+    /// FILL_PARAMETERS.
+    pub fill: Option<Box<Fill>>,
+    /// SUBGROUP_FILTER, OBJECTID_FILTER, PRIORITY_FILTER, OBJECT_PROPERTY_FILTER, TRACK_PROPERTY_FILTER,
+    /// in that order.
+    pub ranges: Vec<RangeFilter>,
     /// NEW_GROUP_REQUEST.
     pub new_group: Option<u64>,
+    /// INCLUDE_PROPERTIES; absent means true.
+    pub include_properties: Option<bool>,
     /// TRACK_NAMESPACE_PREFIX of an update.
     pub prefix: Option<Namespace>,
 }
@@ -176,7 +252,16 @@ pub enum FetchTarget {
         /// Last object.
         end: Location,
     },
-    /// From `groups_back` groups before the largest of a subscription, up to its start.
+    /// From the start of group `largest + 1 - groups_back` of a named track to its largest object
+    /// (draft 20 and later).
+    Recent {
+        /// The track.
+        track: crate::FullTrackName,
+        /// 1 = the current group.
+        groups_back: u64,
+    },
+    /// From `groups_back` groups before the largest of a subscription, up to its start (up to draft 19;
+    /// later drafts have [`Fill`]).
     RelativeJoining {
         /// The subscription joined.
         subscription: RequestId,

@@ -173,6 +173,11 @@ impl FullTrackName {
         &self.name
     }
 
+    /// True when neither half has a byte.
+    pub fn is_empty(&self) -> bool {
+        self.namespace.is_empty() && self.name.is_empty()
+    }
+
     /// True for tracks whose namespace starts with the field `.session`: hop-local, never forwarded
     /// (section 2.4.3).
     pub fn is_session_local(&self) -> bool {

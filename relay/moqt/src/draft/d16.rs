@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::d18::{read_target, write_target};
 use super::params::{self, Form, Table};
-use super::{Codec, Control, Ending, Rules, lookup, number};
+use super::{Codec, Control, Ending, Feature, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, RequestCode, RequestError, ResetCode, SessionCode, SessionError,
 };
-use crate::message::{Decoded, Kind, Message, Want};
+use crate::message::{Aside, Decoded, Kind, Message, Want};
 use crate::model::{RequestId, RequestKind, Role};
 use crate::varint::Ints;
 use crate::wire::{REASON_BYTES_MAX, Reader, URI_BYTES_MAX, Writer, frame};
@@ -28,6 +28,7 @@ static RULES: Rules = Rules {
     first_object_bit: false,
     fetch_deltas: false,
     padding: None,
+    features: &[Feature::SubscribeTracks, Feature::JoiningFetch],
 };
 
 static PARAMS: Table = Table {
@@ -78,7 +79,7 @@ const CLIENT_SETUP: u64 = 0x20;
 const SERVER_SETUP: u64 = 0x21;
 
 /// REQUEST_ERROR codes (section 13.4.2). What the draft lacks falls back to the nearest it has.
-const REQUEST_CODES: [(u64, RequestCode); 18] = [
+const REQUEST_CODES: [(u64, RequestCode); 20] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -97,6 +98,8 @@ const REQUEST_CODES: [(u64, RequestCode); 18] = [
     (0x30, RequestCode::NamespaceTooLarge),
     (0x03, RequestCode::UnsupportedExtension),
     (0x03, RequestCode::Redirect),
+    (0x00, RequestCode::ConflictingFilters),
+    (0x03, RequestCode::InvalidFilter),
 ];
 
 /// PUBLISH_DONE codes (section 13.4.3); 5 and 6 changed places later.
@@ -130,10 +133,10 @@ impl Codec for D16 {
 
     fn decode(&self, kind: Kind, body: Bytes, stream: RequestId) -> Result<Decoded, SessionError> {
         let mut r = Reader::new(kind.name(), Ints::Quic, body);
-        let mut tokens = Vec::new();
-        let message = decode_body(&mut r, kind, stream, &mut tokens)?;
+        let mut aside = Aside::default();
+        let message = decode_body(&mut r, kind, stream, &mut aside)?;
         r.finish()?;
-        Ok(Decoded { message, tokens })
+        Ok(Decoded { message, aside })
     }
 
     fn encode(
@@ -161,7 +164,14 @@ impl Codec for D16 {
             RequestKind::Fetch => message(Message::FetchCancel { request }),
             RequestKind::PublishNamespace => message(Message::PublishNamespaceDone { request }),
             RequestKind::SubscribeNamespace | RequestKind::SubscribeTracks => Ending::Stream,
-            RequestKind::Publish | RequestKind::TrackStatus | RequestKind::Update => Ending::Silent,
+            // A publisher ends its own PUBLISH in no other way (section 9.15).
+            RequestKind::Publish => message(Message::PublishDone {
+                request,
+                code: DoneCode::SubscriptionEnded,
+                streams: None,
+                reason: String::new(),
+            }),
+            RequestKind::TrackStatus | RequestKind::Update => Ending::Silent,
         }
     }
 
@@ -198,15 +208,15 @@ fn decode_body(
     r: &mut Reader,
     kind: Kind,
     stream: RequestId,
-    tokens: &mut Vec<crate::token::TokenAction>,
+    aside: &mut Aside,
 ) -> Result<Message, SessionError> {
-    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, tokens);
+    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, aside);
     let properties = |r: &mut Reader| params::read_properties(r, &PARAMS);
     let id = |r: &mut Reader| r.int("request id").map(RequestId);
     let message = match kind {
         Kind::Setup => {
             let count = r.int("setup parameter count")?;
-            Message::Setup(params::read_setup(r, Some(count), true, tokens)?)
+            Message::Setup(params::read_setup(r, Some(count), true, aside)?)
         }
         Kind::GoAway => Message::GoAway {
             uri: r.text("new session URI", URI_BYTES_MAX)?,
@@ -307,7 +317,7 @@ fn decode_body(
                 error: RequestError { code, retry_ms, reason, redirect: None },
             }
         }
-        Kind::PublishBlocked | Kind::SubscribeTracks => {
+        Kind::PublishBlocked | Kind::PublishState | Kind::SubscribeTracks => {
             let _ = stream;
             return Err(r.violation("type", "is not of this draft"));
         }
@@ -407,7 +417,9 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
             w.int("retry interval", error.retry_ms.map_or(0, |ms| ms.saturating_add(1)));
             w.text(&error.reason, REASON_BYTES_MAX);
         }
-        Message::PublishBlocked { .. } => w.misfit("a message of another draft"),
+        Message::PublishBlocked { .. } | Message::PublishState { .. } => {
+            w.misfit("a message of another draft");
+        }
     }
 }
 

@@ -4,13 +4,14 @@
 use bytes::{Bytes, BytesMut};
 
 use super::params::{self, Form, Table};
-use super::{Codec, Control, Ending, Rules, lookup, number};
+use super::{Codec, Control, Ending, Feature, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
     SessionError,
 };
-use crate::message::{Decoded, Kind, Message, Want};
+use crate::message::{Aside, Decoded, Kind, Message, Want};
 use crate::model::{FetchTarget, RequestId, RequestKind, Role};
+use crate::name::Namespace;
 use crate::varint::Ints;
 use crate::wire::{REASON_BYTES_MAX, Reader, URI_BYTES_MAX, Writer, frame};
 
@@ -24,6 +25,14 @@ static RULES: Rules = Rules {
     first_object_bit: true,
     fetch_deltas: true,
     padding: Some((0x132B_3E28, 0x132B_3E29)),
+    features: &[
+        Feature::SubscribeTracks,
+        Feature::PublishBlocked,
+        Feature::JoiningFetch,
+        Feature::RequestGoAway,
+        Feature::Redirect,
+        Feature::Rendezvous,
+    ],
 };
 
 static PARAMS: Table = Table {
@@ -71,7 +80,7 @@ const KINDS: [(u64, Kind); 18] = [
 ];
 
 /// REQUEST_ERROR codes (section 15.10).
-const REQUEST_CODES: [(u64, RequestCode); 18] = [
+const REQUEST_CODES: [(u64, RequestCode); 20] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -90,6 +99,8 @@ const REQUEST_CODES: [(u64, RequestCode); 18] = [
     (0x32, RequestCode::InvalidJoiningRequest),
     (0x33, RequestCode::UnsupportedExtension),
     (0x34, RequestCode::Redirect),
+    (0x00, RequestCode::ConflictingFilters),
+    (0x03, RequestCode::InvalidFilter),
 ];
 
 const REDIRECT: u64 = 0x34;
@@ -122,10 +133,10 @@ impl Codec for D18 {
 
     fn decode(&self, kind: Kind, body: Bytes, stream: RequestId) -> Result<Decoded, SessionError> {
         let mut r = Reader::new(kind.name(), Ints::Moq, body);
-        let mut tokens = Vec::new();
-        let message = decode_body(&mut r, kind, stream, &mut tokens)?;
+        let mut aside = Aside::default();
+        let message = decode_body(&mut r, kind, stream, &mut aside)?;
         r.finish()?;
-        Ok(Decoded { message, tokens })
+        Ok(Decoded { message, aside })
     }
 
     fn encode(
@@ -172,14 +183,14 @@ fn decode_body(
     r: &mut Reader,
     kind: Kind,
     stream: RequestId,
-    tokens: &mut Vec<crate::token::TokenAction>,
+    aside: &mut Aside,
 ) -> Result<Message, SessionError> {
     let request = stream;
-    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, tokens);
+    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, aside);
     let properties = |r: &mut Reader| params::read_properties(r, &PARAMS);
     let id = |r: &mut Reader| r.int("request id").map(RequestId);
     let message = match kind {
-        Kind::Setup => Message::Setup(params::read_setup(r, None, false, tokens)?),
+        Kind::Setup => Message::Setup(params::read_setup(r, None, false, aside)?),
         Kind::GoAway => Message::GoAway {
             uri: r.text("new session URI", URI_BYTES_MAX)?,
             timeout_ms: Some(r.int("timeout")?),
@@ -252,6 +263,7 @@ fn decode_body(
         | Kind::RequestsBlocked
         | Kind::Unsubscribe
         | Kind::PublishOk
+        | Kind::PublishState
         | Kind::FetchCancel
         | Kind::PublishNamespaceDone
         | Kind::PublishNamespaceCancel => {
@@ -283,6 +295,7 @@ pub(super) fn read_target(r: &mut Reader) -> Result<FetchTarget, SessionError> {
 
 pub(super) fn write_target(w: &mut Writer<'_>, target: &FetchTarget) {
     match target {
+        FetchTarget::Recent { .. } => w.misfit("a fetch of the newest groups"),
         FetchTarget::Standalone { track, start, end } => {
             w.int("fetch type", 1);
             w.track(track);
@@ -309,7 +322,7 @@ fn read_error(r: &mut Reader) -> Result<RequestError, SessionError> {
     let reason = r.text("reason", REASON_BYTES_MAX)?;
     let redirect = if number == REDIRECT {
         let uri = r.text("connect URI", URI_BYTES_MAX)?;
-        Some(Box::new(Redirect { uri, track: r.track()? }))
+        Some(Box::new(Redirect { uri, track: Some(r.track()?).filter(|track| !track.is_empty()) }))
     } else {
         None
     };
@@ -329,7 +342,12 @@ fn write_error(w: &mut Writer<'_>, error: &RequestError) {
     w.text(&error.reason, REASON_BYTES_MAX);
     if let Some(Redirect { uri, track }) = redirect {
         w.text(uri, URI_BYTES_MAX);
-        w.track(track);
+        if let Some(track) = track {
+            w.track(track);
+        } else {
+            w.namespace(&Namespace::default());
+            w.prefixed(&[]);
+        }
     }
 }
 
@@ -404,6 +422,7 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
         Message::MaxRequestId { .. }
         | Message::RequestsBlocked { .. }
         | Message::Unsubscribe { .. }
+        | Message::PublishState { .. }
         | Message::FetchCancel { .. }
         | Message::PublishNamespaceDone { .. }
         | Message::PublishNamespaceCancel { .. } => w.misfit("a message of another draft"),

@@ -97,6 +97,8 @@ fn setup() -> Setup {
         },
         max_request_id: None,
         token_cache_bytes: Some(70_000),
+        filter_ranges: None,
+        request_updates: None,
     }
 }
 
@@ -115,7 +117,8 @@ fn decode(draft: Draft, sender: Role, wire: &[u8]) -> (Message, Vec<TokenAction>
     assert_eq!(wire.len(), head + 2 + length);
     let decoded = codec.decode(kind, Bytes::copy_from_slice(&wire[head + 2..]), ON).unwrap();
     let (mut message, mut actions) = (decoded.message, Vec::new());
-    for action in decoded.tokens {
+    assert_eq!(decoded.aside.refusal, None);
+    for action in decoded.aside.tokens {
         match (action, &mut message) {
             (TokenAction::UseValue(token), Message::Setup(setup)) => {
                 setup.options.tokens.push(token);
@@ -730,7 +733,7 @@ mod d18 {
                 );
             }
         }
-        let redirect = Redirect { uri: "moqt://c/".to_owned(), track: track() };
+        let redirect = Redirect { uri: "moqt://c/".to_owned(), track: Some(track()) };
         let error = RequestError {
             redirect: Some(Box::new(redirect)),
             ..RequestError::new(RequestCode::Redirect, "there")

@@ -73,6 +73,32 @@ impl Draft {
     }
 }
 
+/// What some drafts can say and others cannot; ask `Session::supports`, never a draft's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Feature {
+    /// A subscriber can ask for PUBLISH of every track under a prefix.
+    SubscribeTracks,
+    /// PUBLISH_BLOCKED, PUBLISH_SKIPPED.
+    PublishBlocked,
+    /// FETCH relative to a subscription.
+    JoiningFetch,
+    /// FILL_PARAMETERS and fill streams, instead of joining FETCH.
+    Fill,
+    /// PUBLISH_STATE_NOTIFY.
+    PublishState,
+    /// GOAWAY for one request.
+    RequestGoAway,
+    /// REDIRECT with a place to go.
+    Redirect,
+    /// RENDEZVOUS_TIMEOUT.
+    Rendezvous,
+    /// Range filters, as far as MAX_FILTER_RANGES of the peer allows.
+    RangeFilters,
+    /// Several subscriptions to one track in one session.
+    ManySubscriptions,
+}
+
 /// Codes that have a number in some draft, `Internal` first because others fall back to it.
 const RESET_CODES: [ResetCode; 10] = [
     ResetCode::Internal,
@@ -144,6 +170,8 @@ pub(crate) struct Rules {
     pub(crate) fetch_deltas: bool,
     /// Types of padding streams and datagrams.
     pub(crate) padding: Option<(u64, u64)>,
+    /// What the draft can say.
+    pub(crate) features: &'static [Feature],
 }
 
 /// Where the control stream is.

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::error::{SessionCode, SessionError};
-use crate::message::{Kind, Setup};
+use crate::message::{Aside, Kind, Setup};
 use crate::model::{Filter, GroupOrder, Location, Params, Property, PropertyValue};
 use crate::token::{Token, TokenAction};
 use crate::wire::{Reader, VALUE_BYTES_MAX, Writer};
@@ -99,7 +99,7 @@ pub(super) fn read_params(
     r: &mut Reader,
     table: &Table,
     kind: Kind,
-    tokens: &mut Vec<TokenAction>,
+    aside: &mut Aside,
 ) -> Result<Params, SessionError> {
     let count = r.int("parameter count")?;
     let mut params = Params::default();
@@ -117,10 +117,10 @@ pub(super) fn read_params(
         if !keep && !table.skip_out_of_scope {
             return Err(r.violation("parameter type", &format!("{key:#x} does not belong here")));
         }
-        let mut skipped = (Params::default(), Vec::new());
-        let (params, tokens) =
-            if keep { (&mut params, &mut *tokens) } else { (&mut skipped.0, &mut skipped.1) };
-        read_param(r, table, key, form, params, tokens)?;
+        let mut skipped = (Params::default(), Aside::default());
+        let (params, aside) =
+            if keep { (&mut params, &mut *aside) } else { (&mut skipped.0, &mut skipped.1) };
+        read_param(r, table, key, form, params, aside)?;
     }
     Ok(params)
 }
@@ -131,7 +131,7 @@ fn read_param(
     key: u64,
     form: Form,
     params: &mut Params,
-    tokens: &mut Vec<TokenAction>,
+    aside: &mut Aside,
 ) -> Result<(), SessionError> {
     match form {
         Form::Int => {
@@ -154,7 +154,7 @@ fn read_param(
             let value = r.prefixed("parameter value", VALUE_BYTES_MAX)?;
             let mut inner = r.inside(value);
             match key {
-                TOKEN => tokens.push(read_token(&mut inner)?),
+                TOKEN => aside.tokens.push(read_token(&mut inner)?),
                 FILTER => params.filter = Some(read_filter(&mut inner, table)?),
                 _ => {
                     params.largest = Some(inner.location("LARGEST_OBJECT")?);
@@ -360,12 +360,15 @@ const KEYS: [u64; 13] = [
 fn write_filter(w: &mut Writer<'_>, table: &Table, filter: Filter) {
     match filter {
         Filter::NextObject | Filter::LargestObject => w.int("filter", 2),
-        Filter::NextGroupStart => w.int("filter", 1),
+        Filter::NextGroupStart | Filter::Relative { groups_back: 0 } => w.int("filter", 1),
+        // Of what is published from now on, all that is of the current group or an older one.
+        Filter::Relative { .. } => w.int("filter", 2),
         Filter::AbsoluteStart(start) => {
             w.int("filter", 3);
             w.location("filter start", start);
         }
-        Filter::AbsoluteRange { start, end_group } => {
+        Filter::AbsoluteRange { start, end_group }
+        | Filter::Range { start, end: Location { group: end_group, .. } } => {
             w.int("filter", 4);
             w.location("filter start", start);
             match end_group.checked_sub(start.group) {
@@ -472,7 +475,7 @@ pub(super) fn read_setup(
     r: &mut Reader,
     count: Option<u64>,
     request_ids: bool,
-    tokens: &mut Vec<TokenAction>,
+    aside: &mut Aside,
 ) -> Result<Setup, SessionError> {
     let mut setup = Setup::default();
     let mut previous = 0;
@@ -506,7 +509,7 @@ pub(super) fn read_setup(
                 options.implementation = Some(String::from_utf8_lossy(&value).into_owned());
             }
             (SETUP_TOKEN, PropertyValue::Bytes(value)) => {
-                tokens.push(read_token(&mut r.inside(value))?);
+                aside.tokens.push(read_token(&mut r.inside(value))?);
             }
             (SETUP_TOKEN_CACHE, PropertyValue::Int(value)) => setup.token_cache_bytes = Some(value),
             (SETUP_MAX_REQUEST_ID, PropertyValue::Int(value)) if request_ids => {

@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 #[cfg(doc)]
 use super::Event;
 use super::{Link, Request, Session};
-use crate::draft::Ending;
-use crate::error::{CommandError, DoneCode, RequestError, ResetCode};
+use crate::draft::{Ending, Feature};
+use crate::error::{CommandError, DoneCode, RequestCode, RequestError, ResetCode};
 use crate::message::{Message, Want};
 use crate::model::{
     Dir, FetchTarget, GroupOrder, Location, OpenKey, Params, Property, RequestId, RequestKind, Role,
@@ -88,6 +88,44 @@ impl Session {
         })
     }
 
+    /// SUBSCRIBE_TRACKS (draft 16: SUBSCRIBE_NAMESPACE for tracks): asks for PUBLISH of every track under
+    /// `prefix`.
+    pub fn subscribe_tracks(
+        &mut self,
+        prefix: &Namespace,
+        params: Params,
+    ) -> Result<RequestId, CommandError> {
+        self.require(Feature::SubscribeTracks, "SUBSCRIBE_TRACKS")?;
+        let prefix = prefix.clone();
+        self.request(RequestKind::SubscribeTracks, |request| Message::SubscribeNamespace {
+            request,
+            prefix,
+            want: Want::Tracks,
+            params,
+        })
+    }
+
+    /// PUBLISH. `alias` must be unique among the subscriptions the peer holds here; data may flow at once
+    /// unless `params` has FORWARD 0. The answer is an [`Event::RequestOk`] or [`Event::RequestError`];
+    /// later changes of the subscriber come as [`Event::Update`], its end as [`Event::Unsubscribed`].
+    /// We end it with [`Session::publish_done`].
+    pub fn publish(
+        &mut self,
+        track: &FullTrackName,
+        alias: u64,
+        params: Params,
+        properties: &[Property],
+    ) -> Result<RequestId, CommandError> {
+        let (track, properties) = (track.clone(), properties.to_vec());
+        self.request(RequestKind::Publish, |request| Message::Publish {
+            request,
+            track,
+            alias,
+            params,
+            properties,
+        })
+    }
+
     /// REQUEST_UPDATE of an open request of ours (or of a PUBLISH of the peer that we accepted). The
     /// answer is an [`Event::RequestOk`] or [`Event::RequestError`] for the id returned.
     pub fn update(
@@ -114,13 +152,25 @@ impl Session {
         Ok(update)
     }
 
-    /// Ends a request of ours: UNSUBSCRIBE, FETCH_CANCEL, PUBLISH_NAMESPACE_DONE or a reset, as the
-    /// draft has it. Its data streams are stopped; no event follows. Unknown requests are ignored.
+    /// Ends a request of ours (UNSUBSCRIBE, FETCH_CANCEL, PUBLISH_NAMESPACE_DONE or a reset, as the draft
+    /// has it), or a PUBLISH of the peer. Its data streams are stopped; no event follows. Unknown requests
+    /// are ignored.
     pub fn cancel(&mut self, request: RequestId) {
-        let Some(open) = self.requests.get(&request).filter(|open| open.ours) else {
+        let Some(open) = self.requests.get(&request) else {
             return;
         };
         let kind = open.kind;
+        if !open.ours {
+            let error = RequestError::new(RequestCode::Uninterested, "not wanted any more");
+            match (kind, open.answered) {
+                (RequestKind::Publish, true) => {
+                    self.end(request, self.codec().revoke(kind, request, &error));
+                }
+                (RequestKind::Publish, false) => drop(self.reject(request, &error)),
+                _ => {}
+            }
+            return;
+        }
         if let Link::Blocked(_) = open.link {
             // The peer never heard of it.
             self.blocked.retain(|id| *id != request);
@@ -344,8 +394,8 @@ impl Session {
         Ok(())
     }
 
-    /// PUBLISH_DONE: ends an accepted subscription of the peer. `streams` = how many data streams were
-    /// opened for it, `None` if unknown.
+    /// PUBLISH_DONE: ends an accepted subscription of the peer, or our PUBLISH. `streams` = how many data
+    /// streams were opened for it, `None` if unknown.
     pub fn publish_done(
         &mut self,
         request: RequestId,
@@ -353,11 +403,54 @@ impl Session {
         streams: Option<u64>,
         reason: &str,
     ) -> Result<(), CommandError> {
-        self.granted_to_peer(request, &[RequestKind::Subscribe])?;
+        if !self.is_own(request, RequestKind::Publish) {
+            self.granted_to_peer(request, &[RequestKind::Subscribe])?;
+        }
         let reason = reason.to_owned();
         let done = self.encode(&Message::PublishDone { request, code, streams, reason })?;
+        if self.requests.get(&request).is_some_and(|open| open.ours && !open.is_sent()) {
+            // The peer need not hear of it at all.
+            self.cancel(request);
+            return Ok(());
+        }
         self.send_on(request, &done.freeze(), true);
         self.close(request);
+        Ok(())
+    }
+
+    /// PUBLISH_STATE_NOTIFY: an accepted subscription of the peer, or our PUBLISH, changed without its
+    /// asking. Drafts without it send nothing.
+    pub fn publish_state(
+        &mut self,
+        request: RequestId,
+        params: Params,
+    ) -> Result<(), CommandError> {
+        if !self.is_own(request, RequestKind::Publish) {
+            self.granted_to_peer(request, &[RequestKind::Subscribe])?;
+        }
+        if !self.supports(Feature::PublishState) {
+            return Ok(());
+        }
+        let bytes = self.encode(&Message::PublishState { request, params })?;
+        self.send_on(request, &bytes.freeze(), false);
+        Ok(())
+    }
+
+    /// PUBLISH_BLOCKED on an accepted SUBSCRIBE_TRACKS: this track exists and gets no PUBLISH. Drafts
+    /// without it send nothing.
+    pub fn publish_blocked(
+        &mut self,
+        request: RequestId,
+        suffix: &Namespace,
+        name: &Bytes,
+    ) -> Result<(), CommandError> {
+        self.granted_to_peer(request, &[RequestKind::SubscribeTracks])?;
+        if !self.supports(Feature::PublishBlocked) {
+            return Ok(());
+        }
+        let (suffix, name) = (suffix.clone(), name.clone());
+        let bytes = self.encode(&Message::PublishBlocked { suffix, name })?;
+        self.send_on(request, &bytes.freeze(), false);
         Ok(())
     }
 
@@ -412,6 +505,31 @@ impl Session {
         self.send_control(&Message::GoAway { uri, timeout_ms: Some(timeout_ms), request: None })?;
         self.goaway_sent = true;
         Ok(())
+    }
+
+    /// GOAWAY for one open request of either side; a client sends an empty `uri`. A second call for the
+    /// same request does nothing.
+    pub fn goaway_request(
+        &mut self,
+        request: RequestId,
+        uri: &str,
+        timeout_ms: u64,
+    ) -> Result<(), CommandError> {
+        self.require(Feature::RequestGoAway, "GOAWAY for one request")?;
+        let uri = if self.role == Role::Client { String::new() } else { uri.to_owned() };
+        let message = Message::GoAway { uri, timeout_ms: Some(timeout_ms), request: None };
+        let bytes = self.encode(&message)?;
+        let Some(open) = self.requests.get_mut(&request) else {
+            return Err(CommandError::UnknownRequest(request));
+        };
+        if !std::mem::replace(&mut open.goaway_sent, true) {
+            self.send_on(request, &bytes.freeze(), false);
+        }
+        Ok(())
+    }
+
+    fn require(&self, feature: Feature, name: &'static str) -> Result<(), CommandError> {
+        if self.supports(feature) { Ok(()) } else { Err(CommandError::NotSupported(name)) }
     }
 
     /// What an unanswered update of the peer changes.

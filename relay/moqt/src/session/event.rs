@@ -87,7 +87,8 @@ pub enum Event {
         /// Parameters.
         params: Params,
     },
-    /// The peer changes one of its requests. Answer `update` with `accept` or `reject`.
+    /// The peer changes one of its requests, or a PUBLISH of ours that it accepted. Answer `update` with
+    /// `accept` or `reject`.
     Update {
         /// The request changed.
         request: RequestId,
@@ -96,9 +97,10 @@ pub enum Event {
         /// What changes; absent parameters stay.
         params: Params,
     },
-    /// The peer ended its subscription; nothing more may be sent for it.
+    /// The peer ended its subscription, or dropped a PUBLISH of ours that it had accepted; nothing more may
+    /// be sent for it.
     Unsubscribed {
-        /// The subscription.
+        /// The subscription, or our PUBLISH.
         request: RequestId,
     },
     /// The peer fetches. Answer: `accept_fetch` (then `finish_fetch`) or `reject`.
@@ -163,7 +165,8 @@ pub enum Event {
         /// Parameters.
         params: Params,
     },
-    /// The peer offers a track. Answer: `accept` (data then flows under `alias`) or `reject`.
+    /// The peer offers a track. Answer: `accept` (data then flows under `alias`) or `reject`; later
+    /// `update` and `cancel`.
     Publish {
         /// Its id.
         request: RequestId,
@@ -232,6 +235,23 @@ pub enum Event {
         /// For people.
         reason: String,
     },
+    /// The publisher says that a subscription changed without our asking: LARGEST_OBJECT, FORWARD or
+    /// LOCATION_FILTER (draft 20 and later).
+    PublishState {
+        /// Our subscription, or a PUBLISH of the peer.
+        request: RequestId,
+        /// What changed.
+        params: Params,
+    },
+    /// A track under the prefix of our SUBSCRIBE_TRACKS exists and will not be published to us.
+    PublishBlocked {
+        /// Our request.
+        request: RequestId,
+        /// What follows the prefix.
+        suffix: Namespace,
+        /// Track name.
+        name: Bytes,
+    },
     /// The peer took back what it had granted: our PUBLISH_NAMESPACE or SUBSCRIBE_NAMESPACE.
     Revoked {
         /// Our request.
@@ -265,11 +285,11 @@ pub enum Event {
         /// Its header.
         header: SubgroupHeader,
     },
-    /// A stream answering our fetch began.
+    /// A stream answering our fetch began, or one that fills our subscription.
     FetchOpened {
         /// The stream.
         stream: StreamId,
-        /// Our fetch.
+        /// Our fetch or subscription, or a PUBLISH of the peer.
         request: RequestId,
     },
     /// An object began on a subgroup stream. `Payload` follows unless `payload_len` is 0.

@@ -286,8 +286,8 @@ impl Session {
             return;
         };
         match (open.ours, open.kind) {
-            // A fetch goes on with its data stream.
-            (true, RequestKind::Fetch) if open.answered => {}
+            // A fetch goes on with its data stream; the subscriber of a PUBLISH says that no update follows.
+            (true, RequestKind::Fetch | RequestKind::Publish) if open.answered => {}
             (true, _) => {
                 self.finish_own(request);
                 self.fail_own(request, "the request stream ended");
@@ -334,6 +334,7 @@ impl Session {
                 reason: reason.to_owned(),
             },
             (true, RequestKind::Fetch) => return,
+            (true, RequestKind::Publish) => Event::Unsubscribed { request },
             (true, kind) => Event::Revoked { request, kind, error },
         };
         self.events.push_back(event);

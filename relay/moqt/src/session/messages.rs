@@ -23,9 +23,7 @@ pub(super) const NO_REQUEST: RequestId = RequestId(u64::MAX);
 
 impl Session {
     pub(super) fn on_setup(&mut self, decoded: Decoded) -> Result<(), SessionError> {
-        let Message::Setup(Setup { mut options, max_request_id, token_cache_bytes: _ }) =
-            decoded.message
-        else {
+        let Message::Setup(Setup { mut options, max_request_id, .. }) = decoded.message else {
             return Err(SessionError::violation("SETUP expected"));
         };
         let raw_client = self.role == Role::Server && self.transport == Transport::Quic;
@@ -39,7 +37,7 @@ impl Session {
             let reason = "SETUP: AUTHORITY has no place here";
             return Err(SessionError::new(SessionCode::InvalidAuthority, reason));
         }
-        for action in decoded.tokens {
+        for action in decoded.aside.tokens {
             options.tokens.push(self.tokens.resolve_in_setup(action)?);
         }
         self.setup_seen = true;
@@ -75,15 +73,18 @@ impl Session {
     }
 
     /// The message with its tokens put in.
-    fn resolve(&mut self, decoded: Decoded) -> Result<Message, SessionError> {
-        let Decoded { mut message, tokens } = decoded;
-        for action in tokens {
+    fn resolve(
+        &mut self,
+        decoded: Decoded,
+    ) -> Result<(Message, Option<RequestError>), SessionError> {
+        let Decoded { mut message, aside } = decoded;
+        for action in aside.tokens {
             let token = self.tokens.resolve(action)?;
             if let (Some(token), Some(params)) = (token, message.params_mut()) {
                 params.tokens.push(token);
             }
         }
-        Ok(message)
+        Ok((message, aside.refusal))
     }
 
     /// Returns the request opened, if the message opened one that is still open.
@@ -92,13 +93,13 @@ impl Session {
         decoded: Decoded,
         place: Place,
     ) -> Result<Option<RequestId>, SessionError> {
-        let message = self.resolve(decoded)?;
+        let (message, refusal) = self.resolve(decoded)?;
         let kind = message.kind();
         match (place, kind.opens()) {
             (Place::Request(_), Some(_)) => {
                 return Err(misplaced(kind, "the stream of another request"));
             }
-            (_, Some(opened)) => return self.on_request(message, opened, place),
+            (_, Some(opened)) => return self.on_request(message, refusal, opened, place),
             _ => {}
         }
         self.check_place(&message, place)?;
@@ -111,11 +112,11 @@ impl Session {
                 self.raise_peer_max(max);
             }
             // Only tells that MAX_REQUEST_ID is awaited; it comes when requests end.
-            Message::RequestsBlocked { .. } | Message::PublishBlocked { .. } => {}
+            Message::RequestsBlocked { .. } => {}
             Message::Update { request, target, params } => {
-                self.on_update(request, target, params)?;
+                self.on_update(request, target, params, refusal)?;
             }
-            Message::Unsubscribe { request } => self.on_cancel(request, RequestKind::Subscribe),
+            Message::Unsubscribe { request } => self.on_unsubscribe(request),
             Message::FetchCancel { request } => self.on_cancel(request, RequestKind::Fetch),
             Message::PublishNamespaceDone { request } => {
                 self.on_cancel(request, RequestKind::PublishNamespace);
@@ -180,6 +181,12 @@ impl Session {
                     self.events.push_back(Event::RequestError { request, kind, error });
                 }
             }
+            Message::PublishState { request, params } => self.on_publish_state(request, params)?,
+            Message::PublishBlocked { suffix, name } => {
+                if let Place::Request(request) = place {
+                    self.events.push_back(Event::PublishBlocked { request, suffix, name });
+                }
+            }
             Message::Namespace { suffix } => self.on_namespace(place, Some(suffix), None),
             Message::NamespaceDone { suffix } => self.on_namespace(place, None, Some(suffix)),
             _ => return Err(misplaced(kind, "this stream")),
@@ -200,7 +207,9 @@ impl Session {
             Message::Update { target, .. } => {
                 *target == stream && (!ours || of == RequestKind::Publish)
             }
-            Message::PublishDone { .. } => ours == (of == RequestKind::Subscribe),
+            Message::PublishDone { .. } | Message::PublishState { .. } => {
+                ours == (of == RequestKind::Subscribe)
+            }
             Message::SubscribeOk { .. } | Message::FetchOk { .. } => ours,
             Message::RequestOk { request, .. } | Message::RequestError { request, .. } => {
                 named(*request) && (ours || of == RequestKind::Publish)
@@ -262,6 +271,7 @@ impl Session {
     fn on_request(
         &mut self,
         message: Message,
+        refusal: Option<RequestError>,
         kind: RequestKind,
         place: Place,
     ) -> Result<Option<RequestId>, SessionError> {
@@ -284,7 +294,7 @@ impl Session {
         if is_namespace(kind) {
             self.peer_namespaces += 1;
         }
-        if let Some(error) = self.refusal(&message) {
+        if let Some(error) = self.refusal(&message).or(refusal) {
             let _ = self.reject(request, &error);
             return Ok(None);
         }

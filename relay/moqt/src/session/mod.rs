@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use event::{Event, Output, SetupOptions};
 
-use crate::draft::{Codec, Control, Draft, Rules};
+use crate::draft::{Codec, Control, Draft, Feature, Rules};
 use crate::error::{CommandError, ResetCode, SessionError};
 use crate::limits::{Counters, Limits};
 use crate::message::{Message, Setup};
@@ -128,6 +128,7 @@ struct Request {
     /// Namespaces the peer advertises on it.
     advertised: usize,
     goaway_seen: bool,
+    goaway_sent: bool,
 }
 
 /// Where the messages of a request travel.
@@ -209,6 +210,11 @@ impl Session {
     /// The draft spoken.
     pub fn draft(&self) -> Draft {
         self.draft
+    }
+
+    /// Whether the draft spoken can say this.
+    pub fn supports(&self, feature: Feature) -> bool {
+        self.rules().features.contains(&feature)
     }
 
     /// Which end this is.
@@ -311,6 +317,8 @@ impl Session {
             options,
             max_request_id: Some(self.granted),
             token_cache_bytes: Some(self.limits.token_cache_bytes).filter(|&bytes| bytes > 0),
+            filter_ranges: None,
+            request_updates: None,
         };
         // Options that do not fit are the caller's mistake; an empty SETUP still opens the session.
         let role = self.role;

@@ -76,6 +76,7 @@ impl Session {
         update: RequestId,
         target: RequestId,
         params: Params,
+        refusal: Option<RequestError>,
     ) -> Result<(), SessionError> {
         self.check_peer_id(update, Kind::Update)?;
         let open = self.requests.get(&target);
@@ -92,6 +93,10 @@ impl Session {
             return Err(SessionError::new(SessionCode::TooManyRequests, reason));
         }
         self.updates.insert(update, target);
+        if let Some(error) = refusal {
+            let _ = self.reject(update, &error);
+            return Ok(());
+        }
         self.events.push_back(Event::Update { request: target, update, params });
         Ok(())
     }
@@ -100,6 +105,33 @@ impl Session {
         // Unknown ones crossed with our own end of the request.
         if self.is_peers(request, kind) {
             self.cancelled_by_peer(request);
+        }
+    }
+
+    /// UNSUBSCRIBE ends a subscription, and a PUBLISH of ours.
+    pub(super) fn on_unsubscribe(&mut self, request: RequestId) {
+        if self.is_own(request, RequestKind::Publish) {
+            self.close(request);
+            self.events.push_back(Event::Unsubscribed { request });
+            return;
+        }
+        self.on_cancel(request, RequestKind::Subscribe);
+    }
+
+    /// A subscription of ours, or a PUBLISH of the peer, changed.
+    pub(super) fn on_publish_state(
+        &mut self,
+        request: RequestId,
+        params: Params,
+    ) -> Result<(), SessionError> {
+        let kind = Kind::PublishState;
+        match self.requests.get(&request) {
+            None => self.expect_late(request, kind),
+            Some(open) if open.ours && !open.answered => Err(misplaced(kind, "this request")),
+            Some(_) => {
+                self.events.push_back(Event::PublishState { request, params });
+                Ok(())
+            }
         }
     }
 
@@ -266,7 +298,13 @@ impl Request {
             updates: Vec::new(),
             advertised: 0,
             goaway_seen: false,
+            goaway_sent: false,
         }
+    }
+
+    /// Its first message is with the transport.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.link, Link::Control | Link::Stream(_))
     }
 }
 

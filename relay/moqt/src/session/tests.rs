@@ -15,6 +15,8 @@ use crate::model::{FetchTarget, Filter, GroupOrder, Location, Params, Property, 
 use crate::name::{FullTrackName, Namespace};
 use crate::token::Token;
 
+mod publish;
+
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
