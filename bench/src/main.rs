@@ -72,6 +72,9 @@ struct Fanout {
     /// Handshakes under way at once.
     #[arg(long, default_value_t = 16)]
     ramp: usize,
+    /// Publish nothing, and measure what subscribers cost while they wait.
+    #[arg(long)]
+    idle: bool,
     /// Seed of the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -122,6 +125,7 @@ fn fan_out(args: Fanout) -> Result<()> {
             group_objects: args.group,
         },
         seed: args.seed,
+        idle: args.idle,
     })?;
     let mut out = std::io::stdout().lock();
     if args.json {

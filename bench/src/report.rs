@@ -46,6 +46,8 @@ pub struct Report {
     relay_cpu_seconds: f64,
     relay_system_share: f64,
     gbit_per_relay_cpu_second: Option<f64>,
+    relay_cpu_us_per_object: Option<f64>,
+    relay_cpu_ms_per_subscriber_second: Option<f64>,
     latency_p50_ms: Option<f64>,
     latency_p99_ms: Option<f64>,
     latency_max_ms: f64,
@@ -70,6 +72,11 @@ impl Counts {
             relay_cpu_seconds: cpu,
             relay_system_share: ratio(self.relay.system.as_secs_f64(), cpu).unwrap_or_default(),
             gbit_per_relay_cpu_second: ratio(gbit, cpu),
+            relay_cpu_us_per_object: ratio(cpu * 1e6, self.objects as f64),
+            relay_cpu_ms_per_subscriber_second: ratio(
+                cpu * 1e3,
+                f64::from(self.subscribers) * self.elapsed.as_secs_f64(),
+            ),
             latency_p50_ms: quantile(0.5),
             latency_p99_ms: quantile(0.99),
             latency_max_ms: as_millis(self.latency.max()),
@@ -98,6 +105,16 @@ impl fmt::Display for Report {
             f,
             "per relay CPU-second   {:>12} Gb",
             or_dash(self.gbit_per_relay_cpu_second, 2)
+        )?;
+        writeln!(
+            f,
+            "per object delivered   {:>12} us of a core",
+            or_dash(self.relay_cpu_us_per_object, 1)
+        )?;
+        writeln!(
+            f,
+            "per subscriber, second {:>12} ms of a core",
+            or_dash(self.relay_cpu_ms_per_subscriber_second, 2)
         )?;
         writeln!(
             f,
@@ -155,6 +172,9 @@ mod tests {
         assert_eq!(report.gbit_per_relay_cpu_second, Some(2.5));
         assert!((report.delivered_gbps - 1.0).abs() < 1e-9);
         assert!((report.relay_system_share - 0.25).abs() < 1e-9);
+        assert_eq!(report.relay_cpu_ms_per_subscriber_second, Some(8.0));
+        let per_object = report.relay_cpu_us_per_object.expect("objects");
+        assert!((per_object - 266.67).abs() < 0.01, "{per_object}");
         assert_eq!(report.relay_bytes_per_subscriber, Some(200_000));
         let p99 = report.latency_p99_ms.expect("samples");
         assert!((99.0..101.0).contains(&p99), "{p99}");

@@ -48,7 +48,7 @@ pub struct UdpPort {
     counters: Counters,
 }
 
-/// What the host grants of the [`SOCKET_BUFFER_BYTES`] that were asked for, each way. Less means
+/// What the host grants of the bytes that were asked for, each way. Less means
 /// that `net.core.rmem_max` or `wmem_max` is too low and that bursts will be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketBuffers {
@@ -146,9 +146,16 @@ impl UdpPort {
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let state = UdpSocketState::new((&socket).into())?;
-        let granted = ask_for_buffers(&socket)?;
+        let granted = ask_for_buffers(&socket, SOCKET_BUFFER_BYTES)?;
         let receive = ReceiveBuffers::new();
         Ok(Self { socket, state, local, granted, receive, counters: Counters::default() })
+    }
+
+    /// Asks for socket buffers of another size than [`SOCKET_BUFFER_BYTES`]: a load generator stands
+    /// for a thousand hosts with one socket.
+    pub fn resize_buffers(&mut self, asked: usize) -> io::Result<SocketBuffers> {
+        self.granted = ask_for_buffers(&self.socket, asked)?;
+        Ok(self.granted)
     }
 
     /// What the host granted; warn the operator if it is short.
@@ -390,8 +397,7 @@ impl ReceiveBuffers {
     }
 }
 
-fn ask_for_buffers(socket: &UdpSocket) -> io::Result<SocketBuffers> {
-    let asked = SOCKET_BUFFER_BYTES;
+fn ask_for_buffers(socket: &UdpSocket, asked: usize) -> io::Result<SocketBuffers> {
     let socket = socket2::SockRef::from(socket);
     // The forced option exceeds the host's maximum but needs CAP_NET_ADMIN. Neither may succeed:
     // what counts is what is granted.

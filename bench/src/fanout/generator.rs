@@ -15,7 +15,7 @@ use weir_xdp::udp::UdpPort;
 
 use super::content::Content;
 use super::publisher::Publisher;
-use super::subscriber::{Ledger, Subscriber};
+use super::subscriber::{Aim, Ledger, Subscriber};
 use super::target::Target;
 use super::wire::Wire;
 
@@ -24,6 +24,9 @@ const BATCHES_PER_TURN: usize = 16;
 
 /// Longest sleep, so that phases notice time passing.
 const PARK_MAX: Duration = Duration::from_millis(50);
+
+/// One socket stands for all subscribers: half a second of 1 Gb/s.
+const SOCKET_BUFFER_BYTES: usize = 64 << 20;
 
 /// Name of the only track.
 const TRACK: &[u8] = b"video";
@@ -41,6 +44,8 @@ pub(super) struct Generator {
     endpoint: Endpoint,
     config: quinn_proto::ClientConfig,
     draft: Draft,
+    /// The publisher publishes nothing; subscribers wait for their acceptance only.
+    silent: bool,
     target: Target,
     owners: Vec<Owner>,
     publisher: Option<Publisher>,
@@ -60,13 +65,15 @@ impl Generator {
         draft: Draft,
         content: Content,
         subscribers: usize,
+        silent: bool,
     ) -> Result<Self> {
         let local: SocketAddr = if target.address.is_ipv4() {
             (Ipv4Addr::UNSPECIFIED, 0).into()
         } else {
             (Ipv6Addr::UNSPECIFIED, 0).into()
         };
-        let port = UdpPort::bind(local)?;
+        let mut port = UdpPort::bind(local)?;
+        port.resize_buffers(SOCKET_BUFFER_BYTES)?;
         let now = Instant::now();
         let limits = quic::Limits {
             connections_max: subscribers + 1,
@@ -87,6 +94,7 @@ impl Generator {
             endpoint,
             config,
             draft,
+            silent,
             target,
             owners: Vec::new(),
             publisher: None,
@@ -108,7 +116,7 @@ impl Generator {
     }
 
     /// Connects subscribers until there are `count`, at most `ramp` of them on their way at once, and waits until media
-    /// reaches all of them.
+    /// reaches all of them, or, when nothing is published, until all are accepted.
     pub(super) fn connect_subscribers(&mut self, count: usize, ramp: usize) -> Result<()> {
         while self.wanted < count {
             let room = ramp.max(1);
@@ -160,6 +168,12 @@ impl Generator {
     /// SUBSCRIBEs the relay sent to its publisher.
     pub(super) fn upstream_subscriptions(&self) -> u32 {
         self.publisher.as_ref().map_or(0, Publisher::subscriptions)
+    }
+
+    /// Bytes the publisher has sent, in whole datagrams.
+    pub(super) fn uplink_bytes(&self) -> u64 {
+        let publisher = self.publisher.as_ref();
+        publisher.and_then(|it| self.endpoint.bytes_sent(it.wire.conn)).unwrap_or(0)
     }
 
     /// Why the first lost subscriber went.
@@ -284,12 +298,15 @@ impl Generator {
             Owner::Publisher => {
                 let wire = Wire::new(conn, self.draft, authority, &self.target.publish_path);
                 let content = self.ledger.content.clone();
-                self.publisher = Some(Publisher::new(wire, namespace, track, self.draft, content));
+                let silent = self.silent;
+                let (draft, name) = (self.draft, namespace);
+                self.publisher = Some(Publisher::new(wire, name, track, draft, content, silent));
             }
             Owner::Subscriber(at) => {
                 let wire = Wire::new(conn, self.draft, authority, &self.target.playback_path);
                 let slot = self.subscribers.get_mut(at).ok_or_else(|| anyhow!("no slot"))?;
-                *slot = Some(Subscriber::new(wire, FullTrackName::new(namespace, track)?));
+                let aim = if self.silent { Aim::Accepted } else { Aim::Media };
+                *slot = Some(Subscriber::new(wire, FullTrackName::new(namespace, track)?, aim));
             }
         }
         Ok(())

@@ -66,6 +66,8 @@ pub struct Options {
     pub shape: Shape,
     /// Seed of its content.
     pub seed: u64,
+    /// Nothing is published: what accepted subscribers cost while they wait.
+    pub idle: bool,
 }
 
 /// What came out.
@@ -84,6 +86,8 @@ pub struct Outcome {
     /// Why the first of those went.
     first_loss: Option<String>,
     upstream_subscriptions: u32,
+    /// Bytes the publisher sent in the span, in whole datagrams: the same for every number of subscribers.
+    publisher_uplink_bytes: u64,
     /// Memory for each subscriber after the first, who paid for the cache.
     relay_bytes_per_further_subscriber: Option<u64>,
     generator_cores: f64,
@@ -121,6 +125,7 @@ impl fmt::Display for Outcome {
         let (duplicate, reset) = (self.objects_duplicate, self.groups_reset);
         writeln!(f, "duplicate, groups reset{duplicate:>12}, {reset}")?;
         writeln!(f, "SUBSCRIBEs upstream    {:>12}", self.upstream_subscriptions)?;
+        writeln!(f, "publisher's uplink     {:>12} KB", self.publisher_uplink_bytes / 1000)?;
         write!(f, "generator              {:>12.1} % of a core", self.generator_cores * 100.0)?;
         for objection in self.objections() {
             write!(f, "\nnot quotable: {objection}")?;
@@ -141,7 +146,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let pid = options.pid.map_or_else(find_relay, Ok)?;
     let content = Content::new(shape, options.seed);
     let count = options.subscribers as usize;
-    let mut generator = Generator::new(target, options.draft, content, count)?;
+    let mut generator = Generator::new(target, options.draft, content, count, options.idle)?;
 
     generator.connect_publisher()?;
     let idle = Cost::of(pid)?;
@@ -160,11 +165,13 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let (begins, ends) = (start + shape.due(window.start), start + shape.due(window.end));
     generator.run_until(begins)?;
     let (relay_before, own_before) = (Cost::of(pid)?, Cost::of(std::process::id())?);
-    let errors_before = receive_buffer_errors();
+    let (errors_before, uplink_before) = (receive_buffer_errors(), generator.uplink_bytes());
     generator.run_until(ends)?;
     let relay = Cost::of(pid)?.since(&relay_before);
     let own = Cost::of(std::process::id())?.since(&own_before);
-    let expected = (window.end - window.start) * u64::from(options.subscribers);
+    let publisher_uplink_bytes = generator.uplink_bytes().saturating_sub(uplink_before);
+    let objects = if options.idle { 0 } else { window.end - window.start };
+    let expected = objects * u64::from(options.subscribers);
     let drained = Instant::now() + DRAIN;
     while generator.ledger.objects + generator.ledger.corrupt < expected && Instant::now() < drained
     {
@@ -199,6 +206,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         sessions_lost: generator.sessions_lost,
         first_loss,
         upstream_subscriptions: generator.upstream_subscriptions(),
+        publisher_uplink_bytes,
         relay_bytes_per_further_subscriber: grown
             .checked_div(u64::from(options.subscribers.saturating_sub(1))),
         generator_cores: own.processor().as_secs_f64() / elapsed.as_secs_f64(),

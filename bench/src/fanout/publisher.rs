@@ -41,6 +41,8 @@ pub(super) struct Publisher {
     groups: VecDeque<Outgoing>,
     /// Next object to be published.
     next: u64,
+    /// Objects pass unseen: what subscribers cost while nothing comes.
+    silent: bool,
 }
 
 impl Publisher {
@@ -50,6 +52,7 @@ impl Publisher {
         track: Bytes,
         draft: Draft,
         content: Content,
+        silent: bool,
     ) -> Self {
         Self {
             wire,
@@ -63,6 +66,7 @@ impl Publisher {
             encoder: None,
             groups: VecDeque::new(),
             next: 0,
+            silent,
         }
     }
 
@@ -113,13 +117,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Everything due before `end` goes into the queue. Without a subscriber, and until the first group after it came,
+    /// Everything due before `end` goes into the queue. When silent, without a subscriber, and until the first group after it came,
     /// objects pass unseen.
     pub(super) fn publish(&mut self, end: u64) -> Result<()> {
         while self.next < end {
             let (group, object) = self.content.shape().place(self.next);
             self.next += 1;
-            if self.subscription.is_none() || (object > 0 && self.encoder.is_none()) {
+            let unseen = self.silent || self.subscription.is_none();
+            if unseen || (object > 0 && self.encoder.is_none()) {
                 continue;
             }
             let mut head = BytesMut::with_capacity(32);

@@ -63,16 +63,26 @@ pub(super) struct Subscriber {
     streams: Vec<Reading>,
     /// One bit for each object of the window.
     seen: Vec<u64>,
-    /// Any object has arrived.
+    /// What makes it live.
+    aim: Aim,
     live: bool,
 }
 
+/// What a subscriber waits for before it counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The relay accepted its subscription.
+    Accepted,
+    /// An object arrives.
+    Media,
+}
+
 impl Subscriber {
-    pub(super) fn new(wire: Wire, track: FullTrackName) -> Self {
-        Self { wire, track, streams: Vec::new(), seen: Vec::new(), live: false }
+    pub(super) fn new(wire: Wire, track: FullTrackName, aim: Aim) -> Self {
+        Self { wire, track, streams: Vec::new(), seen: Vec::new(), aim, live: false }
     }
 
-    /// Media arrives.
+    /// What it waited for has come.
     pub(super) fn is_live(&self) -> bool {
         self.live
     }
@@ -86,6 +96,7 @@ impl Subscriber {
                     let params = Params { filter, ..Params::default() };
                     self.wire.session.subscribe(&self.track, params)?;
                 }
+                Event::SubscribeOk { .. } => self.live |= self.aim == Aim::Accepted,
                 Event::RequestError { error, .. } => {
                     bail!("the relay refuses a subscriber: {}", error.reason)
                 }

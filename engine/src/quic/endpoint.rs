@@ -325,6 +325,12 @@ impl Endpoint {
         (conn.generation == id.generation).then(|| conn.inner.rtt())
     }
 
+    /// Bytes in the datagrams sent on a connection so far.
+    pub fn bytes_sent(&self, id: ConnId) -> Option<u64> {
+        let conn = self.conns.get(id.index as usize)?.as_ref()?;
+        (conn.generation == id.generation).then(|| conn.inner.stats().udp_tx.bytes)
+    }
+
     /// Closes every connection, as on shutdown.
     pub fn close_all(&mut self, code: u32, reason: &str, now: Instant) {
         for index in 0..self.conns.len() {
