@@ -38,10 +38,15 @@ pub struct Limits {
     pub stream_receive_window_bytes: u32,
     /// See `stream_receive_window_bytes`.
     pub receive_window_bytes: u32,
-    /// Request streams a peer may hold open.
+    /// Request streams a peer may hold open once it is known to publish or to relay.
     pub bidi_streams_max: u32,
-    /// Data streams a publishing peer may hold open.
+    /// Data streams a peer may hold open once it is known to publish or to relay.
     pub uni_streams_max: u32,
+    /// Request streams anybody may hold open. Each costs 64 bytes from the handshake on, used or
+    /// not: 32 are ten tracks, joins and updates.
+    pub stranger_bidi_streams_max: u32,
+    /// Unidirectional streams anybody may hold open: three of HTTP/3, one for control, and grease.
+    pub stranger_uni_streams_max: u32,
 }
 
 impl Default for Limits {
@@ -57,6 +62,8 @@ impl Default for Limits {
             receive_window_bytes: 8 << 20,
             bidi_streams_max: 64,
             uni_streams_max: 100,
+            stranger_bidi_streams_max: 32,
+            stranger_uni_streams_max: 12,
         }
     }
 }
@@ -119,11 +126,11 @@ pub(super) fn endpoint(steering: Steering) -> Arc<EndpointConfig> {
     Arc::new(config)
 }
 
-fn transport(limits: &Limits) -> TransportConfig {
+fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits.bidi_streams_max))
-        .max_concurrent_uni_streams(VarInt::from_u32(limits.uni_streams_max))
+        .max_concurrent_bidi_streams(VarInt::from_u32(bidi_streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(uni_streams))
         .stream_receive_window(VarInt::from_u32(limits.stream_receive_window_bytes))
         .receive_window(VarInt::from_u32(limits.receive_window_bytes))
         .send_window(limits.send_window_bytes)
@@ -150,7 +157,8 @@ pub fn server(
 ) -> Result<Arc<ServerConfig>, NoInitialCipherSuite> {
     let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(limits)));
+    let (bidi, uni) = (limits.stranger_bidi_streams_max, limits.stranger_uni_streams_max);
+    config.transport_config(Arc::new(transport(limits, bidi, uni)));
     Ok(Arc::new(config))
 }
 
@@ -163,6 +171,7 @@ pub fn client(
     tls.alpn_protocols = vec![draft.token().as_bytes().to_vec()];
     let crypto = QuicClientConfig::try_from(Arc::new(tls))?;
     let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(limits)));
+    let (bidi, uni) = (limits.bidi_streams_max, limits.uni_streams_max);
+    config.transport_config(Arc::new(transport(limits, bidi, uni)));
     Ok(config)
 }

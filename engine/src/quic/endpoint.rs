@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointEvent, ServerConfig, VarInt,
+    ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, EndpointEvent, ServerConfig, VarInt,
 };
 use weir_moqt as moqt;
 use weir_moqt::Draft;
@@ -317,6 +317,17 @@ impl Endpoint {
         let most = self.limits.send_window_bytes;
         conn.inner.set_send_window(path.max(SEND_WINDOW_MIN).min(most));
         Some(Link { conn, now })
+    }
+
+    /// A peer turned out to publish or to relay: it may hold as many streams open as that takes.
+    pub fn trust_with_streams(&mut self, id: ConnId) {
+        let Some(Some(conn)) = self.conns.get_mut(id.index as usize) else { return };
+        if conn.generation == id.generation {
+            let Limits { bidi_streams_max, uni_streams_max, .. } = self.limits;
+            conn.inner.set_max_concurrent_streams(Dir::Bi, bidi_streams_max.into());
+            conn.inner.set_max_concurrent_streams(Dir::Uni, uni_streams_max.into());
+            mark(&mut self.dirty, conn, id.index as usize);
+        }
     }
 
     /// Round-trip time as QUIC measures it.

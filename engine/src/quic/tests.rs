@@ -15,7 +15,7 @@ use quinn_proto::{
 use weir_moqt::Draft;
 use weir_xdp::{Counters, Datagram, Outcome, Port, Transmit};
 
-use super::{Endpoint, Event, Limits, Steering, config};
+use super::{ConnId, Endpoint, Event, Limits, Steering, config};
 
 const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
 const SERVER: &str = "192.0.2.1:443";
@@ -64,8 +64,9 @@ struct Pair {
     client: quinn_proto::Endpoint,
     handle: ConnectionHandle,
     conn: Connection,
-    /// What the server reported.
+    /// What the server reported, and of which connection.
     events: Vec<Event>,
+    id: Option<ConnId>,
     /// The code with which the server closed, if it did.
     closed: Option<u64>,
 }
@@ -111,6 +112,7 @@ impl Pair {
             handle,
             conn,
             events: Vec::new(),
+            id: None,
             closed: None,
         };
         pair.run();
@@ -133,7 +135,8 @@ impl Pair {
                 buffer.clear();
             }
             self.server.handle_timeout(self.now);
-            while let Some((_, event)) = self.server.poll_event(self.now) {
+            while let Some((id, event)) = self.server.poll_event(self.now) {
+                self.id = Some(id);
                 self.events.push(event);
             }
             self.server.flush(&mut self.wire, self.now).expect("the wire takes all");
@@ -296,7 +299,8 @@ fn stream_that_overtakes_its_connect_waits_for_it() {
 
 #[test]
 fn streams_of_unknown_sessions_are_held_up_to_a_cap_and_then_refused() {
-    let mut pair = h3();
+    let limits = Limits { stranger_uni_streams_max: 100, ..Limits::default() };
+    let mut pair = Pair::new(config::ALPN_H3, limits);
     for _ in 0..40 {
         pair.open(Dir::Uni, &[0x40, 0x54, 0x08, 1, 2, 3]);
     }
@@ -428,6 +432,21 @@ fn shards_know_the_packets_of_each_others_connections() {
             assert_eq!(steering(1).owner(&[0xc0, first, 1, 2, 3, 4, 5, 6]), None);
         }
     }
+}
+
+#[test]
+fn a_stranger_gets_few_streams_and_a_publisher_as_many_as_it_takes() {
+    let limits = Limits::default();
+    let mut pair = Pair::new(b"moqt-18", limits.clone());
+    let open = |pair: &mut Pair| {
+        (0..1_000).take_while(|_| pair.conn.streams().open(Dir::Uni).is_some()).count() as u32
+    };
+    assert_eq!(open(&mut pair), limits.stranger_uni_streams_max);
+    let id = pair.id.expect("a session");
+    pair.server.trust_with_streams(id);
+    pair.run();
+    let more = open(&mut pair);
+    assert_eq!(more, limits.uni_streams_max - limits.stranger_uni_streams_max);
 }
 
 #[test]

@@ -269,6 +269,11 @@ impl Shard {
         answer: Result<Namespace, RefuseReason>,
         now: Instant,
     ) {
+        if answer.is_ok()
+            && let Some(conn) = self.sessions.get(&session)
+        {
+            self.endpoint.trust_with_streams(*conn);
+        }
         self.relay.publish_authorized(session, answer, now);
     }
 
