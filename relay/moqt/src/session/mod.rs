@@ -154,7 +154,8 @@ struct Alias {
 /// Retired aliases remembered, so that streams still on their way are recognised. 64 x 24 bytes.
 const RETIRED_MAX: usize = 64;
 
-/// A queue that grew past this many entries gives its memory back when drained.
+/// A queue that grew past this many entries gives its memory back when drained. A session that
+/// receives no data gives it back at any size: a viewer's events are rare, and four take 1.3 KB.
 const QUEUE_KEPT: usize = 32;
 
 impl Session {
@@ -269,12 +270,18 @@ impl Session {
 
     /// What to do on the transport next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        poll(&mut self.outputs)
+        let kept = self.queue_kept();
+        poll(&mut self.outputs, kept)
     }
 
     /// What happened next.
     pub fn poll_event(&mut self) -> Option<Event> {
-        poll(&mut self.events)
+        let kept = self.queue_kept();
+        poll(&mut self.events, kept)
+    }
+
+    fn queue_kept(&self) -> usize {
+        if self.data_streams > 0 { QUEUE_KEPT } else { 0 }
     }
 
     fn guard(
@@ -404,9 +411,9 @@ impl Session {
     }
 }
 
-fn poll<T>(queue: &mut VecDeque<T>) -> Option<T> {
+fn poll<T>(queue: &mut VecDeque<T>, kept: usize) -> Option<T> {
     let item = queue.pop_front();
-    if queue.is_empty() && queue.capacity() > QUEUE_KEPT {
+    if queue.is_empty() && queue.capacity() > kept {
         *queue = VecDeque::new();
     }
     item
