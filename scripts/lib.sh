@@ -114,3 +114,21 @@ build_web() {
   step "building the player and its pages" npm run --prefix relay/web build
   touch "$stamp"
 }
+
+# measured_node: builds for release and starts a node of its own on free ports, which ends with the script. Sets $bin,
+# $node (its process) and $work (its folder).
+measured_node() {
+  scripts/setup run
+  build_web
+  cargo build --release --locked -p weir -p weir-bench
+  bin=$CARGO_TARGET_DIR/release
+  work=$(mktemp -d)
+  "$bin/weir" up --data-dir "$work/data" --ready-file "$work/ready.json" --http 127.0.0.1:0 --https 127.0.0.1:0 \
+    --quic 127.0.0.1:0 --rtmp 127.0.0.1:0 >"$work/log" 2>&1 &
+  node=$!
+  trap 'kill -INT "$node" 2>/dev/null; wait "$node"; rm -rf "$work"' EXIT
+  until [ -s "$work/ready.json" ]; do
+    kill -0 "$node" 2>/dev/null || { cat "$work/log" >&2; fail "the node does not start"; }
+    sleep 0.1
+  done
+}

@@ -32,6 +32,46 @@ enum Command {
     /// Publishes a broadcast of known content to a running node, receives it N times, checks every byte, and prints
     /// what it cost the node.
     Fanout(Fanout),
+    /// Keeps a running node busy with groups, joins, leaves and viewers that stop reading, and prints how its memory
+    /// and its open files go.
+    Soak(Soak),
+}
+
+#[derive(Args)]
+struct Soak {
+    /// Data directory of the running node, in which an input is made.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Process of the node, when several are named weir.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Length of the run.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Viewers that come and go.
+    #[arg(long, default_value_t = 40)]
+    viewers: u32,
+    /// Viewers that stop reading for seconds, again and again.
+    #[arg(long, default_value_t = 4)]
+    sleepers: u32,
+    /// Mean stay of a viewer in seconds.
+    #[arg(long, default_value_t = 8)]
+    stay: u64,
+    /// Payload bits a second, with k or M.
+    #[arg(long, default_value = "1M", value_parser = bits)]
+    bitrate: u64,
+    /// Objects a second.
+    #[arg(long, default_value_t = 40)]
+    fps: u32,
+    /// Objects in a group: few, so that groups are many.
+    #[arg(long, default_value_t = 4)]
+    group: u32,
+    /// Seed of content and schedule.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -97,6 +137,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Cost { pid, seconds, json } => cost(pid, Duration::from_secs(seconds), json),
         Command::Fanout(options) => fan_out(options),
+        Command::Soak(options) => soak(options),
     }
 }
 
@@ -133,6 +174,33 @@ fn fan_out(args: Fanout) -> Result<()> {
     } else {
         writeln!(out, "{outcome}")?;
     }
+    Ok(())
+}
+
+fn soak(args: Soak) -> Result<()> {
+    let options = fanout::soak::Options {
+        data_dir: args.data_dir,
+        pid: args.pid,
+        span: Duration::from_mins(args.minutes),
+        viewers: args.viewers,
+        sleepers: args.sleepers,
+        stay: Duration::from_secs(args.stay),
+        draft: weir_moqt::Draft::D18,
+        shape: fanout::Shape {
+            bits_per_second: args.bitrate,
+            objects_per_second: args.fps,
+            group_objects: args.group,
+        },
+        seed: args.seed,
+    };
+    let outcome = fanout::soak::run(&options, std::io::stderr().lock())?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
+    } else {
+        writeln!(out, "{outcome}")?;
+    }
+    ensure!(outcome.flat, "memory or open files grow");
     Ok(())
 }
 

@@ -46,6 +46,12 @@ impl Cost {
     }
 }
 
+/// Files, sockets and other descriptors a process holds.
+pub fn open_files(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(std::fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?.count())
+}
+
 /// Fields 14 (utime) and 15 (stime) of proc(5). The command name before them may hold blanks and brackets, so counting
 /// starts after its last closing bracket.
 fn parse_stat(text: &str) -> Result<(Duration, Duration)> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use weir::client::trust;
 use weir::quic::{self, ConnId, Endpoint, Steering};
 use weir_moqt::{Draft, FullTrackName};
+use weir_relay::Transport as _;
 use weir_xdp::Port;
 use weir_xdp::steer::Key;
 use weir_xdp::udp::UdpPort;
@@ -123,13 +124,37 @@ impl Generator {
             self.until(Duration::from_mins(1), "sessions to open", move |it| {
                 it.wanted - it.subscribers.iter().flatten().count() < room
             })?;
-            self.connect(Owner::Subscriber(self.wanted))?;
-            self.subscribers.push(None);
-            self.wanted += 1;
+            self.begin_subscriber()?;
         }
         self.until(Duration::from_mins(1), "media to reach every subscriber", |it| {
             it.subscribers.iter().all(|slot| slot.as_ref().is_some_and(Subscriber::is_live))
         })
+    }
+
+    /// Lets one more subscriber set out, without waiting for it.
+    pub(super) fn begin_subscriber(&mut self) -> Result<()> {
+        self.connect(Owner::Subscriber(self.wanted))?;
+        self.subscribers.push(None);
+        self.wanted += 1;
+        Ok(())
+    }
+
+    /// Sends a subscriber away and lets another take its place.
+    pub(super) fn replace_subscriber(&mut self, at: usize) -> Result<()> {
+        let now = Instant::now();
+        if let Some(subscriber) = self.subscribers.get_mut(at).and_then(Option::take) {
+            let conn = subscriber.wire.conn;
+            self.owners[conn.index()] = Owner::Nobody;
+            if let Some(mut link) = self.endpoint.link(conn, now) {
+                link.close(0, "leaving");
+            }
+        }
+        self.connect(Owner::Subscriber(at))
+    }
+
+    /// Whether media reaches a subscriber.
+    pub(super) fn is_live(&self, at: usize) -> bool {
+        self.subscribers.get(at).and_then(Option::as_ref).is_some_and(Subscriber::is_live)
     }
 
     /// Runs until `done`, or fails after `patience`.

@@ -5,6 +5,7 @@
 mod content;
 mod generator;
 mod publisher;
+pub mod soak;
 mod subscriber;
 mod target;
 mod wire;
@@ -215,7 +216,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
 }
 
 /// The only process named `weir`.
-fn find_relay() -> Result<u32> {
+pub(crate) fn find_relay() -> Result<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
         let entry = entry?;

@@ -15,6 +15,7 @@ use weir_moqt::Namespace;
 const TOKEN_TTL: Duration = Duration::from_hours(6);
 
 /// One relay, one input. No `Debug`: the paths hold secrets.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
     pub(super) authority: String,
