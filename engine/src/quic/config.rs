@@ -149,12 +149,13 @@ pub fn alpn(drafts: &[Draft]) -> Vec<&'static [u8]> {
     drafts.iter().map(|draft| draft.token().as_bytes()).chain([ALPN_H3]).collect()
 }
 
-/// Server side over `tls`, which is TLS 1.3 with [`alpn`] and without early data: a replayed
+/// Server side over `tls`, which is TLS 1.3 with [`alpn`]. Early data is never taken: a replayed
 /// SUBSCRIBE must not change state (H18).
 pub fn server(
-    tls: rustls::ServerConfig,
+    mut tls: rustls::ServerConfig,
     limits: &Limits,
 ) -> Result<Arc<ServerConfig>, NoInitialCipherSuite> {
+    tls.max_early_data_size = 0;
     let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let (bidi, uni) = (limits.stranger_bidi_streams_max, limits.stranger_uni_streams_max);

@@ -10,6 +10,8 @@ pub mod config;
 mod conn;
 mod endpoint;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 mod wheel;
 mod wt;

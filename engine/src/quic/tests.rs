@@ -23,8 +23,8 @@ const CLIENT: &str = "192.0.2.2:5000";
 
 /// A port whose other end is a queue.
 #[derive(Default)]
-struct Wire {
-    sent: VecDeque<Vec<u8>>,
+pub(super) struct Wire {
+    pub(super) sent: VecDeque<Vec<u8>>,
 }
 
 impl Port for Wire {
@@ -62,6 +62,7 @@ struct Pair {
     server: Endpoint,
     wire: Wire,
     client: quinn_proto::Endpoint,
+    config: ClientConfig,
     handle: ConnectionHandle,
     conn: Connection,
     /// What the server reported, and of which connection.
@@ -73,18 +74,9 @@ struct Pair {
 
 impl Pair {
     fn new(alpn: &[u8], limits: Limits) -> Self {
-        let made = rcgen::generate_simple_self_signed(["weir.test".to_owned()]).expect("a key");
-        let der = made.cert.der().clone();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let now = Instant::now();
+        let (server, der) = server(limits, now);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .with_no_client_auth()
-            .with_single_cert(vec![der.clone()], key.into())
-            .expect("a usable certificate");
-        tls.alpn_protocols = config::alpn(DRAFTS).iter().map(|token| token.to_vec()).collect();
-        let server = config::server(tls, &limits).expect("QUIC ciphers");
 
         let mut roots = rustls::RootCertStore::empty();
         roots.add(der).expect("a certificate");
@@ -94,21 +86,21 @@ impl Pair {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![alpn.to_vec()];
+        tls.enable_early_data = true;
         let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(Arc::new(tls));
         let config = ClientConfig::new(Arc::new(crypto.expect("QUIC ciphers")));
 
-        let now = Instant::now();
-        let steering = Steering { shard: 0, shards: 1, key: weir_xdp::steer::Key::new(7) };
-        let server = Endpoint::new(steering, Some(server), DRAFTS, limits, now);
         let endpoint = Arc::new(EndpointConfig::default());
         let mut client = quinn_proto::Endpoint::new(endpoint, None, true, None);
-        let (handle, conn) =
-            client.connect(now, config, address(SERVER), "weir.test").expect("a connection");
+        let (handle, conn) = client
+            .connect(now, config.clone(), address(SERVER), "weir.test")
+            .expect("a connection");
         let mut pair = Self {
             now,
             server,
             wire: Wire::default(),
             client,
+            config,
             handle,
             conn,
             events: Vec::new(),
@@ -117,6 +109,15 @@ impl Pair {
         };
         pair.run();
         pair
+    }
+
+    /// The same browser connects once more, with what it remembers of the first time.
+    fn reconnect(&mut self) {
+        self.conn.close(self.now, quinn_proto::VarInt::from_u32(0), Bytes::new());
+        self.run();
+        let config = self.config.clone();
+        let connected = self.client.connect(self.now, config, address(SERVER), "weir.test");
+        (self.handle, self.conn) = connected.expect("a connection");
     }
 
     /// Carries datagrams back and forth until both sides are silent.
@@ -221,7 +222,30 @@ impl Pair {
     }
 }
 
-fn address(text: &str) -> SocketAddr {
+/// A server endpoint with a certificate of its own.
+pub(super) fn server(
+    limits: Limits,
+    now: Instant,
+) -> (Endpoint, rustls::pki_types::CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(["weir.test".to_owned()]).expect("a key");
+    let der = made.cert.der().clone();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![der.clone()], key.into())
+        .expect("a usable certificate");
+    tls.alpn_protocols = config::alpn(DRAFTS).iter().map(|token| token.to_vec()).collect();
+    // What a careless caller might leave on: the configuration of a shard turns it off.
+    tls.max_early_data_size = u32::MAX;
+    let config = config::server(tls, &limits).expect("QUIC ciphers");
+    let steering = Steering { shard: 0, shards: 1, key: weir_xdp::steer::Key::new(7) };
+    (Endpoint::new(steering, Some(config), DRAFTS, limits, now), der)
+}
+
+pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
@@ -447,6 +471,15 @@ fn a_stranger_gets_few_streams_and_a_publisher_as_many_as_it_takes() {
     pair.run();
     let more = open(&mut pair);
     assert_eq!(more, limits.uni_streams_max - limits.stranger_uni_streams_max);
+}
+
+#[test]
+fn a_returning_viewer_is_known_again_but_may_send_nothing_early() {
+    let mut pair = Pair::new(b"moqt-18", Limits::default());
+    pair.reconnect();
+    assert!(!pair.conn.has_0rtt(), "no ticket allows early data");
+    pair.run();
+    assert_eq!(pair.opened().len(), 2);
 }
 
 #[test]
