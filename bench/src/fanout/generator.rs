@@ -40,6 +40,8 @@ enum Owner {
     Subscriber(usize),
 }
 
+const NOBODY: (Option<ConnId>, Owner) = (None, Owner::Nobody);
+
 pub(super) struct Generator {
     port: UdpPort,
     endpoint: Endpoint,
@@ -48,7 +50,8 @@ pub(super) struct Generator {
     /// The publisher publishes nothing; subscribers wait for their acceptance only.
     silent: bool,
     target: Target,
-    owners: Vec<Owner>,
+    /// By index of the connection; an index is used again, so each owner names the very connection.
+    owners: Vec<(Option<ConnId>, Owner)>,
     publisher: Option<Publisher>,
     subscribers: Vec<Option<Subscriber>>,
     touched: Vec<usize>,
@@ -144,7 +147,7 @@ impl Generator {
         let now = Instant::now();
         if let Some(subscriber) = self.subscribers.get_mut(at).and_then(Option::take) {
             let conn = subscriber.wire.conn;
-            self.owners[conn.index()] = Owner::Nobody;
+            self.owners[conn.index()] = NOBODY;
             if let Some(mut link) = self.endpoint.link(conn, now) {
                 link.close(0, "leaving");
             }
@@ -219,9 +222,9 @@ impl Generator {
         let conn =
             self.endpoint.connect(config, self.target.address, "localhost", Instant::now())?;
         if conn.index() >= self.owners.len() {
-            self.owners.resize(conn.index() + 1, Owner::Nobody);
+            self.owners.resize(conn.index() + 1, NOBODY);
         }
-        self.owners[conn.index()] = owner;
+        self.owners[conn.index()] = (Some(conn), owner);
         Ok(())
     }
 
@@ -273,7 +276,12 @@ impl Generator {
     /// Moves what happened on connections into sessions, and lets those answer.
     fn events(&mut self, now: Instant) -> Result<()> {
         while let Some((conn, event)) = self.endpoint.poll_event(now) {
-            let owner = self.owners.get(conn.index()).copied().unwrap_or(Owner::Nobody);
+            let (_, owner) = self
+                .owners
+                .get(conn.index())
+                .copied()
+                .filter(|(owned, _)| *owned == Some(conn))
+                .unwrap_or(NOBODY);
             match event {
                 quic::Event::Opened { .. } => self.opened(conn, owner)?,
                 quic::Event::Closed { code, reason } => self.closed(conn, owner, code, &reason)?,
@@ -288,7 +296,7 @@ impl Generator {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for index in touched.drain(..) {
-            match self.owners[index] {
+            match self.owners[index].1 {
                 Owner::Nobody => {}
                 Owner::Publisher => {
                     let Some(publisher) = &mut self.publisher else { continue };
@@ -302,7 +310,7 @@ impl Generator {
                     if let Err(error) = subscriber.events(&mut self.ledger, now) {
                         self.sessions_lost += 1;
                         self.first_loss.get_or_insert_with(|| format!("{error:#}"));
-                        self.owners[index] = Owner::Nobody;
+                        self.owners[index] = NOBODY;
                         continue;
                     }
                     if let Some(mut link) = self.endpoint.link(subscriber.wire.conn, now) {
@@ -338,7 +346,9 @@ impl Generator {
     }
 
     fn closed(&mut self, conn: ConnId, owner: Owner, code: u32, reason: &str) -> Result<()> {
-        self.owners[conn.index()] = Owner::Nobody;
+        if !matches!(owner, Owner::Nobody) {
+            self.owners[conn.index()] = NOBODY;
+        }
         match owner {
             Owner::Nobody => Ok(()),
             Owner::Publisher => {
