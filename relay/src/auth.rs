@@ -1,18 +1,23 @@
-//! Playback tokens: who may watch which broadcast until when. It owns the key set and the rules of
-//! RFC 8725 as they bind us: the algorithm belongs to the key and is never read from the token,
+//! Playback tokens: who may watch which broadcast until when. It owns the rules of RFC 8725 as they
+//! bind us: the algorithm belongs to the key and is never read from the token,
 //! `kid` is only a map key, and nothing in a token makes us fetch or open anything. It does not
 //! know sessions, and it reads no clock.
 
+mod keys;
+mod trust;
+
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-pub use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
+
+pub use keys::{Algorithm, DecodingKey, KeySet, VerifyingKey};
+pub use trust::{
+    KEYS_MAX, REVOCATIONS_MAX, Revocation, Subject, TRUST_BYTES_MAX, Trust, TrustError, TrustedKey,
+};
 
 /// Longest token looked at; an Ed25519 token of ours has about 400 bytes, RS256 about 700.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -27,72 +32,6 @@ const CLAIM_BYTES_MAX: usize = 128;
 /// The audience every playback token names.
 const AUDIENCE: &str = "playback";
 
-/// One key that may sign playback tokens of one organisation.
-#[derive(Clone)]
-pub struct VerifyingKey {
-    /// The only algorithm this key verifies.
-    pub algorithm: Algorithm,
-    /// The public key (or, for HMAC keys, the secret).
-    pub key: DecodingKey,
-    /// The organisation whose broadcasts it opens.
-    pub org: String,
-}
-
-impl fmt::Debug for VerifyingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifyingKey")
-            .field("algorithm", &self.algorithm)
-            .field("org", &self.org)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The keys a shard accepts, by `kid`, and the token ids it no longer accepts.
-#[derive(Clone, Debug, Default)]
-pub struct KeySet {
-    keys: HashMap<String, VerifyingKey>,
-    revoked: HashSet<String>,
-}
-
-impl KeySet {
-    /// An empty set, which refuses every token.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds or replaces a key.
-    pub fn insert(&mut self, kid: impl Into<String>, key: VerifyingKey) {
-        self.keys.insert(kid.into(), key);
-    }
-
-    /// Adds an Ed25519 key from its 32 public bytes.
-    pub fn insert_ed25519(&mut self, kid: impl Into<String>, public: &[u8; 32], org: &str) {
-        let key = DecodingKey::from_ed_der(public);
-        self.insert(kid, VerifyingKey { algorithm: Algorithm::EdDSA, key, org: org.to_owned() });
-    }
-
-    /// Refuses tokens with this `jti` from now on.
-    pub fn revoke(&mut self, jti: impl Into<String>) {
-        self.revoked.insert(jti.into());
-    }
-
-    /// Whether a grant given earlier still stands under this set.
-    pub fn upholds(&self, grant: &Grant) -> bool {
-        self.keys.get(&*grant.kid).is_some_and(|key| key.org == *grant.org)
-            && !grant.jti.as_ref().is_some_and(|jti| self.revoked.contains(&**jti))
-    }
-
-    /// Number of keys.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether there is no key at all.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-}
-
 /// What a verified token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,8 +44,12 @@ pub struct Grant {
     pub kid: Arc<str>,
     /// Token id, for revocation.
     pub jti: Option<Arc<str>>,
-    /// Viewer id, for analytics.
+    /// Viewer id, for analytics, revocation and the count of a viewer's sessions.
     pub vid: Option<Arc<str>>,
+    /// `ver`, for revocation; 0 when the token has none.
+    pub version: u64,
+    /// When it was issued, since the Unix epoch.
+    pub issued_at: Duration,
     /// End of the grant, since the Unix epoch, leeway not added.
     pub expires_at: Duration,
 }
@@ -143,7 +86,7 @@ pub enum AuthError {
     #[error("issuer")]
     Issuer,
     /// Past `exp`.
-    #[error("expired")]
+    #[error("token_expired")]
     Expired,
     /// Before `nbf` or `iat`.
     #[error("not yet valid")]
@@ -151,8 +94,8 @@ pub enum AuthError {
     /// `exp - iat` is outside 30 s … 24 h.
     #[error("lifetime out of range")]
     Lifetime,
-    /// The token id or its key was withdrawn.
-    #[error("revoked")]
+    /// The token, its viewer, its key or its version was withdrawn.
+    #[error("token_revoked")]
     Revoked,
     /// A good token, for another broadcast.
     #[error("other stream")]
@@ -253,6 +196,8 @@ struct Claims {
     jti: Option<String>,
     #[serde(default)]
     vid: Option<String>,
+    #[serde(default)]
+    ver: u64,
 }
 
 /// RFC 7519 section 4.1.3: one string or several.
@@ -315,7 +260,7 @@ fn pinned_key<'k>(
         return Err(AuthError::Header);
     }
     let kid = header.kid.ok_or(AuthError::UnknownKey)?;
-    let (kid, key) = keys.keys.get_key_value(&*kid).ok_or(AuthError::UnknownKey)?;
+    let (kid, key) = keys.key(&kid)?;
     if header.alg != name(key.algorithm) {
         return Err(AuthError::Algorithm);
     }
@@ -373,6 +318,8 @@ impl Claims {
             kid: kid.into(),
             jti: self.jti.map(Into::into),
             vid: self.vid.map(Into::into),
+            version: self.ver,
+            issued_at: at(self.iat),
             expires_at: at(self.exp),
         })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, Bytes};
 use weir_moqt::{FetchTarget, Filter, Location, Output, Params, RequestId, Role, SetupOptions};
 
-use crate::auth::{Algorithm, DecodingKey, KeySet, VerifyingKey, verify};
+use crate::auth::{Algorithm, DecodingKey, KeySet, Trust, VerifyingKey, verify};
 use crate::{
     Carrier, Dir, DoneCode, Draft, Event, FullTrackName, Limits, Namespace, ObjectIn, Relay,
     SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
@@ -24,6 +24,15 @@ pub fn fuzz_token(bytes: &[u8]) {
     // A token nobody signed must never open anything, except under the HMAC key a fuzzer could find
     // only by breaking HMAC.
     let _ = verify(&token, &keys, wall, crate::auth::LEEWAY_MAX);
+}
+
+/// Reads `bytes` as keys and revocations; what is read is written as it was understood.
+pub fn fuzz_trust(bytes: &[u8]) {
+    if let Ok(trust) = Trust::decode(bytes) {
+        let again = trust.encode().map(|bytes| Trust::decode(&bytes));
+        // Escapes may make the second text longer than the first, up to its bound.
+        assert!(again.is_err() || again == Ok(Ok(trust)), "what was read can be written and read");
+    }
 }
 
 /// Runs `bytes` as operations on a relay with two sessions and a local track.

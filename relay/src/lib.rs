@@ -65,7 +65,7 @@ mod session;
 mod track;
 mod transport;
 
-pub use auth::KeySet;
+pub use auth::{KeySet, Revocation, Subject, Trust};
 pub use event::{
     Event, Found, ObjectError, ObjectIn, Origin, RefuseReason, SessionId, SessionParams, TrackId,
     TrackOptions,

@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "moqt_session", run: weir_moqt::fuzzing::fuzz_session },
     Target { name: "steer", run: weir_xdp::fuzz_steer },
     Target { name: "token", run: weir_relay::fuzzing::fuzz_token },
+    Target { name: "trust", run: weir_relay::fuzzing::fuzz_trust },
     Target { name: "relay", run: relay },
 ];
 

@@ -233,19 +233,51 @@ fn what_is_not_a_token_is_malformed() {
     assert_eq!(check(&format!("{deep}.a.a")), Err(AuthError::Malformed));
 }
 
+fn revocation(subject: Subject) -> Revocation {
+    Revocation { org: "org_a".into(), subject, at: WALL - 10, until: WALL + 86_400 }
+}
+
 #[test]
 fn a_withdrawn_key_or_token_id_opens_nothing_and_upholds_nothing() {
-    let token = token(&header(), &claims());
-    let mut keys = keys();
-    let grant = verify(&token, &keys, Duration::from_secs(WALL), LEEWAY).unwrap();
-    assert!(keys.upholds(&grant));
-    keys.revoke("j1");
-    assert!(!keys.upholds(&grant));
-    let again = verify(&token, &keys, Duration::from_secs(WALL), LEEWAY);
-    assert_eq!(again, Err(AuthError::Revoked));
+    let token = token(&header(), &with(claims(), "ver", json!(2)));
+    let wall = Duration::from_secs(WALL);
+    let grant = verify(&token, &keys(), wall, LEEWAY).unwrap();
+    assert!(keys().upholds(&grant));
+    for subject in [
+        Subject::Token("j1".into()),
+        Subject::Viewer("viewer".into()),
+        Subject::Key("sgk_1".into()),
+        Subject::Version(3),
+    ] {
+        let mut keys = keys();
+        keys.revoke(&revocation(subject.clone()));
+        assert!(!keys.upholds(&grant), "{subject:?}");
+        assert_eq!(verify(&token, &keys, wall, LEEWAY), Err(AuthError::Revoked), "{subject:?}");
+    }
     assert!(!KeySet::new().upholds(&grant));
-    let empty = verify(&token, &KeySet::new(), Duration::from_secs(WALL), LEEWAY);
-    assert_eq!(empty, Err(AuthError::UnknownKey));
+    assert_eq!(verify(&token, &KeySet::new(), wall, LEEWAY), Err(AuthError::UnknownKey));
+}
+
+#[test]
+fn a_revocation_reaches_no_further_than_it_says() {
+    let token = token(&header(), &with(claims(), "ver", json!(2)));
+    let wall = Duration::from_secs(WALL);
+    let mut elsewhere = revocation(Subject::Token("j1".into()));
+    elsewhere.org = "org_b".into();
+    let mut earlier = revocation(Subject::Viewer("viewer".into()));
+    earlier.at -= 1;
+    for revocation in [
+        elsewhere,
+        earlier,
+        revocation(Subject::Token("j2".into())),
+        revocation(Subject::Viewer("j1".into())),
+        revocation(Subject::Key("sgk_2".into())),
+        revocation(Subject::Version(2)),
+    ] {
+        let mut keys = keys();
+        keys.revoke(&revocation);
+        assert!(verify(&token, &keys, wall, LEEWAY).is_ok(), "{revocation:?}");
+    }
 }
 
 #[test]

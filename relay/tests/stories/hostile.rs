@@ -3,7 +3,7 @@
 
 use weir_moqt::{FetchTarget, Location, Params};
 use weir_relay::auth::AuthError;
-use weir_relay::{Draft, Limits, SessionParams};
+use weir_relay::{Draft, Limits, Revocation, SessionParams, Subject};
 
 use crate::world::{World, broadcast, keys, ns, token, track};
 
@@ -16,7 +16,7 @@ fn bad_tokens() -> Vec<(String, &'static str)> {
     vec![
         (String::new(), "auth_failed: token missing"),
         (token("lv_2", 3600), "auth_failed: other stream"),
-        (token("lv_1", -10), "auth_failed: expired"),
+        (token("lv_1", -10), "auth_failed: token_expired"),
         (format!("{message}.AAAA"), "auth_failed: signature"),
         ("x.y.z".into(), "auth_failed: token malformed"),
         ("a".repeat(1 << 20), "auth_failed: token too large"),
@@ -71,7 +71,7 @@ fn a_bad_token_in_an_update_ends_the_session() {
     let stale = World::with_token(&token("lv_1", -10));
     world.peer(viewer).moqt.update(request, stale).unwrap();
     world.settle();
-    assert_eq!(world.peer(viewer).close_reason(), "auth_failed: expired");
+    assert_eq!(world.peer(viewer).close_reason(), "auth_failed: token_expired");
 }
 
 #[test]
@@ -83,10 +83,12 @@ fn withdrawing_a_key_or_a_token_id_ends_running_sessions() {
     world.settle();
     assert_eq!(world.peer(viewer).close_reason(), "");
     let mut without = keys();
-    without.revoke("j-lv_1");
+    let subject = Subject::Token("j-lv_1".into());
+    let at = world.wall.as_secs();
+    without.revoke(&Revocation { org: "org_a".into(), subject, at, until: at + 86_400 });
     world.relay.set_keys(without, world.now);
     world.settle();
-    assert_eq!(world.peer(viewer).close_reason(), "auth_failed: revoked");
+    assert_eq!(world.peer(viewer).close_reason(), "auth_failed: token_revoked");
     assert_eq!(world.relay.metrics().subscriptions, 0);
 }
 

@@ -290,7 +290,9 @@ test('a link without a token, or with a damaged one, is refused before anything 
 
 test('people are told in words', () => {
   assert.equal(sentence('playing', '', null), null);
-  assert.equal(sentence('auth failed', 'auth_failed: expired', null)?.why, 'The playback token has expired.');
+  const refused = (reason: string) => sentence('auth failed', reason, null)?.why;
+  assert.equal(refused('auth_failed: token_expired'), 'The playback token has expired.');
+  assert.equal(refused('auth_failed: token_revoked'), 'The playback token was withdrawn.');
   assert.equal(sentence('reconnecting', 'Opening handshake failed.', 2400)?.next, 'Next try in 2 s.');
   assert.equal(sentence('reconnecting', 'Opening handshake failed.', 2400)?.why, 'The relay cannot be reached.');
   assert.deepEqual([milliseconds(184.4), milliseconds(2510), milliseconds(null)], ['184 ms', '2.51 s', '–']);

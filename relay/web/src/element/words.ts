@@ -79,7 +79,7 @@ const REFUSALS: Record<string, string> = {
 };
 
 function refusal(reason: string): string {
-  const text = reason.replace(/^auth_failed:?\s*/, '');
+  const text = reason.replace(/^auth_failed:?\s*/, '').replace(/^token_/, '');
   return REFUSALS[text] ?? (/playback token/.test(text) ? text : `The relay refused the playback token (${text}).`);
 }
 
