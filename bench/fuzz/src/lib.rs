@@ -31,7 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "relay", run: relay },
 ];
 
-/// The first byte chooses the draft, so that one corpus serves both and inputs cross over.
+/// The first byte chooses the draft, so that one corpus serves all and inputs cross over.
 fn moqt_control(bytes: &[u8]) {
     if let Some((draft, rest)) = drafted(bytes) {
         weir_moqt::fuzzing::fuzz_control(draft, rest);
@@ -50,8 +50,8 @@ fn relay(bytes: &[u8]) {
 }
 
 fn drafted(bytes: &[u8]) -> Option<(Draft, &[u8])> {
-    let (first, rest) = bytes.split_first()?;
-    Some((if first % 2 == 0 { Draft::D18 } else { Draft::D16 }, rest))
+    let (&first, rest) = bytes.split_first()?;
+    Some((weir_moqt::fuzzing::draft_of(first), rest))
 }
 
 /// The name under which the fuzzer runs [`canary`].

@@ -21,6 +21,9 @@ use weir_packager::catalog::Catalog;
 pub use url::{PlaybackUrl, UrlError};
 pub use viewer::Viewer;
 
+/// Drafts in which a viewer can join a group that is on its way, by preference.
+pub const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+
 /// What a [`Viewer`] watches, and how.
 #[derive(Clone)]
 #[non_exhaustive]

@@ -296,7 +296,7 @@ fn dir(stream: StreamId) -> Dir {
 }
 
 fn everywhere(story: impl Fn(Draft, Carrier)) {
-    for draft in Draft::ALL {
+    for &draft in super::DRAFTS {
         for carrier in [Carrier::WebTransport, Carrier::Quic] {
             story(draft, carrier);
         }

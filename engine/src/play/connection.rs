@@ -18,7 +18,7 @@ use weir_relay::{Transport, WriteError};
 
 use super::trust;
 use crate::cli::Failure;
-use crate::client::{PlaybackUrl, Viewer};
+use crate::client::{DRAFTS, PlaybackUrl, Viewer};
 
 /// From the name to an open session.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ impl Connection {
         draft: Option<Draft>,
     ) -> Result<Self, Failure> {
         let drafts: Vec<Draft> =
-            Draft::ALL.into_iter().filter(|d| draft.is_none_or(|w| w == *d)).collect();
+            DRAFTS.iter().copied().filter(|d| draft.is_none_or(|w| w == *d)).collect();
         let tokens = drafts.iter().map(|draft| draft.token().to_owned());
         let alpn = match url.transport {
             Carrier::WebTransport => vec![wt::ALPN.as_bytes().to_vec()],

@@ -4,12 +4,20 @@
 use bytes::Bytes;
 
 use crate::data::{Datagram, Decoder};
-use crate::draft::Draft;
+use crate::draft::{Draft, Feature};
 use crate::error::{DoneCode, RequestCode, RequestError};
 use crate::limits::Limits;
 use crate::model::{Dir, Location, OpenKey, Params, RequestId, Role, StreamId, Transport};
 use crate::name::{FullTrackName, Namespace};
 use crate::session::{Event, Output, Session, SetupOptions};
+
+/// The draft a byte of an input stands for. The first two keep what older inputs mean; later drafts are
+/// added behind.
+pub fn draft_of(byte: u8) -> Draft {
+    const ORDER: [Draft; 6] =
+        [Draft::D18, Draft::D16, Draft::D22, Draft::D20, Draft::D19, Draft::D21];
+    ORDER.into_iter().cycle().nth(usize::from(byte)).unwrap_or(Draft::D18)
+}
 
 /// Reads `bytes` as messages of `draft`; what decodes must survive being written and read again.
 pub fn fuzz_control(draft: Draft, bytes: &[u8]) {
@@ -56,7 +64,12 @@ pub fn fuzz_data(draft: Draft, bytes: &[u8]) {
 /// of the peer comes first.
 pub fn fuzz_session(bytes: &[u8]) {
     let Some((&shape, mut rest)) = bytes.split_first() else { return };
-    let draft = if shape & 1 == 0 { Draft::D16 } else { Draft::D18 };
+    // Bits 0 and 4 to 6; the first two values mean what they did when there were two drafts.
+    let draft = match draft_of((shape & 1) | (shape >> 3 & 0x0E)) {
+        Draft::D18 => Draft::D16,
+        Draft::D16 => Draft::D18,
+        draft => draft,
+    };
     let role = if shape & 2 == 0 { Role::Server } else { Role::Client };
     let transport = if shape & 4 == 0 { Transport::Quic } else { Transport::WebTransport };
     let limits = Limits {
@@ -71,6 +84,8 @@ pub fn fuzz_session(bytes: &[u8]) {
         data_streams: 16,
         object_bytes: 1 << 16,
         property_bytes: 128,
+        filter_ranges: 4,
+        request_updates: 2,
         ..Limits::default()
     };
     let mut session = Session::new(draft, role, transport, limits, SetupOptions::default());
@@ -161,7 +176,10 @@ fn fuzz_command(session: &mut Session, op: u8, request: RequestId) {
         (1, Ok(track)) => drop(session.track_status(&track, Params::default())),
         (2, _) => drop(session.publish_namespace(&Namespace::default(), Params::default())),
         (3, _) => drop(session.subscribe_namespace(&Namespace::default(), Params::default())),
-        (4, _) => drop(session.update(request, Params::default())),
+        (4, _) => {
+            let fill = session.supports(Feature::Fill).then(Box::default);
+            drop(session.update(request, Params { fill, ..Params::default() }));
+        }
         (5, _) => session.cancel(request),
         (6, _) => drop(session.publish_done(request, DoneCode::TrackEnded, None, "")),
         (7, Ok(track)) => drop(session.publish(&track, request.0, Params::default(), &[])),

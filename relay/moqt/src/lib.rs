@@ -1,4 +1,4 @@
-//! Media over QUIC Transport, sans-IO: messages, data streams and sessions of drafts 16 and 18.
+//! Media over QUIC Transport, sans-IO: messages, data streams and sessions of drafts 16 and 18 to 22.
 //!
 //! Stream bytes go in through [`Session::handle_stream`] and its siblings, commands through methods
 //! named after the messages; after each call drain [`Session::poll_output`] and [`Session::poll_event`].

@@ -32,6 +32,12 @@ pub struct Limits {
     pub object_bytes: u64,
     /// Largest property block of an object; it is held whole. Past it: the stream is stopped.
     pub property_bytes: usize,
+    /// Ranges in all range filters of one request (MAX_FILTER_RANGES), at most 64. Past it: REQUEST_ERROR
+    /// INVALID_FILTER. 0 = the owner does not filter by ranges, and the peer is told so.
+    pub filter_ranges: u64,
+    /// Updates of one request the peer may leave unanswered (MAX_REQUEST_UPDATES). Past it:
+    /// TOO_MANY_REQUEST_UPDATES.
+    pub request_updates: u64,
     /// Token cache granted to the peer (MAX_AUTH_TOKEN_CACHE_SIZE). 0 = aliases are refused.
     pub token_cache_bytes: u64,
 }
@@ -51,6 +57,8 @@ impl Default for Limits {
             data_streams: 256,
             object_bytes: 32 * 1024 * 1024,
             property_bytes: 4 * 1024,
+            filter_ranges: 0,
+            request_updates: 32,
             token_cache_bytes: 0,
         }
     }

@@ -185,6 +185,8 @@ pub(crate) enum Kind {
     NamespaceDone,
     RequestOk,
     RequestError,
+    /// No message: the inside of FILL_PARAMETERS, a parameter scope of its own.
+    Fill,
 }
 
 impl Kind {
@@ -217,6 +219,7 @@ impl Kind {
             Self::NamespaceDone => "NAMESPACE_DONE",
             Self::RequestOk => "REQUEST_OK",
             Self::RequestError => "REQUEST_ERROR",
+            Self::Fill => "FILL_PARAMETERS",
         }
     }
 

@@ -212,6 +212,13 @@ impl Params {
         self.forward.unwrap_or(true)
     }
 
+    /// Ranges in the range filters of the request, and in those of its fill.
+    pub(crate) fn range_counts(&self) -> (u64, u64) {
+        let count =
+            |filters: &[RangeFilter]| filters.iter().map(|f| f.ranges.len() as u64).sum::<u64>();
+        (count(&self.ranges), self.fill.as_ref().map_or(0, |fill| count(&fill.ranges)))
+    }
+
     /// SUBSCRIBER_PRIORITY with its default.
     pub fn subscriber_priority(&self) -> u8 {
         self.priority.unwrap_or(128)

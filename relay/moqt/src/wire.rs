@@ -150,6 +150,11 @@ impl<'a> Writer<'a> {
         self.ints.encode(value, self.out);
     }
 
+    /// Largest integer the draft can write.
+    pub(crate) fn int_max(&self) -> u64 {
+        self.ints.max()
+    }
+
     pub(crate) fn byte(&mut self, value: u8) {
         self.out.put_u8(value);
     }

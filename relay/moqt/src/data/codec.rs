@@ -35,6 +35,7 @@ pub(super) mod fetch {
     pub(crate) const FLAGS_MAX: u64 = 0x7F;
     pub(crate) const GAP_NON_EXISTENT: u64 = 0x8C;
     pub(crate) const GAP_UNKNOWN: u64 = 0x10C;
+    pub(crate) const GAP_TIMED_OUT: u64 = 0x20C;
 }
 
 /// Bits of a datagram's type (section 11.3.1).
@@ -227,7 +228,10 @@ impl FetchEncoder {
         Ok(())
     }
 
-    /// Says that everything since the last object up to and including `end` is missing, and why.
+    /// Says that everything since the last object up to and including `end` is missing, and why. Both
+    /// numbers are ids in every draft: section 11.4.4.2 of draft 18 calls them so, its successors kept the
+    /// words, and a delta could not end a gap in the group it began in. Codecs that read deltas from draft
+    /// 20 on (moqtap-codec 0.9) agree at the head of a stream only; moqtail 0.17 reads ids.
     pub fn gap(&mut self, end: Location, gap: Gap, out: &mut BytesMut) -> Result<(), CommandError> {
         let ints = self.rules.ints;
         fits(self.rules, &[end.group])?;
@@ -235,7 +239,8 @@ impl FetchEncoder {
         let end = Location { object: end.object.min(ints.max()), ..end };
         let flags = match gap {
             Gap::NonExistent => fetch::GAP_NON_EXISTENT,
-            Gap::Unknown => fetch::GAP_UNKNOWN,
+            Gap::TimedOut if self.rules.gap_timed_out => fetch::GAP_TIMED_OUT,
+            Gap::Unknown | Gap::TimedOut => fetch::GAP_UNKNOWN,
         };
         for field in [flags, end.group, end.object, 0] {
             ints.encode(field, out);

@@ -507,6 +507,7 @@ fn read_fetch_object(
     let gap = match flags {
         fetch::GAP_NON_EXISTENT => Some(Gap::NonExistent),
         fetch::GAP_UNKNOWN => Some(Gap::Unknown),
+        fetch::GAP_TIMED_OUT if cursor.rules.gap_timed_out => Some(Gap::TimedOut),
         0..=fetch::FLAGS_MAX => None,
         _ => return Err(broken("serialization flags", &format!("{flags:#x} are unknown"))),
     };

@@ -91,6 +91,8 @@ pub enum Gap {
     NonExistent,
     /// The sender does not know them.
     Unknown,
+    /// The sender gave up waiting for them (FILL_TIMEOUT); unknown up to draft 19.
+    TimedOut,
 }
 
 /// A datagram.

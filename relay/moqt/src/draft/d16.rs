@@ -5,7 +5,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::d18::{read_target, write_target};
-use super::params::{self, Form, Table};
+use super::pairs::{self, SetupRules};
+use super::params::{self, FilterForm, Form, Table};
 use super::{Codec, Control, Ending, Feature, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, RequestCode, RequestError, ResetCode, SessionCode, SessionError,
@@ -28,6 +29,9 @@ static RULES: Rules = Rules {
     first_object_bit: false,
     fetch_deltas: false,
     padding: None,
+    gap_timed_out: false,
+    publish_ok_params: true,
+    fin_ends_namespace: true,
     features: &[Feature::SubscribeTracks, Feature::JoiningFetch],
 };
 
@@ -45,7 +49,7 @@ static PARAMS: Table = Table {
     skip_out_of_scope: true,
     zero_timeout_refused: true,
     zero_group_order_is_none: true,
-    filter_end_absolute: true,
+    filter: FilterForm::Typed { end_absolute: true },
     filter_length_code: SessionCode::ProtocolViolation,
 };
 
@@ -74,6 +78,8 @@ const KINDS: [(u64, Kind); 22] = [
     (0x1D, Kind::Publish),
     (0x1E, Kind::PublishOk),
 ];
+
+const SETUP: SetupRules = SetupRules { request_ids: true, limits: false };
 
 const CLIENT_SETUP: u64 = 0x20;
 const SERVER_SETUP: u64 = 0x21;
@@ -211,12 +217,12 @@ fn decode_body(
     aside: &mut Aside,
 ) -> Result<Message, SessionError> {
     let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, aside);
-    let properties = |r: &mut Reader| params::read_properties(r, &PARAMS);
+    let properties = |r: &mut Reader| pairs::read_properties(r, &PARAMS);
     let id = |r: &mut Reader| r.int("request id").map(RequestId);
     let message = match kind {
         Kind::Setup => {
             let count = r.int("setup parameter count")?;
-            Message::Setup(params::read_setup(r, Some(count), true, aside)?)
+            Message::Setup(pairs::read_setup(r, Some(count), SETUP, aside)?)
         }
         Kind::GoAway => Message::GoAway {
             uri: r.text("new session URI", URI_BYTES_MAX)?,
@@ -317,7 +323,7 @@ fn decode_body(
                 error: RequestError { code, retry_ms, reason, redirect: None },
             }
         }
-        Kind::PublishBlocked | Kind::PublishState | Kind::SubscribeTracks => {
+        Kind::PublishBlocked | Kind::PublishState | Kind::SubscribeTracks | Kind::Fill => {
             let _ = stream;
             return Err(r.violation("type", "is not of this draft"));
         }
@@ -328,7 +334,7 @@ fn decode_body(
 fn encode_body(w: &mut Writer<'_>, message: &Message) {
     let kind = message.kind();
     match message {
-        Message::Setup(setup) => params::write_setup(w, setup, true, true),
+        Message::Setup(setup) => pairs::write_setup(w, setup, true, SETUP),
         Message::GoAway { uri, timeout_ms: _, request: _ } => w.text(uri, URI_BYTES_MAX),
         Message::MaxRequestId { max } | Message::RequestsBlocked { max } => {
             w.int("maximum request id", *max);
@@ -343,7 +349,7 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
             w.int("request id", request.0);
             w.int("track alias", *alias);
             params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            pairs::write_properties(w, properties);
         }
         Message::Update { request, target, params } => {
             w.int("request id", request.0);
@@ -355,7 +361,7 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
             w.track(track);
             w.int("track alias", *alias);
             params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            pairs::write_properties(w, properties);
         }
         Message::PublishOk { request, params } => {
             w.int("request id", request.0);
@@ -382,7 +388,7 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
             w.byte(u8::from(*end_of_track));
             w.location("end location", params::write_end(*end));
             params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            pairs::write_properties(w, properties);
         }
         Message::Unsubscribe { request }
         | Message::FetchCancel { request }

@@ -1,30 +1,52 @@
-//! Draft 18: vi64, a unidirectional control stream from each side, every request on a bidirectional
-//! stream of its own, typed parameters. Section numbers are those of draft-ietf-moq-transport-18.
+//! Drafts 18 and later: vi64, a unidirectional control stream from each side, every request on a
+//! bidirectional stream of its own, typed parameters. One codec reads and writes them all; what differs
+//! is a [`Family`] of tables, that of 18 here and those of its successors in `d20`. Section numbers are
+//! those of draft-ietf-moq-transport-18.
 
 use bytes::{Bytes, BytesMut};
 
-use super::params::{self, Form, Table};
+use super::pairs::{self, SetupRules};
+use super::params::{self, FilterForm, Form, Table};
 use super::{Codec, Control, Ending, Feature, Rules, lookup, number};
 use crate::error::{
     CommandError, DoneCode, Redirect, RequestCode, RequestError, ResetCode, SessionCode,
     SessionError,
 };
 use crate::message::{Aside, Decoded, Kind, Message, Want};
-use crate::model::{FetchTarget, RequestId, RequestKind, Role};
-use crate::name::Namespace;
+use crate::model::{FetchTarget, Filter, Location, Params, RequestId, RequestKind, Role};
+use crate::name::{FullTrackName, Namespace};
 use crate::varint::Ints;
 use crate::wire::{REASON_BYTES_MAX, Reader, URI_BYTES_MAX, Writer, frame};
 
-pub(super) struct D18;
+/// A draft of this layout, as far as it differs from the others.
+pub(super) struct Family {
+    pub(super) rules: &'static Rules,
+    pub(super) params: &'static Table,
+    pub(super) setup: SetupRules,
+    pub(super) kinds: &'static [(u64, Kind)],
+    pub(super) request_codes: &'static [(u64, RequestCode)],
+    pub(super) done_codes: &'static [(u64, DoneCode)],
+    /// GOAWAY may name a request (draft 18).
+    pub(super) goaway_names_request: bool,
+    /// FETCH takes its range from a location filter, and the end of FETCH_OK is inclusive (20 and later).
+    pub(super) fetch_by_filter: bool,
+    /// Stream count of a publisher that does not know it.
+    pub(super) streams_unknown: u64,
+}
+
+pub(super) static D18: Family = Family {
+    rules: &RULES,
+    params: &PARAMS,
+    setup: SetupRules { request_ids: false, limits: false },
+    kinds: &KINDS,
+    request_codes: &REQUEST_CODES,
+    done_codes: &DONE_CODES,
+    goaway_names_request: true,
+    fetch_by_filter: false,
+    streams_unknown: (1 << 62) - 1,
+};
 
 static RULES: Rules = Rules {
-    ints: Ints::Moq,
-    control: Control::UniPair,
-    own_stream: |_| true,
-    request_ids: false,
-    first_object_bit: true,
-    fetch_deltas: true,
-    padding: Some((0x132B_3E28, 0x132B_3E29)),
     features: &[
         Feature::SubscribeTracks,
         Feature::PublishBlocked,
@@ -33,6 +55,22 @@ static RULES: Rules = Rules {
         Feature::Redirect,
         Feature::Rendezvous,
     ],
+    ..LAYOUT
+};
+
+/// Streams and objects as all of these drafts have them.
+pub(super) const LAYOUT: Rules = Rules {
+    ints: Ints::Moq,
+    control: Control::UniPair,
+    own_stream: |_| true,
+    request_ids: false,
+    first_object_bit: true,
+    fetch_deltas: true,
+    padding: Some((0x132B_3E28, 0x132B_3E29)),
+    gap_timed_out: false,
+    publish_ok_params: true,
+    fin_ends_namespace: true,
+    features: &[],
 };
 
 static PARAMS: Table = Table {
@@ -53,12 +91,12 @@ static PARAMS: Table = Table {
     skip_out_of_scope: false,
     zero_timeout_refused: false,
     zero_group_order_is_none: false,
-    filter_end_absolute: false,
+    filter: FilterForm::Typed { end_absolute: false },
     filter_length_code: SessionCode::KeyValueFormatting,
 };
 
 /// Type numbers (section 10, table 1). PUBLISH_OK is written as REQUEST_OK.
-const KINDS: [(u64, Kind); 18] = [
+pub(super) const KINDS: [(u64, Kind); 18] = [
     (0x02, Kind::Update),
     (0x03, Kind::Subscribe),
     (0x04, Kind::SubscribeOk),
@@ -119,22 +157,19 @@ const DONE_CODES: [(u64, DoneCode); 10] = [
     (0x12, DoneCode::MalformedTrack),
 ];
 
-/// Stream count of a publisher that does not know it.
-const STREAMS_UNKNOWN: u64 = (1 << 62) - 1;
-
-impl Codec for D18 {
+impl Codec for Family {
     fn rules(&self) -> &'static Rules {
-        &RULES
+        self.rules
     }
 
     fn kind(&self, number: u64, _sender: Role) -> Option<Kind> {
-        lookup(&KINDS, number)
+        lookup(self.kinds, number)
     }
 
     fn decode(&self, kind: Kind, body: Bytes, stream: RequestId) -> Result<Decoded, SessionError> {
         let mut r = Reader::new(kind.name(), Ints::Moq, body);
         let mut aside = Aside::default();
-        let message = decode_body(&mut r, kind, stream, &mut aside)?;
+        let message = decode_body(self, &mut r, kind, stream, &mut aside)?;
         r.finish()?;
         Ok(Decoded { message, aside })
     }
@@ -149,10 +184,10 @@ impl Codec for D18 {
             Kind::PublishOk => Kind::RequestOk,
             kind => kind,
         };
-        let Some((number, _)) = KINDS.iter().find(|(_, k)| *k == kind) else {
+        let Some((number, _)) = self.kinds.iter().find(|(_, k)| *k == kind) else {
             return Err(CommandError::NotEncodable("a message of another draft"));
         };
-        frame(Ints::Moq, *number, out, |w| encode_body(w, message))
+        frame(Ints::Moq, *number, out, |w| encode_body(self, w, message))
     }
 
     fn cancel(&self, _kind: RequestKind, _request: RequestId) -> Ending {
@@ -180,21 +215,22 @@ impl Codec for D18 {
 }
 
 fn decode_body(
+    family: &Family,
     r: &mut Reader,
     kind: Kind,
     stream: RequestId,
     aside: &mut Aside,
 ) -> Result<Message, SessionError> {
     let request = stream;
-    let mut params = |r: &mut Reader| params::read_params(r, &PARAMS, kind, aside);
-    let properties = |r: &mut Reader| params::read_properties(r, &PARAMS);
+    let mut params = |r: &mut Reader| params::read_params(r, family.params, kind, aside);
+    let properties = |r: &mut Reader| pairs::read_properties(r, family.params);
     let id = |r: &mut Reader| r.int("request id").map(RequestId);
     let message = match kind {
-        Kind::Setup => Message::Setup(params::read_setup(r, None, false, aside)?),
+        Kind::Setup => Message::Setup(pairs::read_setup(r, None, family.setup, aside)?),
         Kind::GoAway => Message::GoAway {
             uri: r.text("new session URI", URI_BYTES_MAX)?,
             timeout_ms: Some(r.int("timeout")?),
-            request: if r.is_empty() { None } else { Some(id(r)?) },
+            request: if family.goaway_names_request && !r.is_empty() { Some(id(r)?) } else { None },
         },
         Kind::Subscribe => {
             Message::Subscribe { request: id(r)?, track: r.track()?, params: params(r)? }
@@ -217,9 +253,9 @@ fn decode_body(
             request,
             code: {
                 let number = r.int("status code")?;
-                lookup(&DONE_CODES, number).unwrap_or(DoneCode::Internal)
+                lookup(family.done_codes, number).unwrap_or(DoneCode::Internal)
             },
-            streams: Some(r.int("stream count")?).filter(|&count| count != STREAMS_UNKNOWN),
+            streams: Some(r.int("stream count")?).filter(|&count| count != family.streams_unknown),
             reason: r.text("reason", REASON_BYTES_MAX)?,
         },
         Kind::PublishBlocked => {
@@ -229,13 +265,22 @@ fn decode_body(
                 name: track.name().clone(),
             }
         }
+        Kind::PublishState => Message::PublishState { request, params: params(r)? },
+        Kind::Fetch if family.fetch_by_filter => {
+            let (request, track) = (id(r)?, r.track()?);
+            let mut params = params(r)?;
+            Message::Fetch { request, target: target_of(track, params.filter.take()), params }
+        }
         Kind::Fetch => {
             Message::Fetch { request: id(r)?, target: read_target(r)?, params: params(r)? }
         }
         Kind::FetchOk => Message::FetchOk {
             request,
             end_of_track: r.byte("end of track")? != 0,
-            end: params::read_end(r.location("end location")?),
+            end: {
+                let end = r.location("end location")?;
+                if family.fetch_by_filter { end } else { params::read_end(end) }
+            },
             params: params(r)?,
             properties: properties(r)?,
         },
@@ -258,12 +303,12 @@ fn decode_body(
         Kind::RequestOk => {
             Message::RequestOk { request, params: params(r)?, properties: properties(r)? }
         }
-        Kind::RequestError => Message::RequestError { request, error: read_error(r)? },
+        Kind::RequestError => Message::RequestError { request, error: read_error(family, r)? },
         Kind::MaxRequestId
         | Kind::RequestsBlocked
         | Kind::Unsubscribe
         | Kind::PublishOk
-        | Kind::PublishState
+        | Kind::Fill
         | Kind::FetchCancel
         | Kind::PublishNamespaceDone
         | Kind::PublishNamespaceCancel => {
@@ -300,7 +345,10 @@ pub(super) fn write_target(w: &mut Writer<'_>, target: &FetchTarget) {
             w.int("fetch type", 1);
             w.track(track);
             w.location("start location", *start);
-            w.location("end location", params::write_end(*end));
+            // "To the end" is the largest group id the draft can write.
+            let to_the_end = end.group == u64::MAX;
+            let end = if to_the_end { Location::whole_group(w.int_max()) } else { *end };
+            w.location("end location", params::write_end(end));
         }
         FetchTarget::RelativeJoining { subscription, groups_back } => {
             w.int("fetch type", 2);
@@ -315,8 +363,52 @@ pub(super) fn write_target(w: &mut Writer<'_>, target: &FetchTarget) {
     }
 }
 
+/// What a FETCH asks for whose range is a location filter; none = all there is.
+fn target_of(track: FullTrackName, filter: Option<Filter>) -> FetchTarget {
+    let largest = Location::whole_group(u64::MAX);
+    let (start, end) = match filter {
+        None | Some(Filter::NextObject) => (Location::default(), largest),
+        Some(Filter::AbsoluteStart(start)) => (start, largest),
+        Some(Filter::AbsoluteRange { start, end_group }) => {
+            (start, Location::whole_group(end_group))
+        }
+        Some(Filter::Range { start, end }) => (start, end),
+        Some(Filter::Relative { groups_back }) => {
+            return FetchTarget::Recent { track, groups_back };
+        }
+        // Nothing of the future can be fetched; the session refuses it.
+        Some(Filter::NextGroupStart | Filter::LargestObject) => {
+            return FetchTarget::Recent { track, groups_back: 0 };
+        }
+    };
+    FetchTarget::Standalone { track, start, end }
+}
+
+/// The other way; `None` for a joining fetch, which these drafts do not have.
+fn filter_of(target: &FetchTarget) -> Option<(&FullTrackName, Option<Filter>)> {
+    match target {
+        FetchTarget::Standalone { track, start, end } => {
+            let (start, end) = (*start, *end);
+            let filter = match (start, end) {
+                (Location { group: 0, object: 0 }, _) if end == Location::whole_group(u64::MAX) => {
+                    None
+                }
+                (_, Location { group: u64::MAX, object: u64::MAX }) => {
+                    Some(Filter::AbsoluteStart(start))
+                }
+                _ => Some(Filter::Range { start, end }),
+            };
+            Some((track, filter))
+        }
+        FetchTarget::Recent { track, groups_back } => {
+            Some((track, Some(Filter::Relative { groups_back: *groups_back })))
+        }
+        FetchTarget::RelativeJoining { .. } | FetchTarget::AbsoluteJoining { .. } => None,
+    }
+}
+
 /// Section 10.6: the retry interval is in milliseconds plus one, 0 = do not retry.
-fn read_error(r: &mut Reader) -> Result<RequestError, SessionError> {
+fn read_error(family: &Family, r: &mut Reader) -> Result<RequestError, SessionError> {
     let number = r.int("error code")?;
     let retry = r.int("retry interval")?;
     let reason = r.text("reason", REASON_BYTES_MAX)?;
@@ -326,16 +418,16 @@ fn read_error(r: &mut Reader) -> Result<RequestError, SessionError> {
     } else {
         None
     };
-    let code = lookup(&REQUEST_CODES, number).unwrap_or(RequestCode::Internal);
+    let code = lookup(family.request_codes, number).unwrap_or(RequestCode::Internal);
     Ok(RequestError { code, retry_ms: retry.checked_sub(1), reason, redirect })
 }
 
-fn write_error(w: &mut Writer<'_>, error: &RequestError) {
+fn write_error(family: &Family, w: &mut Writer<'_>, error: &RequestError) {
     // The structure is on the wire exactly when the code says so.
     let redirect = error.redirect.as_deref().filter(|_| error.code == RequestCode::Redirect);
     let number = match (error.code, redirect) {
         (RequestCode::Redirect, None) => 0,
-        (code, _) => number(&REQUEST_CODES, code),
+        (code, _) => number(family.request_codes, code),
     };
     w.int("error code", number);
     w.int("retry interval", error.retry_ms.map_or(0, |ms| ms.saturating_add(1)));
@@ -351,14 +443,14 @@ fn write_error(w: &mut Writer<'_>, error: &RequestError) {
     }
 }
 
-fn encode_body(w: &mut Writer<'_>, message: &Message) {
+fn encode_body(family: &Family, w: &mut Writer<'_>, message: &Message) {
     let kind = message.kind();
     match message {
-        Message::Setup(setup) => params::write_setup(w, setup, false, false),
+        Message::Setup(setup) => pairs::write_setup(w, setup, false, family.setup),
         Message::GoAway { uri, timeout_ms, request } => {
             w.text(uri, URI_BYTES_MAX);
             w.int("timeout", timeout_ms.unwrap_or(0));
-            if let Some(request) = request {
+            if let Some(request) = request.filter(|_| family.goaway_names_request) {
                 w.int("request id", request.0);
             }
         }
@@ -366,63 +458,73 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
         | Message::TrackStatus { request, track, params } => {
             w.int("request id", request.0);
             w.track(track);
-            params::write_params(w, &PARAMS, kind, params);
+            params::write_params(w, family.params, kind, params);
         }
         Message::SubscribeOk { request: _, alias, params, properties } => {
             w.int("track alias", *alias);
-            params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            params::write_params(w, family.params, kind, params);
+            pairs::write_properties(w, properties);
         }
         Message::Update { request, target: _, params } => {
             w.int("request id", request.0);
-            params::write_params(w, &PARAMS, kind, params);
+            params::write_params(w, family.params, kind, params);
         }
         Message::Publish { request, track, alias, params, properties } => {
             w.int("request id", request.0);
             w.track(track);
             w.int("track alias", *alias);
-            params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            params::write_params(w, family.params, kind, params);
+            pairs::write_properties(w, properties);
         }
         Message::PublishDone { request: _, code, streams, reason } => {
-            w.int("status code", number(&DONE_CODES, *code));
-            w.int("stream count", streams.unwrap_or(STREAMS_UNKNOWN));
+            w.int("status code", number(family.done_codes, *code));
+            w.int("stream count", streams.unwrap_or(family.streams_unknown));
             w.text(reason, REASON_BYTES_MAX);
         }
         Message::PublishBlocked { suffix, name } => {
             w.namespace(suffix);
             w.prefixed(name);
         }
+        Message::Fetch { request, target, params } if family.fetch_by_filter => {
+            let Some((track, filter)) = filter_of(target) else {
+                return w.misfit("a joining fetch");
+            };
+            w.int("request id", request.0);
+            w.track(track);
+            let params = Params { filter, ..params.clone() };
+            params::write_params(w, family.params, kind, &params);
+        }
         Message::Fetch { request, target, params } => {
             w.int("request id", request.0);
             write_target(w, target);
-            params::write_params(w, &PARAMS, kind, params);
+            params::write_params(w, family.params, kind, params);
         }
         Message::FetchOk { request: _, end_of_track, end, params, properties } => {
             w.byte(u8::from(*end_of_track));
-            w.location("end location", params::write_end(*end));
-            params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            let end = if family.fetch_by_filter { *end } else { params::write_end(*end) };
+            w.location("end location", end);
+            params::write_params(w, family.params, kind, params);
+            pairs::write_properties(w, properties);
         }
         Message::PublishNamespace { request, namespace: name, params }
         | Message::SubscribeNamespace { request, prefix: name, want: _, params } => {
             w.int("request id", request.0);
             w.namespace(name);
-            params::write_params(w, &PARAMS, kind, params);
+            params::write_params(w, family.params, kind, params);
         }
         Message::Namespace { suffix } | Message::NamespaceDone { suffix } => w.namespace(suffix),
-        Message::PublishOk { request: _, params } => {
-            params::write_params(w, &PARAMS, kind, params);
+        Message::PublishOk { request: _, params }
+        | Message::PublishState { request: _, params } => {
+            params::write_params(w, family.params, kind, params);
         }
         Message::RequestOk { request: _, params, properties } => {
-            params::write_params(w, &PARAMS, kind, params);
-            params::write_properties(w, properties);
+            params::write_params(w, family.params, kind, params);
+            pairs::write_properties(w, properties);
         }
-        Message::RequestError { request: _, error } => write_error(w, error),
+        Message::RequestError { request: _, error } => write_error(family, w, error),
         Message::MaxRequestId { .. }
         | Message::RequestsBlocked { .. }
         | Message::Unsubscribe { .. }
-        | Message::PublishState { .. }
         | Message::FetchCancel { .. }
         | Message::PublishNamespaceDone { .. }
         | Message::PublishNamespaceCancel { .. } => w.misfit("a message of another draft"),

@@ -4,8 +4,11 @@
 
 mod d16;
 mod d18;
+mod d20;
 #[cfg(test)]
 mod differential;
+mod filters;
+mod pairs;
 mod params;
 
 use bytes::{Bytes, BytesMut};
@@ -23,17 +26,30 @@ pub enum Draft {
     D16,
     /// draft-ietf-moq-transport-18.
     D18,
+    /// draft-ietf-moq-transport-19.
+    D19,
+    /// draft-ietf-moq-transport-20.
+    D20,
+    /// draft-ietf-moq-transport-21.
+    D21,
+    /// draft-ietf-moq-transport-22.
+    D22,
 }
 
 impl Draft {
-    /// All drafts, in our order of preference.
-    pub const ALL: [Draft; 2] = [Draft::D18, Draft::D16];
+    /// All drafts, in our order of preference: newest first.
+    pub const ALL: [Draft; 6] =
+        [Draft::D22, Draft::D21, Draft::D20, Draft::D19, Draft::D18, Draft::D16];
 
     /// The ALPN and WebTransport protocol token.
     pub const fn token(self) -> &'static str {
         match self {
             Self::D16 => "moqt-16",
             Self::D18 => "moqt-18",
+            Self::D19 => "moqt-19",
+            Self::D20 => "moqt-20",
+            Self::D21 => "moqt-21",
+            Self::D22 => "moqt-22",
         }
     }
 
@@ -69,6 +85,10 @@ impl Draft {
         match self {
             Self::D16 => &d16::D16,
             Self::D18 => &d18::D18,
+            Self::D19 => &d20::D19,
+            // The same on the wire.
+            Self::D20 | Self::D21 => &d20::D20,
+            Self::D22 => &d20::D22,
         }
     }
 }
@@ -170,6 +190,12 @@ pub(crate) struct Rules {
     pub(crate) fetch_deltas: bool,
     /// Types of padding streams and datagrams.
     pub(crate) padding: Option<(u64, u64)>,
+    /// Fetch streams can say that a range timed out; older ones call it unknown.
+    pub(crate) gap_timed_out: bool,
+    /// The answer to PUBLISH carries the subscriber's parameters; otherwise an update follows it.
+    pub(crate) publish_ok_params: bool,
+    /// Finishing the stream of a namespace request ends it (draft 18); later it says that no update follows.
+    pub(crate) fin_ends_namespace: bool,
     /// What the draft can say.
     pub(crate) features: &'static [Feature],
 }

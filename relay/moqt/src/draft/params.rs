@@ -1,12 +1,10 @@
-//! Message parameters, setup options and track properties: delta-coded lists whose shape all drafts
-//! from 16 on share. Which keys exist, how they are written and where they belong is a [`Table`] of
-//! each draft.
+//! Message parameters: delta-coded lists whose shape all drafts from 16 on share. Which keys exist, how
+//! they are written and where they belong is a [`Table`] of each draft.
 
-use bytes::Bytes;
-
+use super::filters;
 use crate::error::{SessionCode, SessionError};
-use crate::message::{Aside, Kind, Setup};
-use crate::model::{Filter, GroupOrder, Location, Params, Property, PropertyValue};
+use crate::message::{Aside, Kind};
+use crate::model::{GroupOrder, Location, Params};
 use crate::token::{Token, TokenAction};
 use crate::wire::{Reader, VALUE_BYTES_MAX, Writer};
 
@@ -18,6 +16,19 @@ pub(super) enum Form {
     Location,
     Namespace,
     Prefixed,
+    /// A location filter that says itself where it ends.
+    Filter,
+}
+
+/// How a draft writes location filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FilterForm {
+    /// Up to draft 19: length, type, what the type has. The end group is an id (draft 16) or a delta.
+    Typed { end_absolute: bool },
+    /// Drafts 20 and 21: length, then up to four fields that mean what their number says.
+    Fields,
+    /// Draft 22: a type that says how many fields follow.
+    TypeLed,
 }
 
 /// How a draft writes message parameters.
@@ -33,8 +44,8 @@ pub(super) struct Table {
     /// A group order of 0 is taken for none given (draft 16). Draft 14 had it as "the publisher's",
     /// and clients that grew from there, Shaka 5.2 among them, send it on under 16.
     pub(super) zero_group_order_is_none: bool,
-    /// AbsoluteRange ends with a group id (draft 16), not with a delta.
-    pub(super) filter_end_absolute: bool,
+    /// Form of location filters.
+    pub(super) filter: FilterForm,
     /// Code for a filter whose length is wrong.
     pub(super) filter_length_code: SessionCode,
 }
@@ -50,8 +61,10 @@ const FORWARD: u64 = 0x10;
 const PRIORITY: u64 = 0x20;
 const FILTER: u64 = 0x21;
 const GROUP_ORDER: u64 = 0x22;
+const FILL: u64 = 0x23;
 const NEW_GROUP: u64 = 0x32;
 const PREFIX: u64 = 0x34;
+const INCLUDE_PROPERTIES: u64 = 0x35;
 
 /// Whether a parameter belongs into a message. Drafts 16 and 18 agree, as far as they have it; the
 /// names are those of section 10.2 of draft 18, where PUBLISH_OK is written as REQUEST_OK.
@@ -89,7 +102,7 @@ pub(super) fn in_scope(key: u64, kind: Kind) -> bool {
 }
 
 /// The sum of a key and a delta; past 2^64-1 is a violation (section 1.4.3).
-fn next_key(r: &mut Reader, previous: u64, field: &str) -> Result<u64, SessionError> {
+pub(super) fn next_key(r: &mut Reader, previous: u64, field: &str) -> Result<u64, SessionError> {
     let delta = r.int(field)?;
     previous.checked_add(delta).ok_or_else(|| r.violation(field, "type delta overflows"))
 }
@@ -106,7 +119,8 @@ pub(super) fn read_params(
     let mut previous = None;
     for _ in 0..count {
         let key = next_key(r, previous.unwrap_or(0), "parameter type")?;
-        if previous == Some(key) && key != TOKEN {
+        let may_repeat = key == TOKEN || filters::subject(key).is_some();
+        if previous == Some(key) && !may_repeat {
             return Err(r.violation("parameter type", &format!("{key:#x} is repeated")));
         }
         previous = Some(key);
@@ -120,7 +134,7 @@ pub(super) fn read_params(
         let mut skipped = (Params::default(), Aside::default());
         let (params, aside) =
             if keep { (&mut params, &mut *aside) } else { (&mut skipped.0, &mut skipped.1) };
-        read_param(r, table, key, form, params, aside)?;
+        read_param(r, table, (key, form, kind), params, aside)?;
     }
     Ok(params)
 }
@@ -128,8 +142,7 @@ pub(super) fn read_params(
 fn read_param(
     r: &mut Reader,
     table: &Table,
-    key: u64,
-    form: Form,
+    (key, form, kind): (u64, Form, Kind),
     params: &mut Params,
     aside: &mut Aside,
 ) -> Result<(), SessionError> {
@@ -150,12 +163,21 @@ fn read_param(
             params.prefix = Some(r.namespace("TRACK_NAMESPACE_PREFIX")?);
             Ok(())
         }
+        Form::Filter => {
+            params.filter = filters::read_filter(r, table, kind)?;
+            Ok(())
+        }
         Form::Prefixed => {
             let value = r.prefixed("parameter value", VALUE_BYTES_MAX)?;
             let mut inner = r.inside(value);
+            if let Some(subject) = filters::subject(key) {
+                filters::read_ranges(&mut inner, kind, subject, &mut params.ranges, aside);
+                return Ok(());
+            }
             match key {
                 TOKEN => aside.tokens.push(read_token(&mut inner)?),
-                FILTER => params.filter = Some(read_filter(&mut inner, table)?),
+                FILTER => params.filter = filters::read_filter(&mut inner, table, kind)?,
+                FILL => params.fill = Some(filters::read_fill(&mut inner, table, aside)?),
                 _ => {
                     params.largest = Some(inner.location("LARGEST_OBJECT")?);
                     inner.finish()?;
@@ -194,6 +216,8 @@ fn set_int(
             Some(order) => params.group_order = Some(order),
             None => return refuse("GROUP_ORDER"),
         },
+        INCLUDE_PROPERTIES if value > 1 => return refuse("INCLUDE_PROPERTIES"),
+        INCLUDE_PROPERTIES => params.include_properties = Some(value == 1),
         _ => params.new_group = Some(value),
     }
     Ok(())
@@ -207,30 +231,8 @@ fn group_order(value: u64) -> Option<GroupOrder> {
     }
 }
 
-fn read_filter(r: &mut Reader, table: &Table) -> Result<Filter, SessionError> {
-    let short = |e: SessionError| SessionError { code: table.filter_length_code, ..e };
-    let filter = match r.int("filter type").map_err(short)? {
-        1 => Filter::NextGroupStart,
-        2 => Filter::LargestObject,
-        3 => Filter::AbsoluteStart(r.location("filter start").map_err(short)?),
-        4 => {
-            let start = r.location("filter start").map_err(short)?;
-            let end = r.int("filter end group").map_err(short)?;
-            let end_group =
-                if table.filter_end_absolute { Some(end) } else { start.group.checked_add(end) };
-            let Some(end_group) = end_group else {
-                return Err(r.violation("filter end group", "overflows"));
-            };
-            Filter::AbsoluteRange { start, end_group }
-        }
-        other => return Err(r.violation("filter type", &format!("{other} is unknown"))),
-    };
-    r.finish().map_err(short)?;
-    Ok(filter)
-}
-
 /// Reads a Token structure; any flaw is KEY_VALUE_FORMATTING_ERROR (section 10.2.2).
-fn read_token(r: &mut Reader) -> Result<TokenAction, SessionError> {
+pub(super) fn read_token(r: &mut Reader) -> Result<TokenAction, SessionError> {
     let format = |e: SessionError| SessionError { code: SessionCode::KeyValueFormatting, ..e };
     let action = r.int("token alias type").map_err(format)?;
     let mut alias = 0;
@@ -260,7 +262,7 @@ const REGISTER: u64 = 1;
 const USE_ALIAS: u64 = 2;
 const USE_VALUE: u64 = 3;
 
-fn write_token(w: &mut Writer<'_>, token: &Token) {
+pub(super) fn write_token(w: &mut Writer<'_>, token: &Token) {
     w.nested(|w| {
         w.int("token", USE_VALUE);
         w.int("token type", token.kind);
@@ -271,77 +273,104 @@ fn write_token(w: &mut Writer<'_>, token: &Token) {
 /// Writes a counted parameter list, leaving out what the draft or the message does not have.
 pub(super) fn write_params(w: &mut Writer<'_>, table: &Table, kind: Kind, params: &Params) {
     let form = |key| (table.form)(key).filter(|_| (table.in_scope)(key, kind));
-    let byte = |value: Option<u8>| value.map(u64::from);
-    // In ascending order of keys, as the delta coding wants it.
-    let ints = [
-        (
-            OBJECT_TIMEOUT,
-            params.object_timeout_ms.filter(|&ms| ms > 0 || !table.zero_timeout_refused),
-        ),
-        (RENDEZVOUS_TIMEOUT, params.rendezvous_timeout_ms),
-        (SUBGROUP_TIMEOUT, params.subgroup_timeout_ms),
-        (EXPIRES, params.expires_ms),
-        (FILL_TIMEOUT, params.fill_timeout_ms),
-        (FORWARD, params.forward.map(u64::from)),
-        (PRIORITY, byte(params.priority)),
-        (
-            GROUP_ORDER,
-            params.group_order.map(|order| match order {
-                GroupOrder::Ascending => 1,
-                GroupOrder::Descending => 2,
-            }),
-        ),
-        (NEW_GROUP, params.new_group),
-    ];
-    let filter = params.filter.filter(|filter| *filter != Filter::NextObject);
-    let wanted = |key| {
-        form(key).is_some()
-            && match key {
-                LARGEST => params.largest.is_some(),
-                FILTER => filter.is_some(),
-                PREFIX => params.prefix.is_some(),
-                _ => ints.iter().any(|(k, value)| *k == key && value.is_some()),
-            }
-    };
-    let token_count = if form(TOKEN).is_some() { params.tokens.len() } else { 0 };
-    let count = token_count + KEYS.into_iter().filter(|&key| wanted(key)).count();
+    let count: usize = KEYS
+        .into_iter()
+        .filter(|&key| form(key).is_some())
+        .map(|key| instances(table, kind, key, params))
+        .sum();
     w.int("parameter count", count as u64);
-
     let mut previous = 0;
     for key in KEYS {
-        if key == TOKEN {
-            for token in params.tokens.iter().take(token_count) {
-                w.int("parameter type", TOKEN - previous);
-                previous = TOKEN;
-                write_token(w, token);
-            }
-            continue;
-        }
-        if !wanted(key) {
-            continue;
-        }
-        w.int("parameter type", key - previous);
-        previous = key;
-        let int = ints.iter().find(|(k, _)| *k == key).and_then(|(_, value)| *value);
-        match (form(key), int, filter) {
-            (Some(Form::Int), Some(value), _) => w.int("parameter value", value),
-            (Some(Form::Byte), Some(value), _) => w.byte(value as u8),
-            (Some(Form::Location), ..) => {
-                w.location("LARGEST_OBJECT", params.largest.unwrap_or_default());
-            }
-            (Some(Form::Namespace), ..) => {
-                w.namespace(params.prefix.as_ref().unwrap_or(&crate::Namespace::default()));
-            }
-            (Some(Form::Prefixed), _, Some(filter)) if key == FILTER => {
-                w.nested(|w| write_filter(w, table, filter));
-            }
-            _ => w.nested(|w| w.location("LARGEST_OBJECT", params.largest.unwrap_or_default())),
+        let Some(form) = form(key) else { continue };
+        for instance in 0..instances(table, kind, key, params) {
+            w.int("parameter type", key - previous);
+            previous = key;
+            write_param(w, table, (key, form, kind), params, instance);
         }
     }
 }
 
-/// All keys in ascending order.
-const KEYS: [u64; 13] = [
+/// How often a parameter is written.
+fn instances(table: &Table, kind: Kind, key: u64, params: &Params) -> usize {
+    if let Some(subject) = filters::subject(key) {
+        return params.ranges.iter().filter(|filter| filter.subject == subject).count();
+    }
+    usize::from(match key {
+        TOKEN => return params.tokens.len(),
+        LARGEST => params.largest.is_some(),
+        FILTER => filters::written(params, kind).is_some(),
+        FILL => params.fill.is_some(),
+        PREFIX => params.prefix.is_some(),
+        _ => int_of(table, key, params).is_some(),
+    })
+}
+
+fn int_of(table: &Table, key: u64, params: &Params) -> Option<u64> {
+    match key {
+        OBJECT_TIMEOUT => {
+            params.object_timeout_ms.filter(|&ms| ms > 0 || !table.zero_timeout_refused)
+        }
+        RENDEZVOUS_TIMEOUT => params.rendezvous_timeout_ms,
+        SUBGROUP_TIMEOUT => params.subgroup_timeout_ms,
+        EXPIRES => params.expires_ms,
+        FILL_TIMEOUT => params.fill_timeout_ms,
+        FORWARD => params.forward.map(u64::from),
+        PRIORITY => params.priority.map(u64::from),
+        GROUP_ORDER => params.group_order.map(|order| match order {
+            GroupOrder::Ascending => 1,
+            GroupOrder::Descending => 2,
+        }),
+        NEW_GROUP => params.new_group,
+        INCLUDE_PROPERTIES => params.include_properties.map(u64::from),
+        _ => None,
+    }
+}
+
+fn write_param(
+    w: &mut Writer<'_>,
+    table: &Table,
+    (key, form, kind): (u64, Form, Kind),
+    params: &Params,
+    instance: usize,
+) {
+    let largest = params.largest.unwrap_or_default();
+    match (form, key) {
+        (Form::Int, _) => {
+            w.int("parameter value", int_of(table, key, params).unwrap_or_default());
+        }
+        (Form::Byte, _) => w.byte(int_of(table, key, params).unwrap_or_default() as u8),
+        (Form::Location, _) => w.location("LARGEST_OBJECT", largest),
+        (Form::Namespace, _) => {
+            w.namespace(params.prefix.as_ref().unwrap_or(&crate::Namespace::default()));
+        }
+        (Form::Filter, _) | (Form::Prefixed, FILTER) => {
+            if let Some(filter) = filters::written(params, kind) {
+                filters::write_filter(w, table, kind, filter);
+            }
+        }
+        (Form::Prefixed, TOKEN) => {
+            if let Some(token) = params.tokens.get(instance) {
+                write_token(w, token);
+            }
+        }
+        (Form::Prefixed, FILL) => {
+            if let Some(fill) = &params.fill {
+                filters::write_fill(w, table, fill);
+            }
+        }
+        (Form::Prefixed, LARGEST) => w.nested(|w| w.location("LARGEST_OBJECT", largest)),
+        (Form::Prefixed, _) => {
+            let subject = filters::subject(key);
+            let mut of_key = params.ranges.iter().filter(|f| Some(f.subject) == subject);
+            if let Some(filter) = of_key.nth(instance) {
+                filters::write_ranges(w, filter);
+            }
+        }
+    }
+}
+
+/// All keys in ascending order, as the delta coding wants it.
+const KEYS: [u64; 20] = [
     OBJECT_TIMEOUT,
     TOKEN,
     RENDEZVOUS_TIMEOUT,
@@ -353,224 +382,16 @@ const KEYS: [u64; 13] = [
     PRIORITY,
     FILTER,
     GROUP_ORDER,
+    FILL,
+    0x25,
+    0x26,
+    0x27,
+    0x28,
+    0x29,
     NEW_GROUP,
     PREFIX,
+    INCLUDE_PROPERTIES,
 ];
-
-fn write_filter(w: &mut Writer<'_>, table: &Table, filter: Filter) {
-    match filter {
-        Filter::NextObject | Filter::LargestObject => w.int("filter", 2),
-        Filter::NextGroupStart | Filter::Relative { groups_back: 0 } => w.int("filter", 1),
-        // Of what is published from now on, all that is of the current group or an older one.
-        Filter::Relative { .. } => w.int("filter", 2),
-        Filter::AbsoluteStart(start) => {
-            w.int("filter", 3);
-            w.location("filter start", start);
-        }
-        Filter::AbsoluteRange { start, end_group }
-        | Filter::Range { start, end: Location { group: end_group, .. } } => {
-            w.int("filter", 4);
-            w.location("filter start", start);
-            match end_group.checked_sub(start.group) {
-                Some(_) if table.filter_end_absolute => w.int("filter end group", end_group),
-                Some(delta) => w.int("filter end group", delta),
-                None => w.misfit("a filter that ends before it starts"),
-            }
-        }
-    }
-}
-
-/// A key-value pair: even types hold an integer, odd ones bytes (section 1.4.3).
-fn read_pair(r: &mut Reader, previous: &mut u64, field: &str) -> Result<Property, SessionError> {
-    let kind = next_key(r, *previous, field)?;
-    *previous = kind;
-    let value = if kind % 2 == 0 {
-        PropertyValue::Int(r.int(field)?)
-    } else {
-        PropertyValue::Bytes(r.prefixed(field, VALUE_BYTES_MAX)?)
-    };
-    Ok(Property { kind, value })
-}
-
-const IMMUTABLE: u64 = 0x0B;
-
-/// Reads track properties to the end of the message and checks the ranges section 12 closes over.
-pub(super) fn read_properties(
-    r: &mut Reader,
-    table: &Table,
-) -> Result<Vec<Property>, SessionError> {
-    let mut properties = Vec::new();
-    let mut previous = 0;
-    while !r.is_empty() {
-        let property = read_pair(r, &mut previous, "track property")?;
-        check_property(r, table, &property, true)?;
-        properties.push(property);
-    }
-    Ok(properties)
-}
-
-fn check_property(
-    r: &Reader,
-    table: &Table,
-    property: &Property,
-    outermost: bool,
-) -> Result<(), SessionError> {
-    let in_range = match (property.kind, &property.value) {
-        (0x02, PropertyValue::Int(0)) => !table.zero_timeout_refused,
-        (0x22, PropertyValue::Int(order)) => matches!(order, 1 | 2),
-        (0x30, PropertyValue::Int(dynamic)) => *dynamic <= 1,
-        (IMMUTABLE, PropertyValue::Bytes(block)) if outermost => {
-            return check_immutable(r, table, block);
-        }
-        _ => true,
-    };
-    if in_range {
-        return Ok(());
-    }
-    Err(r.violation("track property", &format!("{:#x} is out of range", property.kind)))
-}
-
-/// Looks inside immutable properties. A block that is no list of pairs is carried as it is: reading it
-/// is a permission, not a duty (section 12.7).
-fn check_immutable(r: &Reader, table: &Table, block: &Bytes) -> Result<(), SessionError> {
-    let mut inner = r.inside(block.clone());
-    let mut previous = 0;
-    let mut pairs = Vec::new();
-    while !inner.is_empty() {
-        match read_pair(&mut inner, &mut previous, "immutable property") {
-            Ok(pair) => pairs.push(pair),
-            Err(_) => return Ok(()),
-        }
-    }
-    pairs.iter().try_for_each(|pair| check_property(r, table, pair, false))
-}
-
-/// Writes track properties. They must be in ascending order of type.
-pub(super) fn write_properties(w: &mut Writer<'_>, properties: &[Property]) {
-    let mut previous = 0;
-    for property in properties {
-        let Some(delta) = property.kind.checked_sub(previous) else {
-            return w.misfit("track properties out of order");
-        };
-        previous = property.kind;
-        w.int("track property type", delta);
-        match (&property.value, property.kind % 2) {
-            (PropertyValue::Int(value), 0) => w.int("track property", *value),
-            (PropertyValue::Bytes(value), 1) if value.len() <= VALUE_BYTES_MAX => w.prefixed(value),
-            _ => w.misfit("a track property whose value does not suit its type"),
-        }
-    }
-}
-
-const SETUP_PATH: u64 = 0x01;
-const SETUP_MAX_REQUEST_ID: u64 = 0x02;
-const SETUP_TOKEN: u64 = 0x03;
-const SETUP_TOKEN_CACHE: u64 = 0x04;
-const SETUP_AUTHORITY: u64 = 0x05;
-const SETUP_IMPLEMENTATION: u64 = 0x07;
-
-/// Reads `count` setup options, or all there are. Unknown ones are skipped, even when repeated
-/// (section 10.3); `request_ids` tells whether the draft has MAX_REQUEST_ID.
-pub(super) fn read_setup(
-    r: &mut Reader,
-    count: Option<u64>,
-    request_ids: bool,
-    aside: &mut Aside,
-) -> Result<Setup, SessionError> {
-    let mut setup = Setup::default();
-    let mut previous = 0;
-    let mut seen = 0u8;
-    let mut left = count;
-    while left.map_or(!r.is_empty(), |left| left > 0) {
-        left = left.map(|left| left - 1);
-        let Property { kind, value } = read_pair(r, &mut previous, "setup option")?;
-        let known = match kind {
-            SETUP_MAX_REQUEST_ID => request_ids,
-            SETUP_TOKEN => false,
-            kind => kind <= SETUP_IMPLEMENTATION && kind != 0x06,
-        };
-        if known {
-            let bit = 1u8 << kind;
-            if seen & bit != 0 {
-                return Err(r.violation("setup option", &format!("{kind:#x} is repeated")));
-            }
-            seen |= bit;
-        }
-        let options = &mut setup.options;
-        match (kind, value) {
-            (SETUP_PATH, PropertyValue::Bytes(value)) => {
-                options.path = Some(utf8(r, &value, "PATH", SessionCode::MalformedPath)?);
-            }
-            (SETUP_AUTHORITY, PropertyValue::Bytes(value)) => {
-                let code = SessionCode::MalformedAuthority;
-                options.authority = Some(utf8(r, &value, "AUTHORITY", code)?);
-            }
-            (SETUP_IMPLEMENTATION, PropertyValue::Bytes(value)) => {
-                options.implementation = Some(String::from_utf8_lossy(&value).into_owned());
-            }
-            (SETUP_TOKEN, PropertyValue::Bytes(value)) => {
-                aside.tokens.push(read_token(&mut r.inside(value))?);
-            }
-            (SETUP_TOKEN_CACHE, PropertyValue::Int(value)) => setup.token_cache_bytes = Some(value),
-            (SETUP_MAX_REQUEST_ID, PropertyValue::Int(value)) if request_ids => {
-                setup.max_request_id = Some(value);
-            }
-            _ => {}
-        }
-    }
-    Ok(setup)
-}
-
-fn utf8(r: &Reader, value: &Bytes, field: &str, code: SessionCode) -> Result<String, SessionError> {
-    match std::str::from_utf8(value) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(r.fail(code, field, "is not UTF-8")),
-    }
-}
-
-/// Writes setup options; `counted` puts their number first.
-pub(super) fn write_setup(w: &mut Writer<'_>, setup: &Setup, counted: bool, request_ids: bool) {
-    let options = &setup.options;
-    let max_request_id = setup.max_request_id.filter(|_| request_ids);
-    let count = usize::from(options.path.is_some())
-        + usize::from(max_request_id.is_some())
-        + options.tokens.len()
-        + usize::from(setup.token_cache_bytes.is_some())
-        + usize::from(options.authority.is_some())
-        + usize::from(options.implementation.is_some());
-    if counted {
-        w.int("setup option count", count as u64);
-    }
-    let mut previous = 0;
-    let mut key = |w: &mut Writer<'_>, key: u64| {
-        w.int("setup option", key - previous);
-        previous = key;
-    };
-    if let Some(path) = &options.path {
-        key(w, SETUP_PATH);
-        w.prefixed(path.as_bytes());
-    }
-    if let Some(max) = max_request_id {
-        key(w, SETUP_MAX_REQUEST_ID);
-        w.int("MAX_REQUEST_ID", max);
-    }
-    for token in &options.tokens {
-        key(w, SETUP_TOKEN);
-        write_token(w, token);
-    }
-    if let Some(bytes) = setup.token_cache_bytes {
-        key(w, SETUP_TOKEN_CACHE);
-        w.int("MAX_AUTH_TOKEN_CACHE_SIZE", bytes);
-    }
-    if let Some(authority) = &options.authority {
-        key(w, SETUP_AUTHORITY);
-        w.prefixed(authority.as_bytes());
-    }
-    if let Some(implementation) = &options.implementation {
-        key(w, SETUP_IMPLEMENTATION);
-        w.prefixed(implementation.as_bytes());
-    }
-}
 
 /// The end of a fetch as drafts up to 19 write it: object id plus one, 0 for the whole group.
 pub(super) fn read_end(location: Location) -> Location {

@@ -21,12 +21,16 @@ impl Session {
         track: &FullTrackName,
         params: Params,
     ) -> Result<RequestId, CommandError> {
+        self.check_filters(&params)?;
         let track = track.clone();
-        self.request(RequestKind::Subscribe, |request| Message::Subscribe {
+        let order = fill_order(&params);
+        let request = self.request(RequestKind::Subscribe, |request| Message::Subscribe {
             request,
             track,
             params,
-        })
+        })?;
+        self.expect_order(request, order);
+        Ok(request)
     }
 
     /// FETCH.
@@ -35,14 +39,32 @@ impl Session {
         target: &FetchTarget,
         params: Params,
     ) -> Result<RequestId, CommandError> {
+        self.check_filters(&params)?;
         let target = target.clone();
-        let order = params.group_order.unwrap_or(GroupOrder::Ascending);
+        let order = params.group_order;
         let request =
             self.request(RequestKind::Fetch, |request| Message::Fetch { request, target, params })?;
-        if let Some(open) = self.requests.get_mut(&request) {
+        self.expect_order(request, order);
+        Ok(request)
+    }
+
+    /// Groups on the fetch stream of `request` come in this order.
+    fn expect_order(&mut self, request: RequestId, order: Option<GroupOrder>) {
+        if let (Some(open), Some(order)) = (self.requests.get_mut(&request), order) {
             open.order = order;
         }
-        Ok(request)
+    }
+
+    /// Filters that would be lost on the way are refused: leaving one out would ask for more.
+    fn check_filters(&self, params: &Params) -> Result<(), CommandError> {
+        if params.fill.is_some() {
+            self.require(Feature::Fill, "fill")?;
+        }
+        let (of_request, of_fill) = params.range_counts();
+        if of_request.max(of_fill) > self.peer_filter_ranges {
+            return Err(CommandError::NotSupported("range filter, or the peer takes fewer"));
+        }
+        Ok(())
     }
 
     /// TRACK_STATUS.
@@ -96,6 +118,7 @@ impl Session {
         params: Params,
     ) -> Result<RequestId, CommandError> {
         self.require(Feature::SubscribeTracks, "SUBSCRIBE_TRACKS")?;
+        self.check_filters(&params)?;
         let prefix = prefix.clone();
         self.request(RequestKind::SubscribeTracks, |request| Message::SubscribeNamespace {
             request,
@@ -139,15 +162,22 @@ impl Session {
             return Err(CommandError::UnknownRequest(request));
         }
         let update = RequestId(self.next_id);
-        if update.0 >= self.peer_max || open.updates.len() >= self.limits.own_requests {
+        let unanswered = open.updates.len();
+        if update.0 >= self.peer_max
+            || unanswered >= self.limits.own_requests
+            || unanswered as u64 >= self.peer_updates
+        {
             return Err(CommandError::TooManyRequests);
         }
+        self.check_filters(&params)?;
+        let order = fill_order(&params);
         let bytes = self.encode(&Message::Update { request: update, target: request, params })?;
         self.next_id += 2;
         self.updates.insert(update, request);
         if let Some(open) = self.requests.get_mut(&request) {
             open.updates.push(update);
         }
+        self.expect_order(request, order);
         self.send_on(request, &bytes.freeze(), false);
         Ok(update)
     }
@@ -287,6 +317,17 @@ impl Session {
     }
 }
 
+/// Group order of the fill asked for, if one is.
+fn fill_order(params: &Params) -> Option<GroupOrder> {
+    params.fill.as_ref().and_then(|fill| fill.group_order.or(params.group_order))
+}
+
+/// What of the answer to a PUBLISH has to follow in an update.
+fn rest_of(params: &Params) -> Option<Params> {
+    let rest = Params { expires_ms: None, ..params.clone() };
+    (rest != Params::default()).then_some(rest)
+}
+
 /// Answers to requests of the peer.
 impl Session {
     /// SUBSCRIBE_OK. `alias` must be unique among the subscriptions the peer holds here.
@@ -354,6 +395,10 @@ impl Session {
         self.unanswered(request, kind)?;
         match kind {
             RequestKind::Publish => {
+                let rest = if self.rules().publish_ok_params { None } else { rest_of(&params) };
+                if let Some(rest) = &rest {
+                    self.check_filters(rest)?;
+                }
                 self.answer(request, &Message::PublishOk { request, params })?;
                 let known = alias.map_or(Ok(()), |alias| {
                     self.learn_alias(alias, request)?;
@@ -363,6 +408,12 @@ impl Session {
                 // that waited may be broken. Either way the next call from the transport says so.
                 if let Err(error) = known {
                     self.failed = Some(error);
+                }
+                if let Some(rest) = rest {
+                    let update = self.update(request, rest)?;
+                    if let Some(open) = self.requests.get_mut(&request) {
+                        open.own_update = Some(update);
+                    }
                 }
                 Ok(())
             }

@@ -292,14 +292,14 @@ impl Session {
                 self.finish_own(request);
                 self.fail_own(request, "the request stream ended");
             }
-            // These end by closing their stream (section 10.15 and on). Other requesters only say that
-            // no update follows.
+            // In draft 18 these end by closing their stream (section 10.15 and on). Other requesters only
+            // say that no update follows.
             (
                 false,
                 RequestKind::PublishNamespace
                 | RequestKind::SubscribeNamespace
                 | RequestKind::SubscribeTracks,
-            ) => {
+            ) if self.rules().fin_ends_namespace => {
                 self.finish_own(request);
                 self.cancelled_by_peer(request);
             }

@@ -5,7 +5,9 @@ use super::requests::is_namespace;
 use super::{Event, Link, Request, Session, Stream};
 use crate::error::{RequestCode, RequestError, SessionCode, SessionError};
 use crate::message::{Decoded, Kind, Message, Setup, Want};
-use crate::model::{FetchTarget, Filter, RequestId, RequestKind, Role, StreamId, Transport};
+use crate::model::{
+    FetchTarget, Filter, Params, RequestId, RequestKind, Role, StreamId, Transport,
+};
 
 /// Where a message stood.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +25,14 @@ pub(super) const NO_REQUEST: RequestId = RequestId(u64::MAX);
 
 impl Session {
     pub(super) fn on_setup(&mut self, decoded: Decoded) -> Result<(), SessionError> {
-        let Message::Setup(Setup { mut options, max_request_id, .. }) = decoded.message else {
+        let Message::Setup(Setup {
+            mut options,
+            max_request_id,
+            filter_ranges,
+            request_updates,
+            token_cache_bytes: _,
+        }) = decoded.message
+        else {
             return Err(SessionError::violation("SETUP expected"));
         };
         let raw_client = self.role == Role::Server && self.transport == Transport::Quic;
@@ -41,6 +50,8 @@ impl Session {
             options.tokens.push(self.tokens.resolve_in_setup(action)?);
         }
         self.setup_seen = true;
+        self.peer_filter_ranges = filter_ranges.unwrap_or(0);
+        self.peer_updates = request_updates.filter(|&updates| updates > 0).unwrap_or(u64::MAX);
         self.events.push_back(Event::Setup { options });
         if self.rules().request_ids {
             self.raise_peer_max(max_request_id.unwrap_or(0));
@@ -164,6 +175,9 @@ impl Session {
             }
             Message::RequestOk { request, params, properties } => {
                 if let Some((request, kind)) = self.answered(request, Some(kind))? {
+                    if kind == RequestKind::Update && self.is_own_update(request) {
+                        return Ok(None);
+                    }
                     self.events.push_back(Event::RequestOk { request, kind, params, properties });
                     if kind == RequestKind::TrackStatus {
                         self.finish_own(request);
@@ -173,6 +187,9 @@ impl Session {
             }
             Message::RequestError { request, error } => {
                 if let Some((request, kind)) = self.answered(request, None)? {
+                    if kind == RequestKind::Update && self.is_own_update(request) {
+                        return Ok(None);
+                    }
                     if kind != RequestKind::Update {
                         self.finish_own(request);
                         self.stop_data(request);
@@ -335,6 +352,15 @@ impl Session {
             self.counters.requests_refused += 1;
             return Some(RequestError::new(RequestCode::ExcessiveLoad, "too many open requests"));
         }
+        let asked = match message {
+            Message::Subscribe { params, .. }
+            | Message::Fetch { params, .. }
+            | Message::SubscribeNamespace { params, .. } => self.too_many_ranges(params),
+            _ => None,
+        };
+        if asked.is_some() {
+            return asked;
+        }
         let target = match message {
             Message::Fetch { target, .. } => target,
             Message::Subscribe { params, .. } => {
@@ -353,6 +379,10 @@ impl Session {
                 RequestCode::InvalidRange,
                 "the range ends before it starts",
             )),
+            FetchTarget::Recent { groups_back: 0, .. } => Some(RequestError::new(
+                RequestCode::InvalidRange,
+                "the range begins after the largest object",
+            )),
             FetchTarget::RelativeJoining { subscription, .. }
             | FetchTarget::AbsoluteJoining { subscription, .. }
                 if !self.is_peers(*subscription, RequestKind::Subscribe) =>
@@ -362,6 +392,23 @@ impl Session {
             }
             _ => None,
         }
+    }
+}
+
+impl Session {
+    /// A request with more ranges than we take.
+    pub(super) fn too_many_ranges(&self, params: &Params) -> Option<RequestError> {
+        let (of_request, of_fill) = params.range_counts();
+        let many = of_request.max(of_fill) > self.limits.filter_ranges;
+        many.then(|| RequestError::new(RequestCode::InvalidFilter, "too many filter ranges"))
+    }
+
+    /// Whether this answers an update the owner does not know of.
+    fn is_own_update(&mut self, update: RequestId) -> bool {
+        self.requests
+            .values_mut()
+            .find(|open| open.own_update == Some(update))
+            .is_some_and(|open| open.own_update.take().is_some())
     }
 }
 

@@ -83,6 +83,10 @@ pub struct Session {
     pending_bytes: usize,
     pending_streams: usize,
     data_streams: usize,
+
+    /// Ranges the peer takes in one request, and updates of one request it lets us leave unanswered.
+    peer_filter_ranges: u64,
+    peer_updates: u64,
 }
 
 /// An inbound stream, or a bidirectional one.
@@ -119,12 +123,14 @@ struct Request {
     link: Link,
     /// Alias of the data streams it brings, of our subscriptions and the peer's PUBLISH.
     alias: Option<u64>,
-    /// Group order of our FETCH.
+    /// Group order of our FETCH, or of the fill of our subscription.
     order: GroupOrder,
     /// All objects of our FETCH are in.
     data_done: bool,
     /// Our updates not answered yet, oldest first.
     updates: Vec<RequestId>,
+    /// An update of ours that finishes our answer to a PUBLISH; the owner does not know of it.
+    own_update: Option<RequestId>,
     /// Namespaces the peer advertises on it.
     advertised: usize,
     goaway_seen: bool,
@@ -202,6 +208,8 @@ impl Session {
             pending_bytes: 0,
             pending_streams: 0,
             data_streams: 0,
+            peer_filter_ranges: 0,
+            peer_updates: u64::MAX,
             limits,
         };
         session.send_setup(options);
@@ -324,8 +332,8 @@ impl Session {
             options,
             max_request_id: Some(self.granted),
             token_cache_bytes: Some(self.limits.token_cache_bytes).filter(|&bytes| bytes > 0),
-            filter_ranges: None,
-            request_updates: None,
+            filter_ranges: Some(self.limits.filter_ranges).filter(|&ranges| ranges > 0),
+            request_updates: Some(self.limits.request_updates),
         };
         // Options that do not fit are the caller's mistake; an empty SETUP still opens the session.
         let role = self.role;

@@ -3,6 +3,7 @@
 
 use super::messages::{Place, duplicate_alias, misplaced};
 use super::{Alias, Event, Link, RETIRED_MAX, Request, Session, Stream};
+use crate::draft::Feature;
 use crate::error::{DoneCode, RequestCode, RequestError, SessionCode, SessionError};
 use crate::message::{Kind, Message};
 use crate::model::{GroupOrder, Params, RequestId, RequestKind, Role};
@@ -92,8 +93,16 @@ impl Session {
             let reason = "REQUEST_UPDATE: too many are unanswered";
             return Err(SessionError::new(SessionCode::TooManyRequests, reason));
         }
+        if self.supports(Feature::RangeFilters) {
+            let unanswered = self.updates.values().filter(|of| **of == target).count();
+            let ours = self.requests.get(&target).map_or(0, |open| open.updates.len());
+            if (unanswered - ours) as u64 >= self.limits.request_updates {
+                let reason = "REQUEST_UPDATE: too many of one request are unanswered";
+                return Err(SessionError::new(SessionCode::TooManyUpdates, reason));
+            }
+        }
         self.updates.insert(update, target);
-        if let Some(error) = refusal {
+        if let Some(error) = refusal.or_else(|| self.too_many_ranges(&params)) {
             let _ = self.reject(update, &error);
             return Ok(());
         }
@@ -296,6 +305,7 @@ impl Request {
             order: GroupOrder::Ascending,
             data_done: false,
             updates: Vec::new(),
+            own_update: None,
             advertised: 0,
             goaway_seen: false,
             goaway_sent: false,

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Event, Session, Stream};
 use crate::data::{DataError, Datagram, Decoder, Item, StreamKind};
+use crate::draft::Feature;
 use crate::error::{ResetCode, SessionError};
 use crate::model::{RequestId, RequestKind, Role, StreamId};
 
@@ -85,7 +86,7 @@ impl Session {
                 },
                 Some(StreamKind::Fetch(header)) => {
                     let request = header.request;
-                    if !self.is_own(request, RequestKind::Fetch) {
+                    if !self.is_own(request, RequestKind::Fetch) && !self.may_fill(request) {
                         return self.stray_fetch(id, request, fin);
                     }
                     if let Some(open) = self.requests.get(&request) {
@@ -106,11 +107,20 @@ impl Session {
         fin: bool,
     ) -> Result<Option<Stream>, SessionError> {
         let own_parity = u64::from(self.role == Role::Server);
-        if request.0 % 2 != own_parity || request.0 >= self.next_id {
+        // The fill of a PUBLISH may overtake it or outlive it; nobody misses it then.
+        let of_publish = request.0 % 2 != own_parity && self.supports(Feature::Fill);
+        if !of_publish && (request.0 % 2 != own_parity || request.0 >= self.next_id) {
             let reason = format!("fetch stream: request id {} was never used", request.0);
             return Err(SessionError::violation(reason));
         }
         Ok(self.stale(id, fin))
+    }
+
+    /// Whether a fetch stream may carry the past of this subscription: ours, or a PUBLISH of the peer.
+    fn may_fill(&self, request: RequestId) -> bool {
+        self.supports(Feature::Fill)
+            && (self.is_own(request, RequestKind::Subscribe)
+                || self.is_peers(request, RequestKind::Publish))
     }
 
     /// Nobody waits for this stream any more.

@@ -10,11 +10,13 @@ use crate::data::{
     Datagram, FetchEncoder, FetchHeader, FetchObject, Gap, ObjectHeader, Status, SubgroupEncoder,
     SubgroupHeader,
 };
+use crate::draft::Feature;
 use crate::error::{CommandError, DoneCode, RequestCode, RequestError, SessionCode};
 use crate::model::{FetchTarget, Filter, GroupOrder, Location, Params, Property, PropertyValue};
 use crate::name::{FullTrackName, Namespace};
 use crate::token::Token;
 
+mod fills;
 mod publish;
 
 const CLIENT: usize = 0;
@@ -467,6 +469,11 @@ fn joining_fetches_name_their_subscription_and_may_be_cancelled() {
     each_draft(|draft| {
         let mut pair = Pair::ready(draft);
         let subscription = pair.subscribed(1);
+        if !pair.ends[CLIENT].supports(Feature::JoiningFetch) {
+            let target = FetchTarget::RelativeJoining { subscription, groups_back: 1 };
+            assert!(pair.ends[CLIENT].fetch(&target, Params::default()).is_err());
+            return;
+        }
         let targets = [
             FetchTarget::RelativeJoining { subscription, groups_back: 1 },
             FetchTarget::AbsoluteJoining { subscription, start_group: 40 },

@@ -1,7 +1,6 @@
 //! Stories of a publisher that speaks first: PUBLISH, SUBSCRIBE_TRACKS and what follows them.
 
 use super::*;
-use crate::draft::Feature;
 use crate::error::Redirect;
 
 /// The client publishes a track under `alias`; the server has not answered.
