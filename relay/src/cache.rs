@@ -1,14 +1,24 @@
 //! The group cache of one track: the newest groups whole, older ones by age, count and bytes. It
-//! owns what may be appended and what is malformed; it knows no subscriber and no media.
+//! owns what may be appended and what is malformed; it knows no subscriber and no media. Objects
+//! enter by their head ([`Cache::start`]) and grow by fragments ([`Cache::append`]), so that readers
+//! may follow while they arrive.
+
+mod group;
+mod payload;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use weir_moqt::Location;
+use weir_moqt::data::Status;
+use weir_moqt::{Location, ResetCode};
 
-use crate::encode::{PerDraft, object_heads, stream_heads};
-use crate::{Limits, ObjectError, ObjectIn};
+pub(crate) use group::{Group, Object, Progress, Subgroup};
+pub(crate) use payload::Payload;
+
+use crate::encode::{datagrams, stream_heads};
+use crate::{Forwarding, Limits, ObjectError, ObjectIn};
+use group::NewObject;
 
 /// Largest group or object id: what a QUIC varint of draft 16 can carry.
 pub(crate) const ID_MAX: u64 = (1 << 62) - 1;
@@ -17,12 +27,18 @@ pub(crate) const ID_MAX: u64 = (1 << 62) - 1;
 /// overtake each other on the way here.
 const LATE_GROUPS_MAX: u64 = 2;
 
+/// Subgroups of one group: 4 temporal by 4 spatial layers. Past it a subgroup is not taken.
+const SUBGROUPS_MAX: usize = 16;
+
+/// Datagram objects a subscriber may be behind before it misses some: a burst of 128.
+const RECENT_DATAGRAMS: usize = 128;
+
 /// Where a track's objects come from, and with it how strict their order must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// A local feed: strictly ascending.
     Strict,
-    /// QUIC streams of a publisher: ascending in a group; groups may overlap a little.
+    /// QUIC streams of a publisher: ascending in a subgroup; groups may overlap a little.
     Streams,
     /// A copy of another shard's cache: replay and live mixed; what is old or known is ignored.
     Replica,
@@ -39,6 +55,46 @@ pub(crate) enum Taken {
     Marker,
     /// Its group has left the cache.
     TooOld,
+    /// [`SUBGROUPS_MAX`].
+    Full,
+}
+
+/// What became of an object's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Started {
+    /// Its bytes are to be appended under this serial.
+    New { serial: u64 },
+    /// It is here already: its bytes are to be compared.
+    Known,
+    /// Its group has left the cache.
+    TooOld,
+    /// [`SUBGROUPS_MAX`].
+    Full,
+}
+
+/// The head of an object, before any byte of its payload.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectHead {
+    pub(crate) group: u64,
+    pub(crate) subgroup: u64,
+    pub(crate) object: u64,
+    pub(crate) priority: u8,
+    /// Its subgroup holds the last object of the group.
+    pub(crate) holds_end: bool,
+    /// It is known to be the first of its subgroup.
+    pub(crate) first: bool,
+    pub(crate) properties: Bytes,
+    pub(crate) length: usize,
+    pub(crate) status: Status,
+    pub(crate) arrived: Instant,
+}
+
+/// A subgroup as one stream fills it: what [`Cache::append`] and the ends are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) group: u64,
+    pub(crate) subgroup: u64,
+    pub(crate) serial: u64,
 }
 
 /// What an eviction freed.
@@ -48,83 +104,6 @@ pub(crate) struct Evicted {
     pub(crate) trimmed: u64,
     /// The byte cap asked for it (rather than age or count).
     pub(crate) by_bytes: bool,
-}
-
-/// Whether objects may follow in a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GroupState {
-    Growing,
-    Complete,
-    /// Its source gave it up: what is here is all there will be, and the end is missing.
-    Aborted,
-}
-
-/// One object as the cache holds it.
-#[derive(Clone, Debug)]
-pub(crate) struct Object {
-    pub(crate) id: u64,
-    /// The object before it in the group when its heads were encoded.
-    pub(crate) previous: Option<u64>,
-    pub(crate) heads: PerDraft<Bytes>,
-    /// In the encoding of draft 18.
-    pub(crate) properties: Bytes,
-    pub(crate) payload: Bytes,
-    pub(crate) arrived: Instant,
-    /// Payload bytes of the group up to and including this object.
-    pub(crate) end_offset: u64,
-}
-
-/// One group.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) id: u64,
-    pub(crate) priority: u8,
-    /// Counts groups of the track in order; what stream priorities are made of.
-    pub(crate) ordinal: u32,
-    pub(crate) state: GroupState,
-    pub(crate) heads: PerDraft<Bytes>,
-    /// Objects below this id may have existed and are not here.
-    pub(crate) known_from: u64,
-    pub(crate) arrived: Instant,
-    /// Objects below this id were cut off for the group's size.
-    trimmed_below: u64,
-    objects: VecDeque<Object>,
-    bytes: usize,
-}
-
-impl Group {
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.objects.iter()
-    }
-
-    /// The first object with this id or a larger one.
-    pub(crate) fn at_or_after(&self, id: u64) -> Option<&Object> {
-        // Nearly always the last one: a subscriber that keeps up.
-        if let Some(last) = self.objects.back()
-            && last.previous.is_none_or(|previous| previous < id)
-        {
-            return (last.id >= id).then_some(last);
-        }
-        let at = self.objects.partition_point(|object| object.id < id);
-        self.objects.get(at)
-    }
-
-    pub(crate) fn last(&self) -> Option<&Object> {
-        self.objects.back()
-    }
-
-    /// Payload offset of the end of the group so far; see [`Object::end_offset`].
-    pub(crate) fn end_offset(&self) -> u64 {
-        self.objects.back().map_or(0, |last| last.end_offset)
-    }
-
-    fn trim_first(&mut self) -> usize {
-        let Some(first) = self.objects.pop_front() else { return 0 };
-        self.known_from = first.id + 1;
-        self.trimmed_below = first.id + 1;
-        self.bytes -= first.payload.len();
-        first.payload.len()
-    }
 }
 
 /// The newest groups of one track, oldest first.
@@ -138,6 +117,15 @@ pub(crate) struct Cache {
     ordinal: u32,
     /// Groups up to this id are gone; what still comes for them is ignored.
     gone_through: Option<u64>,
+    /// Subgroups begun so far.
+    serial: u64,
+    /// No object exists at or after this location.
+    end: Option<Location>,
+    /// MAX_CACHE_DURATION of the track.
+    age_max: Option<Duration>,
+    /// The last datagram objects, and how many there were before them.
+    recent: VecDeque<Location>,
+    datagrams: u64,
 }
 
 impl Cache {
@@ -150,6 +138,11 @@ impl Cache {
             largest: None,
             ordinal: 0,
             gone_through: None,
+            serial: 0,
+            end: None,
+            age_max: None,
+            recent: VecDeque::new(),
+            datagrams: 0,
         }
     }
 
@@ -163,18 +156,27 @@ impl Cache {
         self.largest = self.largest.max(Some(location));
     }
 
+    /// No object of the track is served from here past this age (MAX_CACHE_DURATION).
+    pub(crate) fn set_age_max(&mut self, age: Option<Duration>) {
+        self.age_max = age;
+    }
+
+    /// Whether MAX_CACHE_DURATION forbids to serve this object as history.
+    pub(crate) fn is_stale(&self, object: &Object, now: Instant) -> bool {
+        self.age_max.is_some_and(|max| now.saturating_duration_since(object.arrived) > max)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter()
+    /// Subgroups begun so far: whoever has looked at all below this number has nothing new to see.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
     }
 
-    /// Groups with this id or a larger one.
-    pub(crate) fn groups_from(&self, id: u64) -> impl ExactSizeIterator<Item = &Group> {
-        let at = self.groups.partition_point(|group| group.id < id);
-        self.groups.range(at..)
+    pub(crate) fn groups(&self) -> impl DoubleEndedIterator<Item = &Group> {
+        self.groups.iter()
     }
 
     pub(crate) fn newest(&self) -> Option<&Group> {
@@ -182,6 +184,12 @@ impl Cache {
     }
 
     pub(crate) fn group(&self, id: u64) -> Option<&Group> {
+        // Nearly always one of the last two.
+        if let Some(newest) = self.groups.back()
+            && newest.id == id
+        {
+            return Some(newest);
+        }
         let at = self.groups.binary_search_by_key(&id, |group| group.id).ok()?;
         self.groups.get(at)
     }
@@ -200,176 +208,416 @@ impl Cache {
         })
     }
 
-    /// No object of `group` follows.
-    pub(crate) fn complete_group(&mut self, group: u64) {
-        if let Some(group) = self.group_mut(group)
-            && group.state == GroupState::Growing
+    // Datagram objects.
+
+    /// Datagram objects so far.
+    pub(crate) fn datagrams(&self) -> u64 {
+        self.datagrams
+    }
+
+    /// The datagram objects from number `from` on, as far as they are still at hand.
+    pub(crate) fn datagrams_from(&self, from: u64) -> impl Iterator<Item = (Location, &Object)> {
+        let oldest = self.datagrams - self.recent.len() as u64;
+        let skip = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let fresh = self.recent.iter().skip(skip);
+        fresh.filter_map(|at| Some((*at, self.group(at.group)?.datagram(at.object)?)))
+    }
+
+    // Ends.
+
+    /// A stream finished: no object of its subgroup follows.
+    pub(crate) fn complete(&mut self, place: Place, now: Instant) {
+        let Some(group) = self.group_mut(place.group) else { return };
+        let Some(subgroup) = group.subgroup_mut(place.subgroup) else { return };
+        if subgroup.serial != place.serial || subgroup.is_midway() {
+            return;
+        }
+        subgroup.complete(now);
+        if subgroup.holds_end
+            && let Some(last) = subgroup.last().map(|last| last.id)
         {
-            group.state = GroupState::Complete;
+            group.end.get_or_insert(last + 1);
         }
     }
 
-    /// The rest of `group` will not come.
-    pub(crate) fn abort_group(&mut self, group: u64) {
-        if let Some(group) = self.group_mut(group)
-            && group.state == GroupState::Growing
-        {
-            group.state = GroupState::Aborted;
+    /// A stream was reset: the rest of its subgroup will not come on it.
+    pub(crate) fn abort(&mut self, place: Place, code: ResetCode) {
+        let Some(group) = self.group_mut(place.group) else { return };
+        let Some(subgroup) = group.subgroup_mut(place.subgroup) else { return };
+        if subgroup.serial != place.serial || subgroup.progress != Progress::Growing {
+            return;
         }
+        subgroup.progress = Progress::Aborted(code);
+        let freed = group.cut_midway(place.subgroup);
+        self.bytes -= freed;
     }
 
-    /// The rest of every unfinished group will not come.
-    pub(crate) fn abort_all(&mut self) {
+    /// The rest of every unfinished subgroup will not come.
+    pub(crate) fn abort_all(&mut self, code: ResetCode) {
         for group in &mut self.groups {
-            if group.state == GroupState::Growing {
-                group.state = GroupState::Aborted;
+            self.bytes -= group.abort_all(code);
+        }
+    }
+
+    /// No object of any group follows; what is still arriving is given up.
+    pub(crate) fn complete_all(&mut self, now: Instant) {
+        for group in &mut self.groups {
+            self.bytes -= group.complete_all(now);
+        }
+    }
+
+    /// No object of `group` has this id or a larger one.
+    fn end_group(&mut self, group: u64, end: u64, now: Instant) {
+        if let Some(group) = self.group_mut(group) {
+            group.end.get_or_insert(end);
+            for subgroup in &mut group.subgroups {
+                if !subgroup.is_midway() {
+                    subgroup.complete(now);
+                }
             }
         }
     }
 
-    /// No object of any group follows.
-    pub(crate) fn complete_all(&mut self) {
-        for group in &mut self.groups {
-            if group.state == GroupState::Growing {
-                group.state = GroupState::Complete;
-            }
+    /// The publisher says that the track ends before `end`.
+    pub(crate) fn end_track(&mut self, end: Location) -> Result<(), ObjectError> {
+        if self.largest.is_some_and(|largest| largest >= end) {
+            return Err(ObjectError::ObjectBackwards);
         }
+        self.end.get_or_insert(end);
+        Ok(())
     }
 
-    /// Takes an object, or refuses it and stays as it was.
+    // Objects.
+
+    /// Takes a whole object, or refuses it and stays as it was.
     pub(crate) fn insert(
         &mut self,
         object: ObjectIn,
         object_bytes_max: usize,
     ) -> Result<Taken, ObjectError> {
-        if object.group > ID_MAX || object.object > ID_MAX {
-            return Err(ObjectError::IdRange);
-        }
-        if object.subgroup != 0 {
-            return Err(ObjectError::Subgroup);
-        }
-        if object.payload.len() > object_bytes_max || object.properties.len() > object_bytes_max {
-            return Err(ObjectError::TooLarge);
-        }
-        if object.end_of_group && object.payload.is_empty() && object.properties.is_empty() {
+        let end_of_group = object.end_of_group;
+        let Forwarding::Subgroup { holds_end } = object.forwarding else {
+            return self.insert_datagram(object, object_bytes_max);
+        };
+        let marker = end_of_group && object.payload.is_empty() && object.properties.is_empty();
+        if marker && holds_end {
             return self.mark_end(&object);
         }
-        match self.group(object.group) {
-            Some(_) => self.append(object),
-            None => self.begin(object),
+        let ObjectIn { group, subgroup, object: id, payload, arrived, .. } = object;
+        let head = ObjectHead {
+            group,
+            subgroup,
+            object: id,
+            priority: object.priority,
+            holds_end,
+            first: self.order == Order::Strict,
+            properties: object.properties,
+            length: payload.len(),
+            status: if marker { Status::EndOfGroup } else { Status::Normal },
+            arrived,
+        };
+        match self.start(head, object_bytes_max)? {
+            Started::New { serial } => {
+                self.append(Place { group, subgroup, serial }, id, payload);
+                if end_of_group && !marker {
+                    self.end_group(group, id + 1, arrived);
+                }
+                Ok(Taken::New)
+            }
+            Started::Known => {
+                if self.agrees(Location::new(group, id), 0, &payload) {
+                    Ok(Taken::Duplicate)
+                } else {
+                    Err(ObjectError::Conflict)
+                }
+            }
+            Started::TooOld => Ok(Taken::TooOld),
+            Started::Full => Ok(Taken::Full),
         }
+    }
+
+    /// Takes the head of an object, or refuses it and stays as it was.
+    pub(crate) fn start(
+        &mut self,
+        head: ObjectHead,
+        object_bytes_max: usize,
+    ) -> Result<Started, ObjectError> {
+        let at = Location::new(head.group, head.object);
+        self.check(at, head.subgroup, head.length.max(head.properties.len()), object_bytes_max)?;
+        match self.group(head.group) {
+            Some(_) => self.go_on(head),
+            None => self.begin(head),
+        }
+    }
+
+    /// More payload of an object whose head was taken. True when it is whole now; `None` when it is
+    /// not wanted any more.
+    pub(crate) fn append(&mut self, place: Place, id: u64, piece: Bytes) -> Option<bool> {
+        let group = self.group_mut(place.group)?;
+        if group.subgroup(place.subgroup)?.serial != place.serial {
+            return None;
+        }
+        let (taken, whole) = group.push(place.subgroup, id, piece)?;
+        self.bytes += taken;
+        if whole {
+            let object = self.group(place.group)?.subgroup(place.subgroup)?.object(id)?;
+            // A status says that something does not exist.
+            if object.status == Status::Normal {
+                self.note_largest(Location::new(place.group, id));
+            }
+        }
+        Some(whole)
+    }
+
+    /// Whether `piece` is what a known object has at `offset`, as far as it is here (H28).
+    pub(crate) fn agrees(&self, at: Location, offset: usize, piece: &[u8]) -> bool {
+        let known = self.group(at.group).and_then(|group| group.object(at.object));
+        known.is_none_or(|known| known.payload.agrees(offset, piece))
+    }
+
+    fn check(
+        &self,
+        at: Location,
+        subgroup: u64,
+        length: usize,
+        object_bytes_max: usize,
+    ) -> Result<(), ObjectError> {
+        if at.group > ID_MAX || at.object > ID_MAX || subgroup > ID_MAX {
+            return Err(ObjectError::IdRange);
+        }
+        if length > object_bytes_max {
+            return Err(ObjectError::TooLarge);
+        }
+        if self.end.is_some_and(|end| at >= end) {
+            return Err(ObjectError::ObjectBackwards);
+        }
+        Ok(())
     }
 
     /// A bare end-of-group marker: nothing to store, but it must not contradict what is stored.
     fn mark_end(&mut self, marker: &ObjectIn) -> Result<Taken, ObjectError> {
         let strict = self.order != Order::Replica;
-        match self.group_mut(marker.group) {
-            Some(group) => {
-                if strict && group.last().is_some_and(|last| last.id > marker.object) {
+        let Some(group) = self.group(marker.group) else { return Ok(Taken::TooOld) };
+        if strict && group.largest().is_some_and(|last| last > marker.object) {
+            return Err(ObjectError::ObjectBackwards);
+        }
+        if self.order == Order::Streams {
+            // Its streams end by themselves.
+            if let Some(group) = self.group_mut(marker.group) {
+                group.end.get_or_insert(marker.object);
+            }
+        } else {
+            self.end_group(marker.group, marker.object, marker.arrived);
+        }
+        Ok(Taken::Marker)
+    }
+
+    /// The head of an object in a group that is here.
+    fn go_on(&mut self, head: ObjectHead) -> Result<Started, ObjectError> {
+        let (order, alias, next) = (self.order, self.alias, self.serial + 1);
+        let is_newest = self.newest().is_some_and(|newest| newest.id == head.group);
+        let Some(group) = self.group_mut(head.group) else { return Ok(Started::TooOld) };
+        if let Some(known) = group.object(head.object) {
+            return same(known, &head.properties, head.length, head.status)
+                .map(|()| Started::Known);
+        }
+        let backwards =
+            if is_newest { ObjectError::ObjectBackwards } else { ObjectError::GroupBackwards };
+        if order == Order::Replica {
+            if head.object < group.trimmed_below {
+                // Replay must not bring back what the group's size did not allow.
+                return Ok(Started::TooOld);
+            }
+        } else if group.end.is_some_and(|end| head.object >= end) {
+            // After its end: of the newest group an object, of older ones the group comes back.
+            return Err(backwards);
+        } else if head.status == Status::EndOfGroup
+            && group.largest().is_some_and(|largest| largest > head.object)
+        {
+            return Err(ObjectError::ObjectBackwards);
+        } else if head.object < group.trimmed_below {
+            return Ok(Started::TooOld);
+        }
+        let mut freed = 0;
+        let is_full = group.subgroups.len() >= SUBGROUPS_MAX;
+        let serial = match group.subgroup_mut(head.subgroup) {
+            None if is_full => return Ok(Started::Full),
+            None => {
+                let added = new_subgroup(alias, next, &head)?;
+                let at = group.rank(head.subgroup);
+                group.subgroups.insert(at, added);
+                next
+            }
+            Some(known) if order == Order::Replica => {
+                known.progress = match known.progress {
+                    // What was aborted goes on: a stream was opened anew at the owner.
+                    Progress::Aborted(_) if known.last().is_some_and(|l| l.id < head.object) => {
+                        known.serial = next;
+                        known.resumed_from = head.object;
+                        Progress::Growing
+                    }
+                    progress => progress,
+                };
+                known.serial
+            }
+            Some(known) => {
+                if known.last().is_some_and(|last| last.id > head.object) {
                     return Err(ObjectError::ObjectBackwards);
                 }
-                group.state = GroupState::Complete;
-                Ok(Taken::Marker)
+                match known.progress {
+                    Progress::Complete => return Err(backwards),
+                    Progress::Growing if !known.is_midway() => known.serial,
+                    // The same subgroup on another stream: what the first one left midway is lost.
+                    Progress::Growing | Progress::Aborted(_) => {
+                        known.progress = Progress::Growing;
+                        known.serial = next;
+                        known.resumed_from = head.object;
+                        freed = group.cut_midway(head.subgroup);
+                        next
+                    }
+                }
             }
-            None => Ok(Taken::TooOld),
-        }
-    }
-
-    fn append(&mut self, object: ObjectIn) -> Result<Taken, ObjectError> {
-        let order = self.order;
-        let is_newest = self.newest().is_some_and(|newest| newest.id == object.group);
-        let Some(group) = self.group_mut(object.group) else { return Ok(Taken::TooOld) };
-        let at = match group.objects.binary_search_by_key(&object.object, |known| known.id) {
-            Ok(at) => return same(group.objects.get(at), &object).map(|()| Taken::Duplicate),
-            Err(at) => at,
         };
-        let in_middle = at < group.objects.len();
-        if order != Order::Replica {
-            if in_middle {
-                return Err(ObjectError::ObjectBackwards);
-            }
-            if group.state != GroupState::Growing {
-                // After its end: of the newest group an object, of older ones the group comes back.
-                return Err(if is_newest {
-                    ObjectError::ObjectBackwards
-                } else {
-                    ObjectError::GroupBackwards
-                });
-            }
-        } else if object.object < group.trimmed_below {
-            // Replay must not bring back what the group's size did not allow.
-            return Ok(Taken::TooOld);
+        group.store(head.subgroup, (&head).into())?;
+        if head.status == Status::EndOfGroup {
+            group.end.get_or_insert(head.object);
         }
-        let end_of_group = object.end_of_group;
-        let location = Location::new(object.group, object.object);
-        let length = object.payload.len();
-        group.store(at, object)?;
-        if end_of_group {
-            group.state = GroupState::Complete;
-        }
-        self.bytes += length;
-        self.note_largest(location);
-        Ok(Taken::New)
+        self.bytes -= freed;
+        self.serial = self.serial.max(serial);
+        self.note_whole(&head);
+        Ok(Started::New { serial })
     }
 
-    fn begin(&mut self, object: ObjectIn) -> Result<Taken, ObjectError> {
-        let newest = self.newest().map(|newest| newest.id);
-        let is_newest = newest.is_none_or(|newest| object.group > newest);
-        let gone = self.gone_through.is_some_and(|gone| object.group <= gone);
+    /// The head of an object in a group that is not here.
+    fn begin(&mut self, head: ObjectHead) -> Result<Started, ObjectError> {
+        let Some(group) = self.new_group(head.group, head.object, head.arrived)? else {
+            return Ok(Started::TooOld);
+        };
+        let is_newest = self.newest().is_none_or(|newest| newest.id < group.id);
+        let serial = self.serial + 1;
+        let mut group = group;
+        group.subgroups.push(new_subgroup(self.alias, serial, &head)?);
+        group.store(head.subgroup, (&head).into())?;
+        if is_newest && self.order == Order::Strict {
+            // A feed writes one group after the other; the next one ends all before it.
+            self.complete_all(head.arrived);
+        }
+        self.serial = serial;
+        self.enter(group, is_newest);
+        self.note_whole(&head);
+        Ok(Started::New { serial })
+    }
+
+    /// A group to be entered; `None` when it has left the cache, an error when groups go backwards.
+    fn new_group(
+        &self,
+        id: u64,
+        object: u64,
+        arrived: Instant,
+    ) -> Result<Option<Group>, ObjectError> {
+        let is_newest = self.newest().is_none_or(|newest| id > newest.id);
+        let gone = self.gone_through.is_some_and(|gone| id <= gone);
         if !is_newest || gone {
             match self.order {
                 Order::Strict => return Err(ObjectError::GroupBackwards),
-                Order::Streams | Order::Replica if gone => return Ok(Taken::TooOld),
-                Order::Streams if !self.admits_group(object.group) => {
+                Order::Streams | Order::Replica if gone => return Ok(None),
+                Order::Streams if !self.admits_group(id) => {
                     return Err(ObjectError::GroupBackwards);
                 }
                 Order::Streams | Order::Replica => {}
             }
         }
-        let heads =
-            stream_heads(self.alias, object.group, object.priority).ok_or(ObjectError::IdRange)?;
+        let ordinal =
+            if is_newest { self.ordinal.wrapping_add(1) } else { self.ordinal_before(id) };
+        // Only a publisher whose streams we joined late starts us in the middle of a group.
+        let known_from = if self.order == Order::Strict { 0 } else { object };
+        Ok(Some(Group::new(id, ordinal, known_from, arrived)))
+    }
+
+    fn ordinal_before(&self, id: u64) -> u32 {
+        let later = self.groups.iter().find(|group| group.id > id);
+        later.map_or(self.ordinal, |later| later.ordinal).wrapping_sub(1)
+    }
+
+    fn enter(&mut self, group: Group, is_newest: bool) {
         if is_newest {
-            self.ordinal = self.ordinal.wrapping_add(1);
-        }
-        let mut group = Group {
-            id: object.group,
-            priority: object.priority,
-            ordinal: if is_newest { self.ordinal } else { self.ordinal.wrapping_sub(1) },
-            state: GroupState::Growing,
-            heads,
-            // Only a publisher whose streams we joined late starts us in the middle of a group.
-            known_from: if self.order == Order::Strict { 0 } else { object.object },
-            arrived: object.arrived,
-            trimmed_below: 0,
-            objects: VecDeque::new(),
-            bytes: 0,
-        };
-        let end_of_group = object.end_of_group;
-        let location = Location::new(object.group, object.object);
-        let length = object.payload.len();
-        group.store(0, object)?;
-        if end_of_group || (!is_newest && self.order != Order::Streams) {
-            group.state = GroupState::Complete;
-        }
-        if is_newest && self.order != Order::Streams {
-            // A feed writes one group after the other; the next one ends all before it.
-            self.complete_all();
+            self.ordinal = group.ordinal;
         }
         let at = self.groups.partition_point(|known| known.id < group.id);
         self.groups.insert(at, group);
+    }
+
+    /// An object without payload is whole with its head.
+    fn note_whole(&mut self, head: &ObjectHead) {
+        if head.length == 0 && head.status == Status::Normal {
+            self.note_largest(Location::new(head.group, head.object));
+        }
+    }
+
+    fn insert_datagram(
+        &mut self,
+        object: ObjectIn,
+        object_bytes_max: usize,
+    ) -> Result<Taken, ObjectError> {
+        let at = Location::new(object.group, object.object);
+        let ObjectIn { priority, properties, payload, arrived, end_of_group, .. } = object;
+        self.check(at, 0, payload.len().max(properties.len()), object_bytes_max)?;
+        let whole = datagrams(self.alias, at, priority, &properties, &payload, end_of_group)
+            .ok_or(ObjectError::IdRange)?;
+        if let Some(group) = self.group(at.group) {
+            if let Some(known) = group.object(at.object) {
+                same(known, &properties, payload.len(), Status::Normal)?;
+                let agrees = known.payload.agrees(0, &payload);
+                return if agrees { Ok(Taken::Duplicate) } else { Err(ObjectError::Conflict) };
+            }
+            if group.end.is_some_and(|end| at.object >= end) {
+                return Err(ObjectError::ObjectBackwards);
+            }
+            if at.object < group.trimmed_below {
+                return Ok(Taken::TooOld);
+            }
+        } else {
+            let Some(group) = self.new_group(at.group, at.object, arrived)? else {
+                return Ok(Taken::TooOld);
+            };
+            let is_newest = self.newest().is_none_or(|newest| newest.id < group.id);
+            self.enter(group, is_newest);
+        }
+        let Some(group) = self.group_mut(at.group) else { return Ok(Taken::TooOld) };
+        let length = payload.len();
+        let new = NewObject {
+            id: at.object,
+            properties,
+            length,
+            status: Status::Normal,
+            priority,
+            arrived,
+        };
+        group.store_datagram(new, payload, whole);
+        if end_of_group {
+            group.end.get_or_insert(at.object + 1);
+        }
         self.bytes += length;
-        self.note_largest(location);
+        self.note_largest(at);
+        if self.recent.len() == RECENT_DATAGRAMS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(at);
+        self.datagrams += 1;
         Ok(Taken::New)
     }
+
+    // Eviction.
 
     /// Frees what age, count or bytes no longer allow. The newest group stays, but past the byte
     /// or object cap it loses its head.
     pub(crate) fn evict(&mut self, limits: &Limits, bytes_max: usize, now: Instant) -> Evicted {
         let mut evicted = Evicted::default();
+        let age_max = limits.cache_age_max.min(self.age_max.unwrap_or(Duration::MAX));
         while self.groups.len() > 1 {
             let Some(oldest) = self.groups.front() else { break };
             let over_bytes = self.bytes > bytes_max;
-            let over_age = age(oldest, now) > limits.cache_age_max;
+            let over_age = now.saturating_duration_since(oldest.touched) > age_max;
             if !over_bytes && !over_age && self.groups.len() <= limits.cache_groups_max.max(1) {
                 break;
             }
@@ -379,8 +627,8 @@ impl Cache {
         }
         let Self { groups, bytes, .. } = self;
         for group in groups {
-            while group.objects.len() > 1
-                && (group.objects.len() > limits.group_objects_max || *bytes > bytes_max)
+            // Counting is cheap next to what has just been stored, and rarely finds anything.
+            while (*bytes > bytes_max || group.len() > limits.group_objects_max) && group.len() > 1
             {
                 evicted.by_bytes |= *bytes > bytes_max;
                 evicted.trimmed += 1;
@@ -398,67 +646,71 @@ impl Cache {
     }
 }
 
-/// Age of a group since its newest object.
-fn age(group: &Group, now: Instant) -> Duration {
-    let newest = group.last().map_or(group.arrived, |last| last.arrived);
-    now.saturating_duration_since(newest)
-}
-
 impl Group {
-    fn store(&mut self, at: usize, object: ObjectIn) -> Result<(), ObjectError> {
-        let previous = at.checked_sub(1).and_then(|before| self.objects.get(before));
-        let previous = previous.map(|previous| previous.id);
-        let length = object.payload.len();
-        let heads = object_heads(previous, object.object, &object.properties, length)
-            .ok_or(ObjectError::IdRange)?;
-        let end_offset = self.end_offset() + length as u64;
-        self.bytes += length;
-        self.known_from = self.known_from.min(object.object);
-        let stored = Object {
-            id: object.object,
-            previous,
-            heads,
-            properties: object.properties,
-            payload: object.payload,
-            arrived: object.arrived,
-            end_offset,
-        };
-        if at == self.objects.len() {
-            self.objects.push_back(stored);
-        } else {
-            self.objects.insert(at, stored);
-            self.recount(at);
+    fn abort_all(&mut self, code: ResetCode) -> usize {
+        let mut freed = 0;
+        for at in 0..self.subgroups.len() {
+            let Some(subgroup) = self.subgroups.get_mut(at) else { break };
+            if subgroup.progress == Progress::Growing {
+                subgroup.progress = Progress::Aborted(code);
+                let id = subgroup.id;
+                freed += self.cut_midway(id);
+            }
         }
-        Ok(())
+        freed
     }
 
-    /// After an insertion in the middle (replicas only): heads and offsets behind it change.
-    fn recount(&mut self, at: usize) {
-        let mut before =
-            at.checked_sub(1).and_then(|i| self.objects.get(i)).map(|o| (o.id, o.end_offset));
-        for object in self.objects.iter_mut().skip(at) {
-            let previous = before.map(|(id, _)| id);
-            if object.previous != previous
-                && let Some(heads) =
-                    object_heads(previous, object.id, &object.properties, object.payload.len())
-            {
-                object.previous = previous;
-                object.heads = heads;
+    fn complete_all(&mut self, now: Instant) -> usize {
+        let mut freed = 0;
+        for at in 0..self.subgroups.len() {
+            let Some(subgroup) = self.subgroups.get_mut(at) else { break };
+            if subgroup.is_midway() {
+                subgroup.progress = Progress::Aborted(ResetCode::Cancelled);
+                let id = subgroup.id;
+                freed += self.cut_midway(id);
+            } else {
+                subgroup.complete(now);
             }
-            object.end_offset =
-                before.map_or(0, |(_, offset)| offset) + object.payload.len() as u64;
-            before = Some((object.id, object.end_offset));
+        }
+        if let Some(largest) = self.largest() {
+            self.end.get_or_insert(largest + 1);
+        }
+        freed
+    }
+}
+
+impl From<&ObjectHead> for NewObject {
+    fn from(head: &ObjectHead) -> Self {
+        Self {
+            id: head.object,
+            properties: head.properties.clone(),
+            length: head.length,
+            status: head.status,
+            priority: head.priority,
+            arrived: head.arrived,
         }
     }
 }
 
-/// Whether a second object under a known id is the same object (H28: anything else is poison).
-fn same(known: Option<&Object>, object: &ObjectIn) -> Result<(), ObjectError> {
-    match known {
-        Some(known) if known.payload == object.payload && known.properties == object.properties => {
-            Ok(())
-        }
-        _ => Err(ObjectError::Conflict),
+fn new_subgroup(alias: u64, serial: u64, head: &ObjectHead) -> Result<Subgroup, ObjectError> {
+    let heads = stream_heads(alias, head.group, head.subgroup, head.priority, head.holds_end)
+        .ok_or(ObjectError::IdRange)?;
+    // The first object of a group is the first of its subgroup, whoever says it.
+    let from_head = head.first || head.object == 0;
+    Ok(Subgroup::new(head.subgroup, serial, head.priority, heads, from_head, head.holds_end))
+}
+
+/// Whether a second object under a known id can be the same object (H28: anything else is poison).
+fn same(
+    known: &Object,
+    properties: &Bytes,
+    length: usize,
+    status: Status,
+) -> Result<(), ObjectError> {
+    if known.properties == *properties && known.payload.len() == length && known.status == status {
+        Ok(())
+    } else {
+        Err(ObjectError::Conflict)
     }
 }
 

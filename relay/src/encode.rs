@@ -2,7 +2,10 @@
 //! It owns the choice of header flags; the bytes themselves are weir-moqt's.
 
 use bytes::{Bytes, BytesMut};
-use weir_moqt::data::{ObjectHeader, Status, SubgroupEncoder, SubgroupHeader, convert_properties};
+use weir_moqt::Location;
+use weir_moqt::data::{
+    Datagram, ObjectHeader, Status, SubgroupEncoder, SubgroupHeader, convert_properties,
+};
 
 use crate::Draft;
 
@@ -25,23 +28,25 @@ impl<T> PerDraft<T> {
 /// The draft whose property encoding caches and [`crate::ObjectIn`] hold.
 pub(crate) const PROPERTIES_DRAFT: Draft = Draft::D18;
 
-/// Encodes the head of a group's stream. The property flag is always set, because whether a later
+/// Encodes the head of a subgroup's stream. The property flag is always set, because whether a later
 /// object has properties is not known yet: one byte per object buys a stream that never has to be
-/// reopened. `end_of_group` is always set, because we finish a stream only when its group is complete.
+/// reopened. `holds_end`: the stream, once finished, has brought the last object of the group.
 pub(crate) fn stream_head(
     draft: Draft,
     alias: u64,
     group: u64,
+    subgroup: u64,
     priority: u8,
+    holds_end: bool,
     first: bool,
 ) -> Option<Bytes> {
     let header = SubgroupHeader {
         alias,
         group,
-        subgroup: 0,
+        subgroup,
         priority: Some(priority),
         properties: true,
-        end_of_group: true,
+        end_of_group: holds_end,
         first_object: first,
     };
     let mut out = BytesMut::with_capacity(24);
@@ -49,12 +54,16 @@ pub(crate) fn stream_head(
     Some(out.freeze())
 }
 
-/// The stream head for both drafts, for a stream that starts with the group's first object.
-pub(crate) fn stream_heads(alias: u64, group: u64, priority: u8) -> Option<PerDraft<Bytes>> {
-    Some(PerDraft {
-        d16: stream_head(Draft::D16, alias, group, priority, true)?,
-        d18: stream_head(Draft::D18, alias, group, priority, true)?,
-    })
+/// The stream head for all drafts, for a stream that starts with the subgroup's first object.
+pub(crate) fn stream_heads(
+    alias: u64,
+    group: u64,
+    subgroup: u64,
+    priority: u8,
+    holds_end: bool,
+) -> Option<PerDraft<Bytes>> {
+    let head = |draft| stream_head(draft, alias, group, subgroup, priority, holds_end, true);
+    Some(PerDraft { d16: head(Draft::D16)?, d18: head(Draft::D18)? })
 }
 
 /// Encodes the head of one object that follows `previous` on its stream.
@@ -64,23 +73,25 @@ pub(crate) fn object_head(
     object: u64,
     properties: &Bytes,
     payload_len: usize,
+    status: Status,
 ) -> Option<Bytes> {
     let mut out = BytesMut::with_capacity(16 + properties.len());
-    append_object_head(draft, previous, object, properties, payload_len, &mut out)?;
+    append_object_head(draft, previous, object, properties, payload_len, status, &mut out)?;
     Some(out.freeze())
 }
 
-/// The object head for both drafts, in one allocation.
+/// The object head for all drafts, in one allocation.
 pub(crate) fn object_heads(
     previous: Option<u64>,
     object: u64,
     properties: &Bytes,
     payload_len: usize,
+    status: Status,
 ) -> Option<PerDraft<Bytes>> {
     let mut out = BytesMut::with_capacity(2 * (16 + properties.len()));
-    append_object_head(Draft::D16, previous, object, properties, payload_len, &mut out)?;
+    append_object_head(Draft::D16, previous, object, properties, payload_len, status, &mut out)?;
     let d16 = out.split().freeze();
-    append_object_head(Draft::D18, previous, object, properties, payload_len, &mut out)?;
+    append_object_head(Draft::D18, previous, object, properties, payload_len, status, &mut out)?;
     Some(PerDraft { d16, d18: out.freeze() })
 }
 
@@ -90,15 +101,42 @@ fn append_object_head(
     object: u64,
     properties: &Bytes,
     payload_len: usize,
+    status: Status,
     out: &mut BytesMut,
 ) -> Option<()> {
     let header = ObjectHeader {
         object,
         properties: properties_for(draft, properties),
         payload_len: payload_len as u64,
-        status: Status::Normal,
+        status,
     };
     SubgroupEncoder::resume(draft, true, previous).object(&header, out).ok()
+}
+
+/// A datagram object as it leaves for all drafts: one copy of the payload for each.
+pub(crate) fn datagrams(
+    alias: u64,
+    location: Location,
+    priority: u8,
+    properties: &Bytes,
+    payload: &Bytes,
+    end_of_group: bool,
+) -> Option<PerDraft<Bytes>> {
+    let encode = |draft| {
+        let datagram = Datagram {
+            alias,
+            location,
+            priority: Some(priority),
+            properties: properties_for(draft, properties),
+            end_of_group,
+            status: Status::Normal,
+            payload: payload.clone(),
+        };
+        let mut out = BytesMut::with_capacity(32 + properties.len() + payload.len());
+        datagram.encode(draft, &mut out).ok()?;
+        Some(out.freeze())
+    };
+    Some(PerDraft { d16: encode(Draft::D16)?, d18: encode(Draft::D18)? })
 }
 
 /// A property block rewritten for `draft`; one that does not fit there is left out.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::{Carrier, DoneCode, Draft, FullTrackName, Namespace, RequestCode, Secret};
+use crate::{Carrier, DoneCode, Draft, FullTrackName, Namespace, RequestCode, ResetCode, Secret};
 
 /// A MoQT session of this shard. Never reused: a stale id is ignored wherever it is handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,7 +80,7 @@ impl Default for TrackOptions {
 pub struct ObjectIn {
     /// Group id.
     pub group: u64,
-    /// Subgroup id; only 0 is relayed.
+    /// Subgroup id; each subgroup is a stream of its own. Of a datagram object 0, and ignored.
     pub subgroup: u64,
     /// Object id within the group.
     pub object: u64,
@@ -94,6 +94,37 @@ pub struct ObjectIn {
     pub end_of_group: bool,
     /// When its first byte reached this machine.
     pub arrived: Instant,
+    /// Stream or datagram: subscribers get it as its publisher sent it.
+    pub forwarding: Forwarding,
+}
+
+/// How an object travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// On the stream of its subgroup.
+    Subgroup {
+        /// That subgroup holds the last object of its group.
+        holds_end: bool,
+    },
+    /// In a datagram of its own.
+    Datagram,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self::Subgroup { holds_end: true }
+    }
+}
+
+/// The end of a subgroup, as one shard tells another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubgroupEnd {
+    /// Group id.
+    pub group: u64,
+    /// Subgroup id.
+    pub subgroup: u64,
+    /// Why its rest will not come; `None` when it is whole.
+    pub reset: Option<ResetCode>,
 }
 
 /// Why [`crate::Relay::write_object`] refused an object. The cache is as it was before.
@@ -118,8 +149,8 @@ pub enum ObjectError {
     /// An id above 2^62 - 1, which draft 16 cannot carry.
     #[error("id out of range")]
     IdRange,
-    /// A subgroup other than 0.
-    #[error("subgroup not supported")]
+    /// No such subgroup: an inconsistency of ours.
+    #[error("no such subgroup")]
     Subgroup,
 }
 
@@ -223,6 +254,14 @@ pub enum Event {
         track: TrackId,
         /// The object; its bytes are shared with the cache.
         object: ObjectIn,
+    },
+    /// A subgroup of a track under export has come to its end, or will not: see
+    /// [`crate::Relay::end_subgroup`].
+    ExportedEnd {
+        /// The track.
+        track: TrackId,
+        /// What ended.
+        end: SubgroupEnd,
     },
     /// A track under export has ended.
     ExportEnded {

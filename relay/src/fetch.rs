@@ -3,12 +3,13 @@
 //! live path does to the cache meanwhile does not matter.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use weir_moqt::data::{FetchEncoder, FetchHeader, FetchObject, Gap};
+use weir_moqt::data::{FetchEncoder, FetchHeader, FetchObject, Gap, Status};
 use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
 
-use crate::cache::{Cache, GroupState, ID_MAX};
+use crate::cache::{Cache, ID_MAX, Payload};
 use crate::encode::properties_for;
 use crate::{Dir, Draft, Metrics, StreamId, Transport, WriteError};
 
@@ -20,9 +21,11 @@ const BATCH: usize = 8;
 pub(crate) enum Item {
     Object {
         location: Location,
+        /// `None` for an object that came as a datagram.
+        subgroup: Option<u64>,
         priority: u8,
         properties: Bytes,
-        payload: Bytes,
+        payload: Payload,
     },
     /// Everything up to this location is unknown here.
     Unknown(Location),
@@ -53,8 +56,8 @@ impl Plan {
         start: Location,
         end: Location,
         order: GroupOrder,
-        objects_max: usize,
-        bytes_max: usize,
+        (objects_max, bytes_max): (usize, usize),
+        now: Instant,
     ) -> Result<Self, PlanError> {
         let mut plan = Self::default();
         // The location reached so far: everything before it is answered.
@@ -78,9 +81,26 @@ impl Plan {
                 plan.unknown = true;
                 items.push_back(Item::Unknown(before));
             }
-            for object in group.objects() {
+            let holes = group.has_holes();
+            // The first id of the group that nothing was said of yet.
+            let mut next = group.known_from;
+            for (subgroup, object) in group.objects() {
                 let location = Location::new(group.id, object.id);
-                if location < start || location > end {
+                if location < start || location > end || object.status != Status::Normal {
+                    next = next.max(object.id + 1);
+                    continue;
+                }
+                // What is still arriving, or may not be kept so long, is as good as not known.
+                let here = object.payload.is_whole() && !cache.is_stale(object, now);
+                if (holes && object.id > next) || !here {
+                    let unknown = if here { before(location) } else { Some(location) };
+                    if let Some(unknown) = unknown.filter(|unknown| *unknown >= start) {
+                        plan.unknown = true;
+                        push_unknown(&mut items, unknown);
+                    }
+                }
+                next = object.id + 1;
+                if !here {
                     continue;
                 }
                 plan.objects += 1;
@@ -90,16 +110,17 @@ impl Plan {
                 }
                 items.push_back(Item::Object {
                     location,
-                    priority: group.priority,
+                    subgroup: subgroup.map(|subgroup| subgroup.id),
+                    priority: object.priority,
                     properties: object.properties.clone(),
                     payload: object.payload.clone(),
                 });
             }
             let tail = Location::new(group.id, ID_MAX).min(end);
-            let last = group.last().map_or(0, |last| last.id);
-            if group.state == GroupState::Aborted && Location::new(group.id, last) < tail {
+            let aborted = holes && group.end.is_none_or(|end| next < end);
+            if aborted && Location::new(group.id, next) <= tail {
                 plan.unknown = true;
-                items.push_back(Item::Unknown(tail));
+                push_unknown(&mut items, tail);
             }
             at = Location::new(group.id.saturating_add(1), 0);
             whole_until_now = true;
@@ -118,6 +139,14 @@ impl Plan {
         }
         plan.items.extend(groups.into_iter().flatten());
         Ok(plan)
+    }
+}
+
+/// Two unknown ranges in a row are one.
+fn push_unknown(items: &mut VecDeque<Item>, end: Location) {
+    match items.back_mut() {
+        Some(Item::Unknown(last)) => *last = end,
+        _ => items.push_back(Item::Unknown(end)),
     }
 }
 
@@ -236,10 +265,10 @@ impl Writer {
             let Some(item) = items.pop_front() else { break };
             let mut out = BytesMut::with_capacity(32);
             let encoded = match &item {
-                Item::Object { location, priority, properties, payload } => {
+                Item::Object { location, subgroup, priority, properties, payload } => {
                     let head = FetchObject {
                         location: *location,
-                        subgroup: Some(0),
+                        subgroup: *subgroup,
                         priority: *priority,
                         properties: properties_for(draft, properties),
                         payload_len: payload.len() as u64,
@@ -254,7 +283,7 @@ impl Writer {
             self.rest.push(out.freeze());
             if let Item::Object { payload, .. } = item {
                 self.batched += 1;
-                self.rest.push(payload);
+                self.rest.extend(payload.fragments().cloned());
             }
         }
         true

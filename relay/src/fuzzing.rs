@@ -200,6 +200,7 @@ impl World {
             payload: vec![b; usize::from(b) * 3].into(),
             end_of_group: b % 16 == 3,
             arrived: self.now,
+            forwarding: crate::Forwarding::default(),
         };
         let before = self.relay.cached(track).count();
         if self.relay.write_object(track, object).is_err() {

@@ -67,15 +67,15 @@ mod transport;
 
 pub use auth::{KeySet, Revocation, Subject, Trust};
 pub use event::{
-    Event, Found, ObjectError, ObjectIn, Origin, RefuseReason, SessionId, SessionParams, TrackId,
-    TrackOptions,
+    Event, Forwarding, Found, ObjectError, ObjectIn, Origin, RefuseReason, SessionId,
+    SessionParams, SubgroupEnd, TrackId, TrackOptions,
 };
 pub use limits::Limits;
-pub use metrics::Metrics;
+pub use metrics::{DropReason, Metrics};
 pub use relay::Relay;
 pub use secret::Secret;
-pub use transport::{Transport, WriteError};
+pub use transport::{DatagramError, Transport, WriteError};
 pub use weir_moqt::Transport as Carrier;
 pub use weir_moqt::{
-    Dir, DoneCode, Draft, FullTrackName, Namespace, RequestCode, SessionCode, StreamId,
+    Dir, DoneCode, Draft, FullTrackName, Namespace, RequestCode, ResetCode, SessionCode, StreamId,
 };

@@ -64,6 +64,16 @@ pub struct Limits {
     pub tracks_per_publisher_max: usize,
     /// Events waiting for the engine; past it exports are dropped and counted.
     pub events_max: usize,
+    /// Share of its time a shard may spend in turns before newcomers get `capacity`: above 90 % a
+    /// burst of joins (one TLS handshake is 1 ms) makes those who watch already wait.
+    pub load_max_permille: u16,
+    /// Share of the subscribed sessions that may be losing groups for want of room before newcomers
+    /// get `capacity`. One slow viewer is his own affair; a third of them is our uplink.
+    pub lossy_sessions_max_permille: u16,
+    /// Subscribed sessions below which `lossy_sessions_max_permille` says nothing.
+    pub lossy_sessions_min: usize,
+    /// How long a session counts as losing groups after it lost one.
+    pub lossy_window: Duration,
 }
 
 impl Default for Limits {
@@ -97,6 +107,10 @@ impl Default for Limits {
             publisher_bytes_per_second_max: 25_000_000,
             tracks_per_publisher_max: 16,
             events_max: 16_384,
+            load_max_permille: 900,
+            lossy_sessions_max_permille: 333,
+            lossy_sessions_min: 8,
+            lossy_window: Duration::from_secs(4),
         }
     }
 }

@@ -15,23 +15,21 @@ pub struct Metrics {
     pub bytes_out: u64,
     /// Group streams opened towards subscribers.
     pub groups_out: u64,
-    /// Groups given up because a newer one had begun too long ago.
-    pub groups_dropped_behind: u64,
-    /// Groups given up because too many bytes waited.
-    pub groups_dropped_bytes: u64,
-    /// Groups given up because an object was older than the delivery timeout.
-    pub groups_dropped_timeout: u64,
-    /// Groups given up because the cache no longer held them.
-    pub groups_dropped_evicted: u64,
-    /// Groups the subscriber itself stopped.
-    pub groups_stopped: u64,
-    /// Groups skipped whole before any byte of them was sent.
-    pub groups_skipped: u64,
+    /// Subgroup streams given up, by [`DropReason::index`]; see [`Metrics::dropped`].
+    pub drops: [u64; DropReason::COUNT],
+    /// Datagram objects handed to transports.
+    pub datagrams_out: u64,
+    /// Datagram objects a transport had no room for now.
+    pub datagrams_dropped_blocked: u64,
+    /// Datagram objects that fit no packet of a path, or whose peer takes none.
+    pub datagrams_dropped_size: u64,
+    /// Datagram objects a subscriber missed because it was too many behind.
+    pub datagrams_dropped_behind: u64,
     /// Objects refused: duplicate with other payload, order broken, group backwards.
     pub objects_malformed: u64,
     /// Objects that were there already (replay overlapping the live link).
     pub objects_duplicate: u64,
-    /// Objects dropped because they belong to no supported subgroup or a group long gone.
+    /// Objects dropped because they belong to a group long gone or a stream nobody wants.
     pub objects_dropped: u64,
     /// Objects trimmed from the head of an over-long group.
     pub objects_trimmed: u64,
@@ -41,6 +39,8 @@ pub struct Metrics {
     pub cache_bytes: u64,
     /// Gauge: sessions.
     pub sessions: u64,
+    /// Gauge: sessions that lost groups for want of room within `lossy_window`.
+    pub sessions_lossy: u64,
     /// Sessions opened since start.
     pub sessions_opened: u64,
     /// Gauge: downstream subscriptions.
@@ -89,4 +89,93 @@ pub struct Metrics {
     pub limit_publisher_rate: u64,
     /// `events_max` was hit: an exported object was dropped.
     pub limit_events: u64,
+    /// Subgroups not taken because their group had too many.
+    pub limit_subgroups: u64,
+    /// Newcomers refused because the shard carries what it can (`load_max_permille`,
+    /// `lossy_sessions_max_permille`).
+    pub limit_load: u64,
+}
+
+impl Metrics {
+    /// Subgroup streams given up for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason.index()).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn count_drop(&mut self, reason: DropReason) {
+        if let Some(count) = self.drops.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+}
+
+/// Why a subscriber does not get the rest of a subgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// An object was older than OBJECT_DELIVERY_TIMEOUT.
+    ObjectTimeout,
+    /// Not acknowledged within SUBGROUP_DELIVERY_TIMEOUT of its end.
+    SubgroupTimeout,
+    /// An object was older than `delivery_timeout`, our own bound.
+    TooOld,
+    /// More than `groups_behind_max` newer groups wait.
+    FarBehind,
+    /// More than `bytes_behind_max` wait.
+    BytesBehind,
+    /// As [`DropReason::FarBehind`], before any byte of it was sent.
+    Skipped,
+    /// The cache no longer holds its group.
+    Evicted,
+    /// The cache lost objects in its middle: the stream was reset, another goes on behind them.
+    Trimmed,
+    /// The subscriber sent STOP_SENDING.
+    Stopped,
+    /// Its publisher reset it.
+    Publisher,
+}
+
+impl DropReason {
+    /// How many there are.
+    pub const COUNT: usize = 10;
+
+    /// All of them, in the order of their index.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::ObjectTimeout,
+        Self::SubgroupTimeout,
+        Self::TooOld,
+        Self::FarBehind,
+        Self::BytesBehind,
+        Self::Skipped,
+        Self::Evicted,
+        Self::Trimmed,
+        Self::Stopped,
+        Self::Publisher,
+    ];
+
+    /// Its place in [`Metrics::drops`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name as a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ObjectTimeout => "delivery_timeout",
+            Self::SubgroupTimeout => "subgroup_timeout",
+            Self::TooOld => "too_old",
+            Self::FarBehind => "too_far_behind",
+            Self::BytesBehind => "bytes_behind",
+            Self::Skipped => "skipped",
+            Self::Evicted => "cache_evicted",
+            Self::Trimmed => "cache_trimmed",
+            Self::Stopped => "stopped",
+            Self::Publisher => "publisher_reset",
+        }
+    }
+
+    /// Whether it says that the way to the subscriber carries too little.
+    pub(crate) fn is_pressure(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Publisher | Self::Trimmed)
+    }
 }

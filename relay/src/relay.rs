@@ -3,6 +3,7 @@
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
 mod inbound;
+mod load;
 mod publisher;
 mod request;
 mod tracks;
@@ -22,8 +23,8 @@ use crate::path::Resource;
 use crate::session::{Access, Close, Publisher, Session};
 use crate::track::{State, Track};
 use crate::{
-    Dir, DoneCode, Event, FullTrackName, KeySet, Limits, Metrics, Namespace, RefuseReason, Secret,
-    SessionCode, SessionId, SessionParams, StreamId, TrackId, Transport,
+    Dir, DoneCode, DropReason, Event, FullTrackName, KeySet, Limits, Metrics, Namespace,
+    RefuseReason, Secret, SessionCode, SessionId, SessionParams, StreamId, TrackId, Transport,
 };
 
 /// All MoQT sessions and tracks of one shard. See the crate documentation for how to drive it.
@@ -43,6 +44,10 @@ pub struct Relay {
     timers: BTreeSet<(Instant, Timer)>,
     /// Replicas that were opened and still wait for their replay, and since when.
     filling: Vec<(TrackId, Instant)>,
+    /// Streams of publishers with a fragment to hand on at the end of the turn.
+    growing: Vec<(SessionId, StreamId, Instant)>,
+    /// What the shell says of its load, and what the shard's sessions say.
+    load: load::Load,
     dirty: Dirty,
     events: VecDeque<Event>,
     last_alias: u64,
@@ -117,6 +122,8 @@ impl Relay {
             watchers: Vec::new(),
             timers: BTreeSet::new(),
             filling: Vec::new(),
+            growing: Vec::new(),
+            load: load::Load::default(),
             dirty: Dirty::default(),
             events: VecDeque::new(),
             last_alias: 0,
@@ -151,6 +158,14 @@ impl Relay {
     pub fn open_session(&mut self, params: SessionParams, now: Instant) -> Option<SessionId> {
         if self.sessions.len() >= self.limits.sessions_max {
             self.metrics.limit_sessions += 1;
+            return None;
+        }
+        let publishes = params
+            .path_and_query
+            .as_deref()
+            .is_some_and(|path| matches!(Resource::parse(path), Resource::Publish { .. }));
+        if params.path_and_query.is_some() && !publishes && self.is_overloaded(now) {
+            self.metrics.limit_load += 1;
             return None;
         }
         let options = SetupOptions {
@@ -206,7 +221,7 @@ impl Relay {
         let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
         if state.subscriptions.iter_mut().any(|subscription| subscription.stop(stream)) {
             state.resets.push((stream, cancelled));
-            self.metrics.groups_stopped += 1;
+            self.metrics.count_drop(DropReason::Stopped);
             self.dirty.mark(session);
             return;
         }
@@ -219,6 +234,27 @@ impl Relay {
         }
         let outcome = state.moqt.handle_stop(stream, u64::from(code));
         self.after_input(session, outcome, now, Duration::ZERO);
+    }
+
+    /// A datagram of the peer.
+    pub fn handle_datagram(
+        &mut self,
+        session: SessionId,
+        datagram: Bytes,
+        now: Instant,
+        wall: Duration,
+    ) {
+        let Some(state) = self.live(session) else { return };
+        let outcome = state.moqt.handle_datagram(datagram);
+        self.after_input(session, outcome, now, wall);
+    }
+
+    /// All of a finished stream was acknowledged.
+    pub fn handle_acknowledged(&mut self, session: SessionId, stream: StreamId) {
+        let Some(state) = self.live(session) else { return };
+        if state.subscriptions.iter_mut().any(|subscription| subscription.acknowledged(stream)) {
+            self.reschedule(session);
+        }
     }
 
     /// A stream that blocked has room again.
@@ -250,6 +286,9 @@ impl Relay {
 
     /// The next session that wants [`Relay::drive`].
     pub fn poll_dirty(&mut self) -> Option<SessionId> {
+        if !self.growing.is_empty() {
+            self.hand_on_growing();
+        }
         if !self.filling.is_empty() {
             self.serve_filled();
         }
@@ -290,9 +329,11 @@ impl Relay {
             }
             progress == Progress::Waiting
         });
+        self.note_lossy(session, now);
         for (request, code) in &ended {
             self.finish_subscription(session, *request, *code, now);
         }
+        self.reschedule(session);
         // What the pump ended is said in the same turn; also when a slow reader's session ends.
         self.write_control(session, transport, now);
     }
@@ -390,6 +431,7 @@ impl Relay {
         if let Some(path) = &options.path {
             self.set_resource(session, Resource::parse(path), now);
         }
+        self.refuse_newcomer(session, now);
         let Some(state) = self.live(session) else { return };
         if let Some(token) = options.tokens.first() {
             let cut = token.value.slice(..token.value.len().min(crate::auth::TOKEN_BYTES_MAX + 1));
@@ -427,8 +469,18 @@ impl Relay {
     }
 
     fn session_timeout(&mut self, session: SessionId, now: Instant) {
-        let Some(state) = self.live(session) else { return };
+        let Self { sessions, metrics, dirty, .. } = self;
+        let open = sessions.get_mut(session.0).filter(|state| state.closing.is_none());
+        let Some(state) = open else { return };
         state.timer = None;
+        for subscription in &mut state.subscriptions {
+            for stream in subscription.expire(now) {
+                let code = state.draft.reset_code(weir_moqt::ResetCode::DeliveryTimeout);
+                state.resets.push((stream, code));
+                metrics.count_drop(DropReason::SubgroupTimeout);
+                dirty.mark(session);
+            }
+        }
         let late_setup = !state.is_set_up && state.setup_deadline <= now;
         let unanswered = matches!(
             &state.publisher,

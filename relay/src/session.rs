@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use weir_moqt::data::ObjectHeader;
+use weir_moqt::data::SubgroupHeader;
 use weir_moqt::{FetchTarget, OpenKey, Output, Params, RequestId};
 
 use crate::auth::{AuthError, Grant, KeySet, verify};
+use crate::cache::Place;
 use crate::fanout::{CONTROL_PRIORITY, Subscription};
 use crate::fetch::Fetch;
 use crate::{Dir, Draft, Limits, Namespace, Secret, StreamId, TrackId, Transport, WriteError};
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     /// What the relay's timer set holds for this session.
     pub(crate) timer: Option<Instant>,
     pub(crate) closing: Option<Close>,
+    /// When it last lost groups for want of room, while that counts.
+    pub(crate) lossy_since: Option<Instant>,
     /// Streams to reset at the next drive.
     pub(crate) resets: Vec<(StreamId, u32)>,
     opens: VecDeque<(OpenKey, Dir)>,
@@ -90,16 +93,42 @@ pub(crate) enum Access {
     Granted(Namespace),
 }
 
-/// A data stream of a publisher, and the object being put together from it.
+/// A data stream of a publisher.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     pub(crate) stream: StreamId,
     pub(crate) track: TrackId,
-    pub(crate) group: u64,
-    pub(crate) priority: u8,
-    /// Not subgroup 0, or not wanted: read and dropped.
+    pub(crate) header: SubgroupHeader,
+    /// The subgroup it fills, once an object of it was taken.
+    pub(crate) place: Option<Place>,
+    pub(crate) object: Reading,
+    /// Not wanted any more: read and dropped.
     pub(crate) ignored: bool,
-    pub(crate) object: Option<(ObjectHeader, BytesMut, Instant)>,
+}
+
+/// What becomes of the payload of the object under way on a stream.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// Between objects, or of no use.
+    Nothing,
+    /// Into the cache, in fragments.
+    Object {
+        id: u64,
+        /// Payload of the object that has not come yet.
+        left: u64,
+        /// Came, and not handed on yet.
+        fragment: BytesMut,
+    },
+    /// It is here already: compared, not kept.
+    Twin { id: u64, offset: usize },
+}
+
+impl Inbound {
+    /// Reads on, but nobody wants it.
+    pub(crate) fn ignore(&mut self) {
+        self.ignored = true;
+        self.object = Reading::Nothing;
+    }
 }
 
 /// Counts what a publisher sends within one second (H31).
@@ -174,6 +203,7 @@ impl Session {
             grant_deadline: None,
             timer: None,
             closing: None,
+            lossy_since: None,
             resets: Vec::new(),
             opens: VecDeque::new(),
             control: Vec::new(),
@@ -191,7 +221,8 @@ impl Session {
             Some(Publisher { access: Access::Asked(deadline), .. }) => Some(*deadline),
             _ => None,
         };
-        [setup, access, self.grant_deadline].into_iter().flatten().min()
+        let unacknowledged = self.subscriptions.iter().filter_map(Subscription::deadline).min();
+        [setup, access, self.grant_deadline, unacknowledged].into_iter().flatten().min()
     }
 
     /// Whether this session may use `namespace`, by the token of the request or else by its own.

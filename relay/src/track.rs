@@ -6,6 +6,7 @@ use std::time::Instant;
 use weir_moqt::{Property, RequestId};
 
 use crate::cache::Cache;
+use crate::fanout::Terms;
 use crate::{DoneCode, FullTrackName, SessionId};
 
 /// Where a track's objects come from.
@@ -52,7 +53,10 @@ pub(crate) struct Track {
     pub(crate) source: Source,
     pub(crate) state: State,
     pub(crate) priority: u8,
+    /// As the publisher sent them, for its subscribers.
     pub(crate) properties: Vec<Property>,
+    /// What of them concerns us.
+    pub(crate) terms: Terms,
     pub(crate) cache: Cache,
     /// Sessions with a subscription here. Dense, walked for every object.
     pub(crate) subscribers: Vec<SessionId>,
@@ -76,6 +80,7 @@ impl Track {
             state: State::Pending,
             priority: 128,
             properties: Vec::new(),
+            terms: Terms::default(),
             cache,
             subscribers: Vec::new(),
             waiting: Vec::new(),
@@ -84,6 +89,14 @@ impl Track {
             upstream_streams: 0,
             linger_until: None,
         }
+    }
+
+    /// The publisher's track properties.
+    pub(crate) fn set_properties(&mut self, properties: Vec<Property>) {
+        self.terms = Terms::of(&properties);
+        self.cache.set_age_max(self.terms.cache);
+        self.priority = self.terms.priority.unwrap_or(self.priority);
+        self.properties = properties;
     }
 
     /// Whether anybody would miss the track.

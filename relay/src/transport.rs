@@ -17,6 +17,15 @@ pub enum WriteError {
     Closed,
 }
 
+/// Why a datagram was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramError {
+    /// No room now. Datagrams do not wait: this one is lost.
+    Blocked,
+    /// It fits no packet of this path, or the peer takes no datagrams.
+    TooLarge,
+}
+
 /// One connection, as the relay sees it while it is being driven.
 ///
 /// Stream codes are MoQT codes: a WebTransport shell maps them into HTTP/3 code space itself. The
@@ -42,6 +51,11 @@ pub trait Transport {
 
     /// Sets the order among streams with bytes to send; higher goes first.
     fn set_priority(&mut self, stream: StreamId, priority: i32);
+
+    /// Sends one datagram, whole and at once or not at all.
+    fn send_datagram(&mut self, _datagram: Bytes) -> Result<(), DatagramError> {
+        Err(DatagramError::TooLarge)
+    }
 
     /// Ends the session: CONNECTION_CLOSE, or CLOSE_WEBTRANSPORT_SESSION, with this application code.
     fn close(&mut self, code: u32, reason: &str);

@@ -107,7 +107,8 @@ pub struct Limits {
     pub groups_ahead: usize,
     /// Groups of one track known at a time, empty ones included.
     pub groups_held: usize,
-    /// How long a group without progress keeps a newer one waiting.
+    /// How long a group without progress keeps a newer one waiting. A relay that gives a group up says so by a reset; this is for
+    /// one that is repaired: a packet lost twice on a path whose queue is full (round trip 0.4 s) takes 2 s.
     pub stall_patience: Duration,
     /// How long a group of which nothing was seen keeps a newer one waiting: streams overtake each other by a few round trips at most.
     pub gap_patience: Duration,
@@ -123,7 +124,7 @@ impl Default for Limits {
             control_bytes: 64 << 10,
             groups_ahead: 4,
             groups_held: 64,
-            stall_patience: Duration::from_secs(1),
+            stall_patience: Duration::from_secs(3),
             gap_patience: Duration::from_millis(200),
             session: weir_moqt::Limits {
                 object_bytes: 8 << 20,

@@ -203,6 +203,7 @@ impl World {
             payload,
             end_of_group,
             arrived: now,
+            forwarding: weir_relay::Forwarding::default(),
         };
         self.relay.write_object(id, object).unwrap();
     }

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
+use weir_relay::DropReason;
 use weir_relay::auth::AuthError;
 
 use crate::shard::Snapshot;
@@ -137,19 +138,31 @@ impl Page<'_> {
         });
         self.labelled(
             "groups_dropped_total",
-            "Groups given up before their end, by reason.",
+            "Subgroup streams given up before their end, by reason.",
+            "reason",
+            |s| {
+                let reasons = DropReason::ALL.iter();
+                reasons.map(|reason| (reason.label(), s.relay.dropped(*reason))).collect()
+            },
+        );
+        self.counter("datagram_objects_sent_total", "Objects sent as datagrams.", |s| {
+            s.relay.datagrams_out
+        });
+        self.labelled(
+            "datagram_objects_dropped_total",
+            "Objects not sent as the datagrams they came in, by reason.",
             "reason",
             |s| {
                 vec![
-                    ("behind", s.relay.groups_dropped_behind),
-                    ("bytes", s.relay.groups_dropped_bytes),
-                    ("timeout", s.relay.groups_dropped_timeout),
-                    ("evicted", s.relay.groups_dropped_evicted),
-                    ("stopped", s.relay.groups_stopped),
-                    ("skipped", s.relay.groups_skipped),
+                    ("blocked", s.relay.datagrams_dropped_blocked),
+                    ("too_large", s.relay.datagrams_dropped_size),
+                    ("too_far_behind", s.relay.datagrams_dropped_behind),
                 ]
             },
         );
+        self.gauge("sessions_lossy", "Sessions that lately lost groups for want of room.", |s| {
+            s.relay.sessions_lossy
+        });
         self.labelled("objects_refused_total", "Objects not taken, by reason.", "reason", |s| {
             vec![
                 ("malformed", s.relay.objects_malformed),
@@ -193,11 +206,13 @@ impl Page<'_> {
                 ("handshake_timeout", s.quic.handshake_timeouts),
                 ("hand_over_packets", s.hand_over_dropped),
                 ("link_commands", s.link_commands_dropped),
+                ("load_max", s.relay.limit_load),
                 ("namespaces_max", s.relay.limit_namespaces),
                 ("object_bytes_max", s.relay.limit_object_bytes),
                 ("publisher_rate_max", s.relay.limit_publisher_rate),
                 ("sessions_max", s.relay.limit_sessions),
                 ("setup_timeout", s.relay.limit_setup_timeout),
+                ("subgroups_per_group_max", s.relay.limit_subgroups),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
                 ("tracks_max", s.relay.limit_tracks),
             ]

@@ -203,10 +203,14 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
         (PollableFd::new(Fd(fd))?, PollableFd::new(Fd(wake.as_raw_fd()))?)
     };
     let mut farewell: Option<Instant> = None;
+    let mut busy_share = BusyShare::new(Instant::now());
     loop {
         let clock = Clock::read();
         let (busy, full, deadline) = {
             let mut core = core.borrow_mut();
+            if let Some(permille) = busy_share.at(clock.now) {
+                core.shard.set_load(permille);
+            }
             let busy = core.turn(clock);
             if core.stopping {
                 let until = *farewell.get_or_insert(clock.now + FAREWELL);
@@ -231,6 +235,7 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
             .min(if farewell.is_some() { Duration::from_millis(20) } else { PARK_MAX });
         let mut states = [PollState::new(), PollState::new(), PollState::new()];
         let mut timer = Timer::new(park);
+        let parked = Instant::now();
         std::future::poll_fn(|cx| {
             use std::future::Future;
             let [readable, woken, writable] = &mut states;
@@ -242,6 +247,34 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
         })
         .await;
         wake.awake();
+        busy_share.parked += parked.elapsed();
+    }
+}
+
+/// What share of its time a shard does not sleep, smoothed over seconds: the load it refuses
+/// newcomers by.
+struct BusyShare {
+    since: Instant,
+    parked: Duration,
+    permille: u16,
+}
+
+impl BusyShare {
+    fn new(now: Instant) -> Self {
+        Self { since: now, parked: Duration::ZERO, permille: 0 }
+    }
+
+    /// The share, once a second.
+    fn at(&mut self, now: Instant) -> Option<u16> {
+        let span = now.saturating_duration_since(self.since);
+        if span < Duration::from_secs(1) {
+            return None;
+        }
+        let busy = span.saturating_sub(self.parked).as_millis() * 1000 / span.as_millis().max(1);
+        // Half of the last second, half of what was before: a burst of joins is not a load.
+        self.permille = (u128::from(self.permille) + busy).div_euclid(2) as u16;
+        (self.since, self.parked) = (now, Duration::ZERO);
+        Some(self.permille)
     }
 }
 

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn_proto::{Dir, ReadError, StreamEvent, StreamId, VarInt};
 use weir_moqt as moqt;
 use weir_moqt::Draft;
-use weir_relay::WriteError;
+use weir_relay::{DatagramError, WriteError};
 
 use super::endpoint::{ConnId, Counters, Event, Prefix};
 use super::{config, wt};
@@ -88,10 +88,22 @@ impl Pump<'_> {
             Q::Stream(StreamEvent::Available { dir }) => {
                 self.push(Event::Available { dir: moqt_dir(dir) });
             }
-            Q::DatagramReceived => while conn.inner.datagrams().recv().is_some() {},
-            Q::HandshakeDataReady
-            | Q::DatagramsUnblocked
-            | Q::Stream(StreamEvent::Finished { .. }) => {}
+            Q::Stream(StreamEvent::Finished { id }) => {
+                self.push(Event::Acknowledged { id: moqt_id(id) });
+            }
+            Q::DatagramReceived => {
+                while let Some(datagram) = conn.inner.datagrams().recv() {
+                    let data = match &conn.layer {
+                        Layer::Pending => None,
+                        Layer::Raw => Some(datagram),
+                        Layer::WebTransport(layer) => layer.datagram(datagram),
+                    };
+                    if let Some(data) = data {
+                        self.push(Event::Datagram { data });
+                    }
+                }
+            }
+            Q::HandshakeDataReady | Q::DatagramsUnblocked => {}
         }
     }
 
@@ -372,6 +384,25 @@ impl weir_relay::Transport for Link<'_> {
 
     fn set_priority(&mut self, id: moqt::StreamId, priority: i32) {
         let _ = self.conn.inner.send_stream(quinn_id(id)).set_priority(priority);
+    }
+
+    fn send_datagram(&mut self, datagram: Bytes) -> Result<(), DatagramError> {
+        use quinn_proto::SendDatagramError as E;
+        let datagram = match &self.conn.layer {
+            Layer::Pending => return Err(DatagramError::TooLarge),
+            Layer::Raw => datagram,
+            Layer::WebTransport(layer) => {
+                let prefix = layer.datagram_prefix().ok_or(DatagramError::TooLarge)?;
+                let mut whole = BytesMut::with_capacity(prefix.len() + datagram.len());
+                whole.extend_from_slice(&prefix);
+                whole.extend_from_slice(&datagram);
+                whole.freeze()
+            }
+        };
+        self.conn.inner.datagrams().send(datagram, false).map_err(|error| match error {
+            E::Blocked(_) => DatagramError::Blocked,
+            E::TooLarge | E::UnsupportedByPeer | E::Disabled => DatagramError::TooLarge,
+        })
     }
 
     fn close(&mut self, code: u32, reason: &str) {

@@ -77,6 +77,16 @@ pub enum Event {
         /// Which stream.
         id: moqt::StreamId,
     },
+    /// All of a finished stream was acknowledged.
+    Acknowledged {
+        /// Which stream.
+        id: moqt::StreamId,
+    },
+    /// A datagram of the session.
+    Datagram {
+        /// Its payload.
+        data: Bytes,
+    },
     /// Streams of this direction can be opened again.
     Available {
         /// Which direction.

@@ -128,6 +128,24 @@ impl Server {
         Some(bytes.freeze())
     }
 
+    /// What stands before the payload of each HTTP datagram of the session (RFC 9297 §2.1): its
+    /// CONNECT stream's id, divided by four.
+    pub(super) fn datagram_prefix(&self) -> Option<Bytes> {
+        let session = VarInt::from(self.session?);
+        let mut bytes = BytesMut::with_capacity(8);
+        put_varint(&mut bytes, session.into_inner() / 4);
+        Some(bytes.freeze())
+    }
+
+    /// The payload of an HTTP datagram, if it is of the session (H23).
+    pub(super) fn datagram(&self, mut datagram: Bytes) -> Option<Bytes> {
+        let session = VarInt::from(self.session.filter(|_| !self.closed)?);
+        let mut cursor = &datagram[..];
+        let of = get_varint(&mut cursor)?;
+        let header = datagram.len() - cursor.len();
+        (of == session.into_inner() / 4).then(|| datagram.split_off(header))
+    }
+
     /// A stream we opened answers to the session from now on.
     pub(super) fn opened_here(&mut self, id: StreamId) {
         if id.dir() == Dir::Bi {

@@ -234,6 +234,7 @@ impl Broadcast {
                         payload: object.payload,
                         end_of_group: object.end_of_group,
                         arrived: now,
+                        forwarding: weir_relay::Forwarding::default(),
                     };
                     if relay.write_object(*track, object).is_err() {
                         self.tally.faults += 1;

@@ -10,9 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use weir_moqt::{FullTrackName, Namespace};
-use weir_relay::{DoneCode, Event, Found, ObjectIn, Relay, RequestCode, TrackId, TrackOptions};
+use weir_relay::{
+    DoneCode, Event, Forwarding, Found, ObjectIn, Relay, RequestCode, ResetCode, SubgroupEnd,
+    TrackId, TrackOptions,
+};
 use weir_ring::link::{self, Flags, Header, Poll};
 use weir_ring::spsc;
 use weir_xdp::Datagram;
@@ -110,8 +113,37 @@ struct Peer {
     broken: bool,
 }
 
-/// Object properties ride in front of the payload, behind their length in four bytes.
-const PROPERTIES: Flags = Flags::from_bits(1 << 16);
+/// What the descriptor has no field for rides in front of the payload: subgroup (8 bytes), kind (1),
+/// and the object's properties behind their length (4). Objects of subgroup 0 of a local feed have
+/// none of it.
+const PREFIXED: Flags = Flags::from_bits(1 << 16);
+
+/// Bytes of a prefix without properties.
+const PREFIX_BYTES: usize = 13;
+
+/// Kinds in a prefix: how an object travels, or how a subgroup ended.
+mod kind {
+    pub(super) const HOLDS_END: u8 = 0;
+    pub(super) const SUBGROUP: u8 = 1;
+    pub(super) const DATAGRAM: u8 = 2;
+    pub(super) const COMPLETE: u8 = 3;
+    /// And above: reset with the code of this place in [`super::RESETS`].
+    pub(super) const RESET: u8 = 4;
+}
+
+/// Reset codes by their place in a prefix.
+const RESETS: [ResetCode; 10] = [
+    ResetCode::Cancelled,
+    ResetCode::Internal,
+    ResetCode::DeliveryTimeout,
+    ResetCode::SessionClosed,
+    ResetCode::GoingAway,
+    ResetCode::TooFarBehind,
+    ResetCode::UnknownObjectStatus,
+    ResetCode::ExpiredToken,
+    ResetCode::ExcessiveLoad,
+    ResetCode::MalformedTrack,
+];
 
 /// The exchange of one shard.
 pub(super) struct Exchange {
@@ -193,6 +225,12 @@ impl Exchange {
                 if let Some(export) = self.exports.get(track) {
                     let key = export.key;
                     self.put(key, object, link::ALL);
+                }
+            }
+            Event::ExportedEnd { track, end } => {
+                if let Some(export) = self.exports.get(track) {
+                    let key = export.key;
+                    self.put_end(key, end, link::ALL);
                 }
             }
             Event::ExportEnded { track, code, .. } => {
@@ -342,6 +380,10 @@ impl Exchange {
         for object in &replay {
             self.put(key, object, shard);
         }
+        let ends: Vec<SubgroupEnd> = relay.cached_ends(id).collect();
+        for end in &ends {
+            self.put_end(key, end, shard);
+        }
         let mark = Mark::Replayed(key);
         self.send(shard, Command::At { at: self.link.published(), mark });
         relay.set_export(id, true, now);
@@ -365,17 +407,56 @@ impl Exchange {
             priority: object.priority,
             stamp: object.arrived.saturating_duration_since(self.epoch).as_nanos() as u64,
         };
-        if object.properties.is_empty() {
+        let kind = match object.forwarding {
+            Forwarding::Subgroup { holds_end: true } => kind::HOLDS_END,
+            Forwarding::Subgroup { holds_end: false } => kind::SUBGROUP,
+            Forwarding::Datagram => kind::DATAGRAM,
+        };
+        if kind == kind::HOLDS_END && object.subgroup == 0 && object.properties.is_empty() {
             self.link.publish(&header, &object.payload);
         } else {
-            header.flags = header.flags | PROPERTIES;
-            self.scratch.clear();
-            self.scratch.extend_from_slice(&(object.properties.len() as u32).to_le_bytes());
-            self.scratch.extend_from_slice(&object.properties);
+            header.flags = header.flags | PREFIXED;
+            self.prefix(object.subgroup, kind, &object.properties);
             self.scratch.extend_from_slice(&object.payload);
             self.link.publish(&header, &self.scratch);
         }
         self.counters.exported += 1;
+        self.wake();
+    }
+
+    /// Writes the end of a subgroup into our link.
+    fn put_end(&mut self, key: u64, end: &SubgroupEnd, target: u16) {
+        let kind = match end.reset {
+            None => kind::COMPLETE,
+            Some(code) => {
+                let at = RESETS.iter().position(|known| *known == code).unwrap_or(0);
+                kind::RESET + at as u8
+            }
+        };
+        let flags = if target == link::ALL { PREFIXED } else { PREFIXED | Flags::REPLAY };
+        let header = Header {
+            track: key,
+            group: end.group,
+            object: 0,
+            flags,
+            target,
+            priority: 0,
+            stamp: 0,
+        };
+        self.prefix(end.subgroup, kind, &Bytes::new());
+        self.link.publish(&header, &self.scratch);
+        self.wake();
+    }
+
+    fn prefix(&mut self, subgroup: u64, kind: u8, properties: &Bytes) {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&subgroup.to_le_bytes());
+        self.scratch.extend_from_slice(&[kind]);
+        self.scratch.extend_from_slice(&(properties.len() as u32).to_le_bytes());
+        self.scratch.extend_from_slice(properties);
+    }
+
+    fn wake(&self) {
         for peer in &self.peers {
             peer.ring.waker.wake();
         }
@@ -431,7 +512,7 @@ impl Exchange {
                 self.commands(at, relay, now);
             }
             if flags.contains(Flags::LAST) {
-                self.peers[at].take(&header, self.epoch, relay, &mut self.counters);
+                self.peers[at].take(&header, self.epoch, relay, &mut self.counters, now);
             }
         }
     }
@@ -458,29 +539,48 @@ impl Peer {
         epoch: Instant,
         relay: &mut Relay,
         counters: &mut Counters,
+        now: Instant,
     ) {
         let mut payload = self.assembling.split().freeze();
         let Some(import) = self.imports.get_mut(&header.track) else { return };
-        if self.broken || (import.skipping && header.object != 0) {
+        if self.broken {
+            return;
+        }
+        let (mut subgroup, mut kind, mut properties) = (0, kind::HOLDS_END, Bytes::new());
+        if header.flags.contains(PREFIXED) {
+            if payload.len() < PREFIX_BYTES {
+                return;
+            }
+            subgroup = payload.get_u64_le();
+            kind = payload.get_u8();
+            let length = payload.get_u32_le();
+            properties = payload.split_to((length as usize).min(payload.len()));
+        }
+        if kind >= kind::COMPLETE {
+            let reset = kind.checked_sub(kind::RESET);
+            let reset = reset.and_then(|at| RESETS.get(usize::from(at)).copied());
+            let end = SubgroupEnd { group: header.group, subgroup, reset };
+            relay.end_subgroup(import.track, end, now);
+            return;
+        }
+        if import.skipping && header.object != 0 {
             return;
         }
         import.skipping = false;
-        let mut properties = Bytes::new();
-        if header.flags.contains(PROPERTIES) {
-            let length = payload.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length));
-            payload = payload.split_off(4.min(payload.len()));
-            properties = payload.split_to((length as usize).min(payload.len()));
-        }
         counters.imported += 1;
         let object = ObjectIn {
             group: header.group,
-            subgroup: 0,
+            subgroup,
             object: header.object,
             priority: header.priority,
             properties,
             payload,
             end_of_group: header.flags.contains(Flags::END_OF_GROUP),
             arrived: epoch + Duration::from_nanos(header.stamp),
+            forwarding: match kind {
+                kind::DATAGRAM => Forwarding::Datagram,
+                other => Forwarding::Subgroup { holds_end: other == kind::HOLDS_END },
+            },
         };
         // A replica ignores overlaps of replay and live; anything else the relay counts.
         let _ = relay.write_object(import.track, object);

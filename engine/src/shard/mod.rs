@@ -257,6 +257,11 @@ impl Shard {
         self.events.pop_front()
     }
 
+    /// The share of its time that this shard spends in turns, as its shell measures it.
+    pub fn set_load(&mut self, busy_permille: u16) {
+        self.relay.set_load(busy_permille);
+    }
+
     /// New playback keys.
     pub fn set_keys(&mut self, keys: KeySet, now: Instant) {
         self.relay.set_keys(keys, now);
@@ -442,6 +447,8 @@ impl Shard {
                 quic::Event::Stopped { id, code } => relay.handle_stop(session, id, code, now),
                 quic::Event::Writable { id } => relay.handle_writable(session, id),
                 quic::Event::Available { dir } => relay.handle_streams_available(session, dir),
+                quic::Event::Acknowledged { id } => relay.handle_acknowledged(session, id),
+                quic::Event::Datagram { data } => relay.handle_datagram(session, data, now, wall),
             });
             if done.is_err() {
                 self.end_after_panic(conn, session, now);

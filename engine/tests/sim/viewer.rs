@@ -104,6 +104,7 @@ impl Watcher {
                 quic::Event::Stopped { id, code } => self.viewer.handle_stop(id, code, now),
                 quic::Event::Writable { id } => self.viewer.handle_writable(id),
                 quic::Event::Available { dir } => self.viewer.handle_streams_available(dir),
+                quic::Event::Acknowledged { .. } | quic::Event::Datagram { .. } => {}
                 quic::Event::Closed { code, reason } => self.viewer.handle_closed(code, &reason),
             }
         }

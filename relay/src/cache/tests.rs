@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::encode::object_heads;
 
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "a test needs some point in time to start from")]
@@ -20,6 +21,7 @@ fn object(at: Instant, group: u64, object: u64, payload: &[u8]) -> ObjectIn {
         payload: Bytes::copy_from_slice(payload),
         end_of_group: false,
         arrived: at,
+        forwarding: crate::Forwarding::default(),
     }
 }
 
@@ -27,11 +29,24 @@ fn marker(at: Instant, group: u64, id: u64) -> ObjectIn {
     ObjectIn { end_of_group: true, ..object(at, group, id, b"") }
 }
 
+/// Where the stream of subgroup 0 of a group stands.
+fn place(cache: &Cache, group: u64) -> Place {
+    let serial = cache.group(group).unwrap().subgroup(0).unwrap().serial;
+    Place { group, subgroup: 0, serial }
+}
+
+fn progress(cache: &Cache) -> Progress {
+    cache.newest().unwrap().subgroup(0).unwrap().progress
+}
+
 /// Everything in the cache: what an attack must leave as it was.
 fn contents(cache: &Cache) -> Vec<(u64, u64, Vec<u8>)> {
     cache
         .groups()
-        .flat_map(|group| group.objects().map(|o| (group.id, o.id, o.payload.to_vec())))
+        .flat_map(|group| {
+            let objects = group.objects().into_iter();
+            objects.map(|(_, o)| (group.id, o.id, o.payload.joined().to_vec()))
+        })
         .collect()
 }
 
@@ -67,7 +82,10 @@ fn h28_groups_and_objects_of_a_feed_never_go_backwards() {
     assert_eq!(refused(object(t, 5, 2, b"x")), ObjectError::ObjectBackwards);
     assert_eq!(refused(object(t, 7, ID_MAX + 1, b"x")), ObjectError::IdRange);
     assert_eq!(refused(object(t, 7, 0, &[0; 101])), ObjectError::TooLarge);
-    assert_eq!(refused(ObjectIn { subgroup: 1, ..object(t, 7, 0, b"x") }), ObjectError::Subgroup);
+    assert_eq!(
+        refused(ObjectIn { subgroup: ID_MAX + 1, ..object(t, 7, 0, b"x") }),
+        ObjectError::IdRange
+    );
     assert_eq!(contents(&cache), before);
     assert_eq!(cache.largest(), Some(Location::new(6, 0)));
 }
@@ -77,13 +95,13 @@ fn an_end_of_group_is_final() {
     let t = now();
     let mut cache = Cache::new(1, Order::Strict);
     cache.insert(object(t, 1, 0, b"a"), 100).unwrap();
-    assert_eq!(cache.newest().unwrap().state, GroupState::Growing);
+    assert_eq!(progress(&cache), Progress::Growing);
     assert_eq!(cache.insert(marker(t, 1, 1), 100), Ok(Taken::Marker));
-    assert_eq!(cache.newest().unwrap().state, GroupState::Complete);
+    assert_eq!(progress(&cache), Progress::Complete);
     let more = cache.insert(object(t, 1, 1, b"b"), 100);
     assert_eq!(more, Err(ObjectError::ObjectBackwards));
     cache.insert(ObjectIn { end_of_group: true, ..object(t, 2, 0, b"c") }, 100).unwrap();
-    assert_eq!(cache.newest().unwrap().state, GroupState::Complete);
+    assert_eq!(progress(&cache), Progress::Complete);
     assert_eq!(contents(&cache).len(), 2);
 }
 
@@ -97,11 +115,11 @@ fn streams_of_a_publisher_may_overlap_a_little() {
     assert_eq!(cache.insert(object(t, 10, 1, b"c"), 100), Ok(Taken::New));
     assert!(cache.admits_group(9));
     assert!(!cache.admits_group(8));
-    cache.complete_group(10);
+    cache.complete(place(&cache, 10), t);
     let more = cache.insert(object(t, 10, 2, b"d"), 100);
     assert_eq!(more, Err(ObjectError::GroupBackwards));
-    cache.abort_group(11);
-    assert_eq!(cache.newest().unwrap().state, GroupState::Aborted);
+    cache.abort(place(&cache, 11), ResetCode::Cancelled);
+    assert_eq!(progress(&cache), Progress::Aborted(ResetCode::Cancelled));
 }
 
 #[test]
@@ -116,11 +134,12 @@ fn replay_and_live_may_overlap_in_any_order() {
     let found: Vec<_> = contents(&cache).into_iter().map(|(g, o, _)| (g, o)).collect();
     assert_eq!(found, [(6, 0), (7, 0), (7, 1), (7, 2)]);
     let group = cache.group(7).unwrap();
-    let chain: Vec<_> = group.objects().map(|o| (o.previous, o.id, o.end_offset)).collect();
+    let chain = group.objects().into_iter().map(|(_, o)| (o.previous, o.id, o.end_offset));
+    let chain: Vec<_> = chain.collect();
     assert_eq!(chain, [(None, 0, 3), (Some(0), 1, 6), (Some(1), 2, 10)]);
     assert_eq!(group.known_from, 0);
-    let same = object_heads(Some(1), 2, &Bytes::new(), 4).unwrap();
-    assert_eq!(group.last().unwrap().heads, same);
+    let same = object_heads(Some(1), 2, &Bytes::new(), 4, Status::Normal).unwrap();
+    assert_eq!(group.object(2).unwrap().heads, same);
 }
 
 #[test]
@@ -216,8 +235,9 @@ proptest! {
             prop_assert_eq!(cache.bytes(), bytes);
             for group in cache.groups() {
                 for wanted in 0..8 {
-                    let found = group.at_or_after(wanted).map(|o| o.id);
-                    let plain = group.objects().map(|o| o.id).find(|id| *id >= wanted);
+                    let found = group.subgroup(0).unwrap().at_or_after(wanted).map(|o| o.id);
+                    let mut ids = group.objects().into_iter().map(|(_, o)| o.id);
+                    let plain = ids.find(|id| *id >= wanted);
                     prop_assert_eq!(found, plain);
                 }
             }
@@ -243,7 +263,7 @@ proptest! {
         prop_assert_eq!(contents(&cache), expected);
         for group in cache.groups() {
             let mut previous = None;
-            for object in group.objects() {
+            for (_, object) in group.objects() {
                 prop_assert_eq!(object.previous, previous);
                 previous = Some(object.id);
             }

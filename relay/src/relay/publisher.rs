@@ -181,8 +181,7 @@ impl Relay {
         let before = publisher.upstreams.len();
         publisher.upstreams.retain(|(_, track)| *track != id);
         for inbound in publisher.inbound.iter_mut().filter(|inbound| inbound.track == id) {
-            inbound.ignored = true;
-            inbound.object = None;
+            inbound.ignore();
         }
         if publisher.upstreams.len() < before {
             state.moqt.cancel(request);
@@ -212,7 +211,7 @@ impl Relay {
             return;
         }
         track.state = State::Open;
-        track.properties = properties;
+        track.set_properties(properties);
         if let Some(largest) = largest {
             track.cache.note_largest(largest);
         }

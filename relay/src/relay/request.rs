@@ -10,14 +10,11 @@ use weir_moqt::{
 
 use super::{Relay, Watcher};
 use crate::cache::Order;
-use crate::fanout::{Subscription, after, stream_priority};
+use crate::fanout::{Subscription, Timeouts, after, fetch_priority};
 use crate::fetch::{Fetch, Plan, PlanError};
 use crate::session::{Ask, Waiting, covers};
 use crate::track::{Source, State, UpstreamDone, Waiter};
 use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
-
-/// Ordinal that puts a FETCH before the live groups of its track: a joiner needs the past first.
-const FETCH_ORDINAL: u32 = u32::MAX;
 
 impl Relay {
     pub(super) fn on_event(
@@ -80,6 +77,9 @@ impl Relay {
             Moqt::ObjectStarted { stream, object } => self.on_object(session, stream, object, now),
             Moqt::Payload { stream, data, last } => {
                 self.on_payload(session, stream, &data, last, now);
+            }
+            Moqt::Datagram { request, datagram } => {
+                self.on_datagram(session, request, datagram, now);
             }
             Moqt::DataEnded { stream } => self.on_data_ended(session, stream, None, now),
             Moqt::DataReset { stream, code } => {
@@ -232,7 +232,9 @@ impl Relay {
     ) {
         let refusal = match ask {
             Ask::Subscribe(params) => self.accept_subscription(session, request, id, &params),
-            Ask::Fetch(target, params) => self.serve_fetch(session, request, id, &target, &params),
+            Ask::Fetch(target, params) => {
+                self.serve_fetch(session, request, id, &target, &params, now)
+            }
             Ask::Status => self.answer_status(session, request, id),
         };
         if let Err(error) = refusal {
@@ -249,7 +251,7 @@ impl Relay {
         id: TrackId,
         params: &Params,
     ) -> Result<(), RequestError> {
-        let Self { sessions, tracks, limits, .. } = self;
+        let Self { sessions, tracks, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
         };
@@ -258,9 +260,11 @@ impl Relay {
         let mut subscription =
             Subscription::new(request, id, track.alias, start, end_group, largest);
         subscription.forward = params.forwards();
-        subscription.priority = params.subscriber_priority();
+        subscription.set_priority(params.subscriber_priority());
+        subscription.set_order(params.group_order.unwrap_or(track.terms.order));
+        subscription.skip_datagrams(&track.cache);
         subscription.publisher_priority = track.priority;
-        subscription.timeout = timeout(params, limits.delivery_timeout);
+        subscription.timeouts = timeouts(params).min(track.terms.timeouts);
         let answer = Params { largest, ..Params::default() };
         state
             .moqt
@@ -315,25 +319,29 @@ impl Relay {
         if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
             return;
         }
-        let largest = self.tracks.get(id.0).and_then(|track| track.cache.largest());
-        let delivery = self.limits.delivery_timeout;
-        let Some(state) = self.live(session) else { return };
+        let terms = self.tracks.get(id.0).map(|track| track.terms).unwrap_or_default();
+        let open = self.sessions.get_mut(session.0).filter(|state| state.closing.is_none());
+        let Some(state) = open else { return };
         let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
         let mut refusal = None;
         if let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.request == request) {
             refusal = narrow(subscription, params.filter);
             if let Some(priority) = params.priority {
-                subscription.priority = priority;
+                subscription.set_priority(priority);
             }
             if params.object_timeout_ms.is_some() || params.subgroup_timeout_ms.is_some() {
-                subscription.timeout = timeout(params, delivery);
+                subscription.timeouts = timeouts(params).min(terms.timeouts);
             }
             match params.forward {
                 Some(false) if subscription.forward => {
                     state.resets.extend(subscription.streams().map(|s| (s, cancelled)));
                     subscription.pause();
                 }
-                Some(true) if !subscription.forward => subscription.resume(largest),
+                Some(true) if !subscription.forward => {
+                    if let Some(track) = self.tracks.get(id.0) {
+                        subscription.resume(&track.cache);
+                    }
+                }
                 _ => {}
             }
         } else if let Some(waiting) = state.waiting.iter_mut().find(|w| w.request == request)
@@ -421,6 +429,7 @@ impl Relay {
         id: TrackId,
         target: &FetchTarget,
         params: &Params,
+        now: Instant,
     ) -> Result<(), RequestError> {
         let Self { sessions, tracks, limits, metrics, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
@@ -454,8 +463,8 @@ impl Relay {
         let order = params.group_order.unwrap_or_default();
         let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
         let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
-        let planned =
-            Plan::new(&track.cache, start, end, order, limits.fetch_objects_max, bytes_max);
+        let budget = (limits.fetch_objects_max, bytes_max);
+        let planned = Plan::new(&track.cache, start, end, order, budget, now);
         let plan = planned.map_err(|error| match error {
             PlanError::Budget => {
                 metrics.limit_fetch_budget += 1;
@@ -469,7 +478,7 @@ impl Relay {
             .moqt
             .accept_fetch(request, false, end, Params::default(), &track.properties)
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
-        let priority = stream_priority(params.subscriber_priority(), track.priority, FETCH_ORDINAL);
+        let priority = fetch_priority(params.subscriber_priority(), track.priority);
         state.fetches.push(Fetch::new(request, plan, order, priority));
         metrics.fetches_accepted += 1;
         Ok(())
@@ -585,12 +594,7 @@ fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<Req
     None
 }
 
-/// The smallest of the timeouts asked for and ours; 0 counts as not asked.
-fn timeout(params: &Params, ours: Duration) -> Duration {
-    [params.object_timeout_ms, params.subgroup_timeout_ms]
-        .into_iter()
-        .flatten()
-        .filter(|timeout| *timeout > 0)
-        .map(Duration::from_millis)
-        .fold(ours, Duration::min)
+/// The delivery timeouts a subscriber asks for.
+fn timeouts(params: &Params) -> Timeouts {
+    Timeouts::new(params.object_timeout_ms, params.subgroup_timeout_ms)
 }

@@ -3,15 +3,16 @@
 
 use std::time::Instant;
 
+use weir_moqt::data::Status;
 use weir_moqt::{RequestCode, RequestError, ResetCode};
 
 use super::{Relay, Timer};
-use crate::cache::{Cache, Evicted, GroupState, Order, Taken};
+use crate::cache::{Cache, Evicted, Group, Object, Order, Place, Subgroup, Taken};
 use crate::directory::Refused;
 use crate::track::{Source, State, Track};
 use crate::{
-    DoneCode, Event, Found, FullTrackName, Namespace, ObjectError, ObjectIn, Origin, SessionId,
-    TrackId, TrackOptions,
+    DoneCode, Event, Forwarding, Found, FullTrackName, Namespace, ObjectError, ObjectIn, Origin,
+    SessionId, SubgroupEnd, TrackId, TrackOptions,
 };
 
 impl Relay {
@@ -93,7 +94,9 @@ impl Relay {
     /// reset and not ended as if they were whole.
     pub fn abort_groups(&mut self, track: TrackId) {
         let Some(track) = self.tracks.get_mut(track.0) else { return };
-        track.cache.abort_all();
+        let before = track.cache.bytes();
+        track.cache.abort_all(ResetCode::Cancelled);
+        count_bytes(&mut self.metrics, before, track.cache.bytes());
         for session in &track.subscribers {
             self.dirty.mark(*session);
         }
@@ -122,14 +125,17 @@ impl Relay {
         id: TrackId,
         object: ObjectIn,
     ) -> Result<Taken, ObjectError> {
-        let Self { tracks, limits, metrics, dirty, events, .. } = self;
+        let Self { tracks, limits, metrics, .. } = self;
         let track = tracks
             .get_mut(id.0)
             .filter(|track| !matches!(track.state, State::Ended(_)))
             .ok_or(ObjectError::UnknownTrack)?;
         let exported = track.exported.then(|| object.clone());
         let (length, now, priority) = (object.payload.len(), object.arrived, object.priority);
-        let before = track.cache.bytes() as u64;
+        // A feed's next group ends the one before it, which other shards have to be told.
+        let growing = track.cache.newest().filter(|group| !group.is_over()).map(|group| group.id);
+        let growing = growing.filter(|group| track.exported && *group < object.group);
+        let before = track.cache.bytes();
         let taken =
             track.cache.insert(object, limits.object_bytes_max).inspect_err(
                 |error| match error {
@@ -137,6 +143,7 @@ impl Relay {
                     _ => metrics.objects_malformed += 1,
                 },
             )?;
+        count_bytes(metrics, before, track.cache.bytes());
         match taken {
             Taken::New => {
                 metrics.objects_in += 1;
@@ -152,24 +159,93 @@ impl Relay {
                 metrics.objects_dropped += 1;
                 return Ok(taken);
             }
+            Taken::Full => {
+                metrics.limit_subgroups += 1;
+                metrics.objects_dropped += 1;
+                return Ok(taken);
+            }
         }
+        let ended = growing.and_then(|group| track.cache.group(group));
+        let ended: Vec<SubgroupEnd> = ended.into_iter().flat_map(Group::ends).collect();
+        self.grown(id, None, now);
+        for end in ended {
+            self.export(Event::ExportedEnd { track: id, end });
+        }
+        if let Some(object) = exported {
+            self.export(Event::Exported { track: id, object });
+        }
+        Ok(taken)
+    }
+
+    /// The cache of a track has grown: frees what it may not keep and wakes who reads it. An object
+    /// that has just become whole goes to the other shards: they get objects in one piece, because
+    /// a link is read by all and overrun by the slow, so that half an object there is lost more
+    /// often than half an object's time is gained.
+    pub(super) fn grown(&mut self, id: TrackId, whole: Option<(Place, u64)>, now: Instant) {
+        let Self { tracks, limits, metrics, dirty, .. } = self;
+        let Some(track) = tracks.get_mut(id.0) else { return };
         // What the shard has left beside the other tracks bounds this one too.
-        let others = metrics.cache_bytes.saturating_sub(before) as usize;
+        let before = track.cache.bytes();
+        let others = metrics.cache_bytes.saturating_sub(before as u64) as usize;
         let room = limits.cache_shard_bytes_max.saturating_sub(others);
         let evicted = track.cache.evict(limits, limits.cache_track_bytes_max.min(room), now);
         count_evicted(metrics, evicted);
-        metrics.cache_bytes = others as u64 + track.cache.bytes() as u64;
+        count_bytes(metrics, before, track.cache.bytes());
         for session in &track.subscribers {
             dirty.mark(*session);
         }
-        if let Some(object) = exported {
-            if events.len() < limits.events_max {
-                events.push_back(Event::Exported { track: id, object });
-            } else {
-                metrics.limit_events += 1;
-            }
+        if track.exported
+            && let Some((place, object)) = whole
+            && let Some(group) = track.cache.group(place.group)
+            && let Some(object) = group.object(object)
+        {
+            let object = exported_object(group, group.subgroup(place.subgroup), object);
+            self.export(Event::Exported { track: id, object });
         }
-        Ok(taken)
+    }
+
+    fn export(&mut self, event: Event) {
+        if self.events.len() < self.limits.events_max {
+            self.events.push_back(event);
+        } else {
+            self.metrics.limit_events += 1;
+        }
+    }
+
+    /// A stream of a publisher, or of a replica's owner, came to its end.
+    pub(super) fn end_place(
+        &mut self,
+        id: TrackId,
+        place: Place,
+        reset: Option<ResetCode>,
+        now: Instant,
+    ) {
+        let Self { tracks, metrics, dirty, .. } = self;
+        let Some(track) = tracks.get_mut(id.0) else { return };
+        let before = track.cache.bytes();
+        match reset {
+            None => track.cache.complete(place, now),
+            Some(code) => track.cache.abort(place, code),
+        }
+        count_bytes(metrics, before, track.cache.bytes());
+        for session in &track.subscribers {
+            dirty.mark(*session);
+        }
+        if track.exported {
+            let Place { group, subgroup, .. } = place;
+            let end = SubgroupEnd { group, subgroup, reset };
+            self.export(Event::ExportedEnd { track: id, end });
+        }
+    }
+
+    /// A subgroup of a replica came to its end at its owner ([`Event::ExportedEnd`]).
+    pub fn end_subgroup(&mut self, track: TrackId, end: SubgroupEnd, now: Instant) {
+        let SubgroupEnd { group, subgroup, reset } = end;
+        let known = self.tracks.get(track.0).and_then(|track| track.cache.group(group));
+        if let Some(known) = known.and_then(|group| group.subgroup(subgroup)) {
+            let place = Place { group, subgroup, serial: known.serial };
+            self.end_place(track, place, reset, now);
+        }
     }
 
     /// No more objects: subscribers read what is there, then get PUBLISH_DONE with `code`.
@@ -222,18 +298,15 @@ impl Relay {
     pub fn cached(&self, track: TrackId) -> impl Iterator<Item = ObjectIn> + '_ {
         let groups = self.tracks.get(track.0).into_iter().flat_map(|track| track.cache.groups());
         groups.flat_map(|group| {
-            let last = group.last().map(|last| last.id);
-            group.objects().map(move |object| ObjectIn {
-                group: group.id,
-                subgroup: 0,
-                object: object.id,
-                priority: group.priority,
-                properties: object.properties.clone(),
-                payload: object.payload.clone(),
-                end_of_group: group.state == GroupState::Complete && last == Some(object.id),
-                arrived: object.arrived,
-            })
+            let whole = group.objects().into_iter().filter(|(_, object)| object.payload.is_whole());
+            whole.map(move |(subgroup, object)| exported_object(group, subgroup, object))
         })
+    }
+
+    /// The ends of subgroups in the cache of a track, to follow [`Relay::cached`].
+    pub fn cached_ends(&self, track: TrackId) -> impl Iterator<Item = SubgroupEnd> + '_ {
+        let groups = self.tracks.get(track.0).into_iter().flat_map(|track| track.cache.groups());
+        groups.flat_map(Group::ends)
     }
 
     // Namespaces.
@@ -316,7 +389,9 @@ impl Relay {
             return;
         }
         track.state = State::Ended(code);
-        track.cache.complete_all();
+        let before = track.cache.bytes();
+        track.cache.complete_all(now);
+        count_bytes(&mut self.metrics, before, track.cache.bytes());
         if self.names.get(&track.name) == Some(&id) {
             self.names.remove(&track.name);
         }
@@ -473,6 +548,32 @@ impl Relay {
         track.waiting.retain(|waiter| waiter.session != session || waiter.request != request);
         self.release(id, now);
     }
+}
+
+/// An object as another shard takes it.
+fn exported_object(group: &Group, subgroup: Option<&Subgroup>, object: &Object) -> ObjectIn {
+    let marker = object.status == Status::EndOfGroup;
+    let last = group.end == Some(object.id + 1) && object.payload.len() > 0;
+    let forwarding = match subgroup {
+        Some(subgroup) => Forwarding::Subgroup { holds_end: subgroup.holds_end && !marker },
+        None => Forwarding::Datagram,
+    };
+    ObjectIn {
+        group: group.id,
+        subgroup: subgroup.map_or(0, |subgroup| subgroup.id),
+        object: object.id,
+        priority: object.priority,
+        properties: object.properties.clone(),
+        payload: object.payload.joined(),
+        end_of_group: marker || (last && group.is_over()),
+        arrived: object.arrived,
+        forwarding,
+    }
+}
+
+/// Keeps the gauge of cached bytes true over a change of one cache.
+fn count_bytes(metrics: &mut crate::Metrics, before: usize, after: usize) {
+    metrics.cache_bytes = (metrics.cache_bytes + after as u64).saturating_sub(before as u64);
 }
 
 fn count_evicted(metrics: &mut crate::Metrics, evicted: Evicted) {

@@ -70,10 +70,10 @@ fn a_viewer_on_another_shard_gets_the_newest_group_and_all_that_follows() {
     edge.settle();
     let peer = edge.peer(viewer);
     assert_eq!(peer.locations(fetch), [(1, 0), (1, 1)]);
-    // Written in one turn, the newer group goes first.
-    assert_eq!(peer.locations(subscription), [(2, 0), (1, 2)]);
+    // Written in one turn, the older group goes first.
+    assert_eq!(peer.locations(subscription), [(1, 2), (2, 0)]);
     peer.assert_unaltered();
-    assert_eq!(edge.peer(second).locations(other), [(2, 0), (1, 2)]);
+    assert_eq!(edge.peer(second).locations(other), [(1, 2), (2, 0)]);
     assert_eq!(edge.relay.metrics().objects_duplicate, 1);
 }
 

@@ -212,6 +212,7 @@ impl World {
             payload: payload(group, object).into(),
             end_of_group: false,
             arrived: self.now,
+            forwarding: weir_relay::Forwarding::default(),
         }
     }
 
