@@ -4,6 +4,8 @@
 //! node gets: checked, with its topology resolved. Cores never see either. This file does not read
 //! the clock and touches the file system only in [`Config::load`].
 
+mod drain;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,6 +15,8 @@ use std::{
 
 use serde::Deserialize;
 
+pub(crate) use self::drain::parse_duration;
+pub use self::drain::{Deadline, Drain, NewUri};
 use crate::topology::{self, HostFacts, Topology};
 
 /// The documented file that ships with the binary; its values are the defaults.
@@ -32,6 +36,8 @@ pub struct Config {
     pub tls: Tls,
     /// What the outside calls this machine.
     pub public: Public,
+    /// How it is emptied.
+    pub drain: Drain,
     /// What is logged and how.
     pub log: Log,
 }
@@ -128,6 +134,10 @@ pub struct Overrides {
     pub rtmp: Option<ListenAddr>,
     /// `--shards`, `WEIR_SHARDS`.
     pub shards: Option<ShardCount>,
+    /// `WEIR_DRAIN_NEW_URI`.
+    pub drain_new_uri: Option<NewUri>,
+    /// `WEIR_DRAIN_DEADLINE`.
+    pub drain_deadline: Option<Deadline>,
     /// `--log-format`, `WEIR_LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
     /// `--log`, `WEIR_LOG`.
@@ -147,6 +157,8 @@ pub struct Up {
     pub public_host: Option<String>,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
+    /// How it is emptied, unless the order says otherwise.
+    pub drain: Drain,
     /// Shards, pins, listeners and links.
     pub topology: Topology,
 }
@@ -231,6 +243,7 @@ impl Default for Config {
             shards: Shards::default(),
             tls: Tls::default(),
             public: Public::default(),
+            drain: Drain::default(),
             log: Log::default(),
         }
     }
@@ -300,6 +313,8 @@ impl Config {
         set(&mut self.listen.quic, over.quic.as_ref());
         set(&mut self.listen.rtmp, over.rtmp.as_ref());
         set(&mut self.shards.count, over.shards.as_ref());
+        set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
+        set(&mut self.drain.deadline, over.drain_deadline.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
     }
@@ -326,6 +341,7 @@ impl Config {
             ready_file: flags.ready_file,
             public_host: self.public_host()?,
             certificate,
+            drain: self.drain.clone(),
             topology: topology::resolve(self, host)?,
         })
     }
@@ -366,6 +382,8 @@ impl Overrides {
             quic: parsed(get("WEIR_QUIC"), "WEIR_QUIC")?,
             rtmp: parsed(get("WEIR_RTMP"), "WEIR_RTMP")?,
             shards: parsed(get("WEIR_SHARDS"), "WEIR_SHARDS")?,
+            drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
+            drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
             log_format: parsed(get("WEIR_LOG_FORMAT"), "WEIR_LOG_FORMAT")?,
             log: get("WEIR_LOG"),
         })

@@ -4,6 +4,7 @@ pub mod cert;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod drain;
 mod guard;
 pub mod logs;
 pub mod node;

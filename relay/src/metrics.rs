@@ -63,6 +63,10 @@ pub struct Metrics {
     pub auth_failures: [u64; crate::auth::AuthError::COUNT],
     /// Sessions ended because their token ran out or was withdrawn.
     pub sessions_expired: u64,
+    /// Sessions told to go elsewhere by GOAWAY.
+    pub goaways_sent: u64,
+    /// Sessions closed because they stayed past the deadline of GOAWAY.
+    pub goaway_timeouts: u64,
     /// Publishers refused by the engine or by time-out.
     pub publishers_refused: u64,
     /// `sessions_max` was hit.

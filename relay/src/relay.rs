@@ -2,6 +2,7 @@
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod drain;
 mod inbound;
 mod load;
 mod publisher;
@@ -51,8 +52,7 @@ pub struct Relay {
     dirty: Dirty,
     events: VecDeque<Event>,
     last_alias: u64,
-    /// GOAWAY was sent with this URI; new sessions get it too.
-    draining: Option<String>,
+    draining: Option<drain::Draining>,
 }
 
 /// A session that wants to hear of namespaces.
@@ -103,9 +103,6 @@ impl Dirty {
         Some(session)
     }
 }
-
-/// Time a peer gets to leave after GOAWAY.
-const GOAWAY_TIMEOUT_MS: u64 = 10_000;
 
 impl Relay {
     /// An empty relay for shard `shard`.
@@ -366,15 +363,6 @@ impl Relay {
         true
     }
 
-    /// Sends GOAWAY to every session, now and to come.
-    pub fn drain(&mut self, new_uri: &str) {
-        self.draining = Some(new_uri.to_owned());
-        let ids: Vec<u64> = self.sessions.keys().collect();
-        for id in ids {
-            self.send_goaway(SessionId(id));
-        }
-    }
-
     /// When [`Relay::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -437,9 +425,7 @@ impl Relay {
             let cut = token.value.slice(..token.value.len().min(crate::auth::TOKEN_BYTES_MAX + 1));
             state.token = Some(Secret::new(String::from_utf8_lossy(&cut)));
         }
-        if self.draining.is_some() {
-            self.send_goaway(session);
-        }
+        self.send_goaway(session, now);
     }
 
     fn set_resource(&mut self, session: SessionId, resource: Resource, now: Instant) {
@@ -454,17 +440,6 @@ impl Relay {
             Resource::Playback { token } | Resource::Other { token } => {
                 state.token = token.or_else(|| state.token.take());
             }
-        }
-    }
-
-    fn send_goaway(&mut self, session: SessionId) {
-        let uri = self.draining.clone().unwrap_or_default();
-        if let Some(state) = self.live(session)
-            && state.is_set_up
-        {
-            // Refused only when it was sent before.
-            let _ = state.moqt.goaway(&uri, GOAWAY_TIMEOUT_MS);
-            self.dirty.mark(session);
         }
     }
 
@@ -487,10 +462,13 @@ impl Relay {
             Some(Publisher { access: Access::Asked(deadline), .. }) if *deadline <= now
         );
         let expired = state.grant_deadline.is_some_and(|deadline| deadline <= now);
+        let stayed = state.leave_deadline.is_some_and(|deadline| deadline <= now);
         if late_setup {
             self.metrics.limit_setup_timeout += 1;
             let reason = "no SETUP in time".to_owned();
             self.close(session, SessionCode::ControlMessageTimeout, reason, now);
+        } else if stayed {
+            self.end_straggler(session, now);
         } else if unanswered {
             self.publish_authorized(session, Err(RefuseReason::Timeout), now);
         } else if expired {

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) grants: Vec<Grant>,
     pub(crate) setup_deadline: Instant,
     pub(crate) grant_deadline: Option<Instant>,
+    /// Told to go: closed then, if it is still here.
+    pub(crate) leave_deadline: Option<Instant>,
     /// What the relay's timer set holds for this session.
     pub(crate) timer: Option<Instant>,
     pub(crate) closing: Option<Close>,
@@ -201,6 +203,7 @@ impl Session {
             grants: Vec::new(),
             setup_deadline,
             grant_deadline: None,
+            leave_deadline: None,
             timer: None,
             closing: None,
             lossy_since: None,
@@ -222,7 +225,8 @@ impl Session {
             _ => None,
         };
         let unacknowledged = self.subscriptions.iter().filter_map(Subscription::deadline).min();
-        [setup, access, self.grant_deadline, unacknowledged].into_iter().flatten().min()
+        let ours = [setup, access, self.grant_deadline, self.leave_deadline, unacknowledged];
+        ours.into_iter().flatten().min()
     }
 
     /// Whether this session may use `namespace`, by the token of the request or else by its own.

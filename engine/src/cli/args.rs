@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use weir_control::{Ingest, InputId, SigningKeyId};
 use weir_moqt::Draft;
 
-use crate::config::{ListenAddr, LogFormat, Overrides, ShardCount, UpFlags};
+use crate::config::{
+    Deadline, ListenAddr, LogFormat, NewUri, Overrides, ShardCount, UpFlags, parse_duration,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, about = "Live streaming on your own machines: RTMP in, MoQT out")]
@@ -49,6 +51,8 @@ pub(super) enum Command {
     SigningKey(SigningKey),
     /// Play a broadcast into a file
     Play(Play),
+    /// Empty the node that runs on a data directory, and end it
+    Drain(Drain),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -155,6 +159,23 @@ pub(super) struct Play {
     draft: Option<Draft>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Drain {
+    /// Where viewers and publishers are sent: https://HOST:PORT or moqt://HOST:PORT
+    /// [default: the node's `drain.new_uri`]
+    #[arg(long, value_name = "URI")]
+    pub(super) new_uri: Option<NewUri>,
+    /// How long they may take, such as 30s or 5m [default: the node's `drain.deadline`]
+    #[arg(long, value_name = "SPAN")]
+    pub(super) deadline: Option<Deadline>,
+    /// Give the order and return; the node goes on by itself
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Print one JSON object each time something changes
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Config {
     /// Print the configuration file with every key, its default and its meaning
@@ -252,30 +273,6 @@ fn parse_draft(text: &str) -> Result<Draft, String> {
     Draft::from_token(&format!("moqt-{text}")).ok_or_else(|| format!("{text:?} is not 18 or 16"))
 }
 
-/// `90`, `90s`, `15m`, `1h30m`: plain numbers are seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let malformed = || format!("{text:?} is not a duration such as 90s, 15m or 1h30m");
-    let mut total = 0_u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let number: u64 = rest.get(..digits).and_then(|n| n.parse().ok()).ok_or_else(malformed)?;
-        let unit = rest.get(digits..digits + 1);
-        let seconds = match unit {
-            Some("s") => 1,
-            Some("m") => 60,
-            Some("h") => 3_600,
-            Some("d") => 86_400,
-            None if digits == text.len() => 1,
-            _ => return Err(malformed()),
-        };
-        let more = number.checked_mul(seconds).ok_or_else(malformed)?;
-        total = total.checked_add(more).ok_or_else(malformed)?;
-        rest = rest.get(digits + 1..).unwrap_or_default();
-    }
-    if text.is_empty() { Err(malformed()) } else { Ok(Duration::from_secs(total)) }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -324,19 +321,6 @@ mod tests {
         assert!(!format!("{to_file:?}").contains("secret"));
         assert_eq!(options(&format!("weir play {url} -o -")).output, PlayOutput::Stdout);
         assert_eq!(options(&format!("weir play {url}")).output, PlayOutput::Discard);
-    }
-
-    #[test]
-    fn durations_are_read() {
-        for (text, secs) in
-            [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5_400), ("1d", 86_400)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_secs(secs)), "{text}");
-        }
-        for bad in ["", "h", "1x", "1h5", "-1", "1.5h", "99999999999999999999", "9999999999999999h"]
-        {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

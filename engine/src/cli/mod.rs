@@ -6,6 +6,7 @@
 
 mod announce;
 mod args;
+mod drain;
 mod failure;
 mod short;
 #[cfg(test)]
@@ -89,6 +90,7 @@ fn run(
             logs::start(&config.log)?;
             roles.play(play.into())
         }
+        Command::Drain(command) => drain::drain(&config, &command, out),
         Command::Input(command) => short::input(&config, command, out),
         Command::Token(command) => short::token(&config, command, out),
         Command::SigningKey(command) => short::signing_key(&config, command, out),

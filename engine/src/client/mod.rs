@@ -4,6 +4,7 @@
 
 mod outbox;
 mod sequence;
+mod splice;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use weir_moqt::{DoneCode, Draft, Namespace, RequestCode, Transport};
 use weir_packager::catalog::Catalog;
 
+pub use splice::{Leg, MOVES_PER_MINUTE_MAX, Outcome, Splice};
 pub use url::{PlaybackUrl, UrlError};
 pub use viewer::Viewer;
 
@@ -168,10 +170,13 @@ pub enum Event {
         /// For people.
         reason: String,
     },
-    /// The relay is going away; what runs goes on for a while.
+    /// The relay is going away; what runs goes on for a while. Told once: a viewer moves as a whole, be it that only one
+    /// of its requests is to.
     GoAway {
         /// Where to go instead; empty = the same place.
         uri: String,
+        /// How long it will wait; `None` = it did not say.
+        timeout: Option<Duration>,
     },
     /// The session is over; the last event. Code 0 = every track has ended.
     Ended {

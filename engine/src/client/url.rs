@@ -100,6 +100,26 @@ impl PlaybackUrl {
         format!("{host}:{}", self.port)
     }
 
+    /// The same broadcast at the address of a GOAWAY; empty = the same one. Only host and port are taken from it: the
+    /// broadcast, the token and what carries the session stay the viewer's own. Both schemes name a relay that serves
+    /// WebTransport and raw QUIC on one port. The address is the relay's word, as trustworthy as the relay itself; its
+    /// certificate is checked as that of the first address was.
+    pub fn moved(&self, uri: &str) -> Result<Self, UrlError> {
+        if uri.is_empty() {
+            return Ok(self.clone());
+        }
+        let to = Url::parse(uri).map_err(|error| UrlError::Malformed(error.to_string()))?;
+        if !matches!(to.scheme(), "https" | "moqt") {
+            return Err(UrlError::Scheme(to.scheme().to_owned()));
+        }
+        let host = to.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::Host)?;
+        let mut url = self.url.clone();
+        url.set_host(Some(host)).map_err(|_| UrlError::Host)?;
+        let port = to.port().unwrap_or(PORT_DEFAULT);
+        url.set_port(Some(port)).map_err(|()| UrlError::Host)?;
+        Self::parse(url.as_str())
+    }
+
     /// What a viewer of this URL needs to know.
     pub fn options(&self, draft: Draft) -> Options {
         let mut options = Options::new(draft, self.transport, self.namespace.clone());
@@ -167,6 +187,29 @@ mod tests {
         let url = PlaybackUrl::parse("moqt://[::1]/playback/lv_1").unwrap();
         assert_eq!((url.host.as_str(), url.port), ("::1", 443));
         assert_eq!(url.authority(), "[::1]:443");
+    }
+
+    #[test]
+    fn a_goaway_gives_host_and_port_and_nothing_else() {
+        for scheme in ["https", "moqt"] {
+            let here = format!("{scheme}://a.example:4443/playback/lv_1?tok={}", token());
+            let here = PlaybackUrl::parse(&here).unwrap();
+            for (uri, host, port) in [
+                ("", "a.example", 4443),
+                ("https://b.example:9", "b.example", 9),
+                ("moqt://b.example/", "b.example", 443),
+                ("https://[2001:db8::1]:7/x?tok=y#cert-sha256=00", "2001:db8::1", 7),
+                ("moqt://10.0.0.2:7", "10.0.0.2", 7),
+            ] {
+                let there = here.moved(uri).unwrap();
+                assert_eq!((there.host.as_str(), there.port), (host, port), "{uri}");
+                assert_eq!(there.path_and_query(), here.path_and_query());
+                assert_eq!((&there.namespace, there.transport), (&here.namespace, here.transport));
+            }
+            for bad in ["b.example", "http://b", "file:///etc/passwd", "moqt:///x"] {
+                assert!(here.moved(bad).is_err(), "{bad}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::Status;
@@ -38,6 +38,7 @@ pub struct Viewer {
     /// Payload bytes in `events`.
     undelivered: usize,
     catalog: Option<Catalog>,
+    told_to_go: bool,
     phase: Phase,
 }
 
@@ -120,6 +121,7 @@ impl Viewer {
             events: VecDeque::new(),
             undelivered: 0,
             catalog: None,
+            told_to_go: false,
             phase: Phase::Running,
             options,
         };
@@ -330,8 +332,11 @@ impl Viewer {
     fn hear(&mut self, heard: Heard, now: Instant) {
         match heard {
             Heard::Setup { .. } => self.events.push_back(Event::Ready),
-            Heard::GoAway { request: None, uri, .. } => {
-                self.events.push_back(Event::GoAway { uri });
+            Heard::GoAway { uri, timeout_ms, .. } if !self.told_to_go => {
+                self.told_to_go = true;
+                // Zero says nothing (draft 18 section 10.4).
+                let timeout = timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis);
+                self.events.push_back(Event::GoAway { uri, timeout });
             }
             Heard::SubscribeOk { request, .. } => self.on_accepted(request),
             Heard::RequestError { request, error, .. } => self.on_refused(request, &error),

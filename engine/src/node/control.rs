@@ -9,6 +9,7 @@ use weir_control::{Ingest, Store};
 use weir_moqt::Namespace;
 use weir_relay::{KeySet, RefuseReason, SessionId};
 
+use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
 
@@ -143,6 +144,12 @@ impl Post {
     pub(super) async fn keys(&self, keys: &KeySet) {
         for mailbox in self.0.iter() {
             let _ = mailbox.send(Mail::Keys(keys.clone())).await;
+        }
+    }
+
+    pub(super) async fn drain(&self, order: &ShardOrder) {
+        for mailbox in self.0.iter() {
+            let _ = mailbox.send(Mail::Drain(order.clone())).await;
         }
     }
 

@@ -18,6 +18,20 @@ impl Board {
         Self(shards.into())
     }
 
+    /// Who is here, over all shards.
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let nobody = Occupancy { told: true, sessions: 0, publishers: 0, closed: 0 };
+        self.0.iter().fold(nobody, |sum, shard| {
+            let Ok(shard) = shard.lock() else { return sum };
+            Occupancy {
+                told: sum.told && shard.draining,
+                sessions: sum.sessions + shard.relay.sessions,
+                publishers: sum.publishers + shard.encoders as u64,
+                closed: sum.closed + shard.relay.goaway_timeouts,
+            }
+        })
+    }
+
     /// The whole page.
     pub(super) fn render(&self) -> String {
         let shards: Vec<Snapshot> = self
@@ -29,6 +43,17 @@ impl Board {
         page.all();
         page.text
     }
+}
+
+/// Who a drain waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Occupancy {
+    /// Every shard knows that it is to drain: before that the numbers say nothing.
+    pub(super) told: bool,
+    pub(super) sessions: u64,
+    pub(super) publishers: u64,
+    /// Sessions closed because they stayed.
+    pub(super) closed: u64,
 }
 
 struct Page<'a> {
@@ -105,6 +130,20 @@ impl Page<'_> {
             "Sessions ended because their token ran out or was withdrawn.",
             |s| s.relay.sessions_expired,
         );
+        self.gauge("draining", "1 while newcomers are refused and sessions asked to leave.", |s| {
+            u64::from(s.draining)
+        });
+        self.counter("goaways_sent_total", "Sessions told to go elsewhere.", |s| {
+            s.relay.goaways_sent
+        });
+        self.counter(
+            "goaway_timeouts_total",
+            "Sessions closed because they stayed past the deadline of a drain.",
+            |s| s.relay.goaway_timeouts,
+        );
+        self.counter("draining_refused_total", "New sessions refused while draining.", |s| {
+            s.quic.refused_draining
+        });
         self.counter("protocol_violations_total", "Sessions ended for a breach of MoQT.", |s| {
             s.relay.protocol_violations
         });

@@ -4,6 +4,7 @@
 
 mod control;
 mod demo;
+mod drain;
 mod metrics;
 mod rtmp;
 mod shell;
@@ -176,6 +177,16 @@ impl Shards {
             Ok(demo) => self.post.send(shard, Mail::Demo(Box::new(demo))).await,
             Err(error) => tracing::error!(%error, "the demo clip of this build is not usable"),
         }
+    }
+
+    /// Gives every shard the order to drain.
+    async fn drain(&self, order: &drain::ShardOrder) {
+        self.post.drain(order).await;
+    }
+
+    /// Who is still here.
+    fn occupancy(&self) -> metrics::Occupancy {
+        self.board.occupancy()
     }
 
     /// Closes every session and waits for the threads, at most `patience`.

@@ -161,6 +161,10 @@ impl Connection {
         let mut next = Next::Read;
         while let Some(event) = self.session.poll_event() {
             match event {
+                rtmp::Event::Publish { .. } if self.core.borrow().shard.is_draining() => {
+                    tracing::info!(peer = %self.peer, "RTMP publisher refused: draining");
+                    self.session.reject_publish(Reject::Draining);
+                }
                 rtmp::Event::Publish { app: _, input_id, key } => {
                     match self.requests.verify_key(&input_id, key.expose()).await {
                         Ok(grant) if grant.shard == self.core.borrow().shard.number() => {
@@ -214,6 +218,7 @@ impl Connection {
                 self.session.reject_publish(match refused {
                     Refused::Busy => Reject::Busy,
                     Refused::Capacity => Reject::Overloaded,
+                    Refused::Draining => Reject::Draining,
                 });
             }
         }

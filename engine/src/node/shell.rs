@@ -22,6 +22,7 @@ use weir_xdp::wake::Wake;
 
 use super::control::Requests;
 use super::demo::Demo;
+use super::drain::{LOOK_INTERVAL, ShardOrder};
 use super::rtmp;
 use crate::shard::{Event, Options, Shard, Snapshot, State, Turn};
 
@@ -50,6 +51,8 @@ pub(super) enum Mail {
     Adopt(Box<rtmp::Adopted>),
     /// Begin the demo broadcast.
     Demo(Box<Demo>),
+    /// Send sessions away and refuse newcomers.
+    Drain(ShardOrder),
     /// Close everything and stop.
     Stop,
 }
@@ -302,6 +305,9 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
                 held.shard.publish_authorized(session, answer, clock.now);
             }
             Mail::Adopt(_) | Mail::Demo(_) => {}
+            Mail::Drain(ShardOrder { new_uri, deadline }) => {
+                held.shard.drain(&new_uri, deadline, clock.now);
+            }
             Mail::Stop => {
                 held.stopping = true;
                 held.shard.close("server is stopping", clock.now);
@@ -315,14 +321,17 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
 /// so the lock is never contended on the packet path.
 async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Core>>) {
     loop {
-        let fresh = {
+        let (fresh, draining) = {
             let core = core.borrow();
-            Snapshot { port: core.port.counters(), ..core.shard.snapshot() }
+            let fresh = Snapshot { port: core.port.counters(), ..core.shard.snapshot() };
+            (fresh, core.shard.is_draining())
         };
         if let Ok(mut held) = snapshot.lock() {
             *held = fresh;
         }
-        glommio::timer::sleep(SNAPSHOT_INTERVAL).await;
+        // Whoever drains waits for the last one to leave.
+        let pause = if draining { LOOK_INTERVAL } else { SNAPSHOT_INTERVAL };
+        glommio::timer::sleep(pause).await;
     }
 }
 

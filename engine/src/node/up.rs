@@ -4,16 +4,19 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 use weir_control::{Ingest, Input, NewInput, Scope, Store, StreamKey, TTL_MAX, http};
 use weir_xdp::udp::BindError;
 
+use super::drain::Desk;
 use super::{Error, Shards};
 use crate::cert::Certificate;
 use crate::cli::{Addresses, Claim, Failure, Ready, ReadyDemo, card};
 use crate::config::Up;
+use crate::drain::{Door, Order};
 use crate::logs;
 
 /// Shards get this long to say goodbye; with the pages' own second it stays under the five seconds
@@ -29,7 +32,7 @@ const DEMO: &str = "demo";
 /// Name of the API key that each start makes anew for the ready file.
 const READY_KEY: &str = "ready-file";
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT, until SIGTERM or `weir drain` has emptied it, or until a second signal.
 pub fn run(up: Up) -> Result<(), Failure> {
     crate::guard::abort_on_stray_panics();
     tokio::runtime::Builder::new_current_thread()
@@ -63,10 +66,16 @@ async fn serve(up: Up) -> Result<(), Failure> {
     if let Some((input, _)) = &demo {
         shards.play_demo(input).await;
     }
+    let door = Door::open(&up.data_dir).map_err(|error| {
+        Failure::new(format!("cannot open a socket in {}: {error}", up.data_dir.display()))
+            .help("name a directory on a local file system with --data-dir")
+    })?;
+    let mut desk = Desk::open(door);
     let site = Arc::new(Site {
         certificate: Arc::clone(&certificate),
         addresses: addresses.clone(),
         metrics: Box::new(shards.metrics()),
+        draining: desk.flag(),
     });
     let options = http::Options {
         store: store.clone(),
@@ -87,11 +96,20 @@ async fn serve(up: Up) -> Result<(), Failure> {
     tokio::spawn(keep_fresh(Arc::clone(&certificate)));
 
     announce(&up, &claim, &addresses, &certificate, &store, demo.as_ref()).await?;
-    let which = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+    let order = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => Some(Order::default()),
+        order = desk.order() => Some(order),
     };
-    tracing::info!(signal = which, "stopping");
+    if let Some(order) = order {
+        tokio::select! {
+            () = desk.drain(&shards, &order, &up.drain) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    tracing::info!("stopping");
+    desk.close().await;
     drop(stop);
     shards.stop(STOP_PATIENCE).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), pages).await;
@@ -162,6 +180,7 @@ struct Site {
     certificate: Arc<Certificate>,
     addresses: Addresses,
     metrics: Box<dyn Fn() -> String + Send + Sync>,
+    draining: Arc<AtomicBool>,
 }
 
 impl http::Site for Site {
@@ -192,7 +211,11 @@ impl http::Site for Site {
     }
 
     fn health(&self) -> http::Health {
-        http::Health::Ok
+        if self.draining.load(Ordering::Relaxed) {
+            http::Health::Draining
+        } else {
+            http::Health::Ok
+        }
     }
 }
 

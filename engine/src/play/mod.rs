@@ -4,22 +4,23 @@
 mod connection;
 mod recording;
 mod report;
+mod roam;
 mod trust;
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Failure, PlayOptions, PlayOutput};
-use crate::client::{Event, PlaybackUrl, Viewer};
+use crate::client::{Event, PlaybackUrl};
 use connection::Connection;
 use recording::Recording;
 use report::Report;
+use roam::Roam;
 
-/// How long the last packets may take to leave.
-const GOODBYE: Duration = Duration::from_millis(500);
 /// How often the progress line moves.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -47,38 +48,33 @@ async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
     };
     let progress = progress();
     progress.set_message(format!("connecting to {}", url.authority()));
-    let mut connection = tokio::select! {
+    let connection = tokio::select! {
         connected = Connection::open(url, options.insecure, options.draft) => connected?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    progress.set_message(format!("watching over {}", connection.describe()));
-    let mut playback = Playback {
-        viewer: Viewer::new(url.options(connection.draft())),
-        report: Report::default(),
-        recording,
-        progress,
-        refusal: None,
-        end: None,
-    };
-    let outcome = playback.watch(&mut connection, options, &mut interrupt, &mut terminate).await;
+    let roam = Roam::new(connection, url.clone(), options.clone());
+    progress.set_message(format!("watching over {}", roam.describe()));
+    let mut playback =
+        Playback { roam, report: Report::default(), recording, progress, refusal: None, end: None };
+    let outcome = playback.watch(options, &mut interrupt, &mut terminate).await;
     playback.progress.finish_and_clear();
-    playback.viewer.close();
-    playback.viewer.drive(&mut connection, Instant::now());
-    connection.leave(GOODBYE).await;
+    let Playback { roam, report, recording, .. } = playback;
+    let (moves, last) = (roam.moves(), roam.describe());
+    Box::pin(roam.leave()).await;
     // The table is of use after a failure, too, unless it says nothing.
-    if outcome.is_ok() || !playback.report.is_empty() {
-        playback.print(options);
+    if outcome.is_ok() || !report.is_empty() {
+        print(&report, moves, &last, options);
     }
     outcome?;
-    match &playback.recording {
+    match &recording {
         Some(recording) => recording.verdict(),
         None => Ok(()),
     }
 }
 
 struct Playback {
-    viewer: Viewer,
+    roam: Roam,
     report: Report,
     recording: Option<Recording>,
     progress: ProgressBar,
@@ -90,7 +86,6 @@ struct Playback {
 impl Playback {
     async fn watch(
         &mut self,
-        connection: &mut Connection,
         options: &PlayOptions,
         interrupt: &mut tokio::signal::unix::Signal,
         terminate: &mut tokio::signal::unix::Signal,
@@ -99,19 +94,15 @@ impl Playback {
         let stop = tokio::time::sleep(options.duration.unwrap_or(far));
         tokio::pin!(stop);
         loop {
-            self.viewer.drive(connection, Instant::now());
+            self.roam.drive();
             if !self.drain()? {
                 return Ok(());
             }
             if let Some((code, reason)) = self.end.take() {
                 return self.ended(code, &reason);
             }
-            let wake = self.viewer.poll_timeout().unwrap_or_else(|| Instant::now() + far);
             tokio::select! {
-                () = connection.receive(&mut self.viewer) => {}
-                () = tokio::time::sleep_until(wake.into()) => {
-                    self.viewer.handle_timeout(Instant::now());
-                }
+                () = self.roam.receive() => {}
                 () = &mut stop => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
@@ -121,7 +112,7 @@ impl Playback {
 
     /// Takes what the viewer has to tell. False when nobody reads the output any more.
     fn drain(&mut self) -> Result<bool, Failure> {
-        while let Some(event) = self.viewer.poll_event() {
+        while let Some(event) = self.roam.poll_event() {
             match event {
                 Event::Catalog(catalog) => {
                     if let Some(recording) = &mut self.recording {
@@ -147,7 +138,6 @@ impl Playback {
                     tracing::warn!(%track, ?code, reason, "track refused");
                     self.refusal.get_or_insert(format!("{track}: {reason}"));
                 }
-                Event::GoAway { .. } => tracing::warn!("the relay is going away"),
                 Event::Ended { code, reason } => self.end = Some((code, reason)),
                 _ => {}
             }
@@ -160,7 +150,10 @@ impl Playback {
 
     fn ended(&self, code: u32, reason: &str) -> Result<(), Failure> {
         if code != 0 {
-            let failure = Failure::new(reason);
+            let failure = match self.roam.failure() {
+                Some(why) => Failure::new(format!("{reason}; could not move: {why}")),
+                None => Failure::new(reason),
+            };
             return Err(if reason.starts_with("auth_failed") {
                 failure.help("`weir token mint ID` makes a fresh token")
             } else {
@@ -173,16 +166,22 @@ impl Playback {
             _ => Ok(()),
         }
     }
+}
 
-    fn print(&self, options: &PlayOptions) {
-        let table = self.report.table();
-        // A closed pipe is no failure of playing.
-        let _ = if options.output == PlayOutput::Stdout {
-            std::io::stderr().write_all(table.as_bytes())
-        } else {
-            std::io::stdout().write_all(table.as_bytes())
-        };
+fn print(report: &Report, moves: u64, last: &str, options: &PlayOptions) {
+    let mut text = report.table();
+    if moves > 0 {
+        let times = if moves == 1 { "once" } else { "times" };
+        let count = if moves == 1 { String::new() } else { format!("{moves} ") };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "moved {count}{times}, in the end {last}");
     }
+    // A closed pipe is no failure of playing.
+    let _ = if options.output == PlayOutput::Stdout {
+        std::io::stderr().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
 }
 
 /// A line that moves on a terminal and is not there otherwise.

@@ -16,6 +16,9 @@ use super::{config, wt};
 /// How long a closed session may take to read its farewell before the connection goes.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// What a newcomer over raw QUIC is told while the node is drained.
+const DRAINING: &str = "draining";
+
 /// Longest chunk read from a stream at once; a cap on what one event carries, not on streams.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
@@ -63,6 +66,8 @@ pub(super) struct Pump<'a> {
     pub(super) counters: &'a mut Counters,
     pub(super) half_open: &'a mut usize,
     pub(super) drafts: &'static [Draft],
+    /// New sessions are refused.
+    pub(super) draining: bool,
     pub(super) now: Instant,
 }
 
@@ -116,7 +121,10 @@ impl Pump<'_> {
             .and_then(|data| data.protocol);
         match protocol.as_deref() {
             Some(config::ALPN_H3) if !conn.client => {
-                let layer = Box::new(wt::Server::new(self.drafts));
+                let mut layer = Box::new(wt::Server::new(self.drafts));
+                if self.draining {
+                    layer.drain();
+                }
                 if let Some(control) = conn.inner.streams().open(Dir::Uni) {
                     write_small(conn, control, wt::Server::settings(), false);
                 }
@@ -132,9 +140,30 @@ impl Pump<'_> {
                     conn.inner.close(self.now, VarInt::from_u32(0), Bytes::new());
                     return;
                 };
+                if self.draining {
+                    return self.refused(conn);
+                }
                 conn.layer = Layer::Raw;
                 self.opened(conn, draft, moqt::Transport::Quic, None);
             }
+        }
+    }
+
+    /// A newcomer on a node that is being drained: over WebTransport it has its status already, over
+    /// raw QUIC the close says why.
+    fn refused(&mut self, conn: &mut Conn) {
+        if conn.phase != Phase::Opening {
+            return;
+        }
+        conn.phase = Phase::Closed;
+        *self.half_open -= 1;
+        self.counters.refused_draining += 1;
+        if matches!(conn.layer, Layer::WebTransport(_)) {
+            // The status goes out before the connection does.
+            conn.deadline = Some(self.now + LINGER);
+        } else {
+            let code = VarInt::from_u32(moqt::SessionCode::Internal.wire());
+            conn.inner.close(self.now, code, Bytes::from_static(DRAINING.as_bytes()));
         }
     }
 
@@ -248,6 +277,7 @@ impl Pump<'_> {
                     }
                     conn.inner.close(self.now, VarInt::from_u32(wt::H3_NO_ERROR), Bytes::new());
                 }
+                wt::Event::Refused => self.refused(conn),
                 wt::Event::Violation { code, reason } => {
                     self.counters.http3_violations += 1;
                     let reason = Bytes::from_static(reason.as_bytes());

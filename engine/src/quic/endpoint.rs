@@ -118,6 +118,8 @@ pub struct Counters {
     pub connections_opened: u64,
     /// Refused: `connections_max`.
     pub refused_capacity: u64,
+    /// Refused: the node is being drained.
+    pub refused_draining: u64,
     /// Refused: `connections_per_prefix_max`.
     pub refused_prefix: u64,
     /// Answered with Retry: `half_open_max`.
@@ -228,9 +230,15 @@ impl Endpoint {
         self.counters
     }
 
-    /// Refuses new connections from now on.
+    /// Refuses new sessions from now on, each in the words of its transport: a WebTransport CONNECT
+    /// gets 503, raw QUIC a close. Connections that have a session keep it.
     pub fn drain(&mut self) {
         self.draining = true;
+        for conn in self.conns.iter_mut().flatten() {
+            if let (Phase::Opening, Layer::WebTransport(layer)) = (conn.phase, &mut conn.layer) {
+                layer.drain();
+            }
+        }
     }
 
     /// Begins a connection.
@@ -450,7 +458,7 @@ impl Endpoint {
         let peer = incoming.remote_address();
         let prefix = Prefix::of(peer.ip());
         let of_prefix = self.prefixes.get(&prefix).copied().unwrap_or(0);
-        if self.draining || self.open >= self.limits.connections_max {
+        if self.open >= self.limits.connections_max {
             self.counters.refused_capacity += 1;
             let transmit = self.inner.refuse(incoming, &mut self.buffer);
             return self.reply(transmit);
@@ -550,6 +558,7 @@ impl Endpoint {
             counters: &mut self.counters,
             half_open: &mut self.half_open,
             drafts: self.drafts,
+            draining: self.draining,
             now,
         };
         while let Some(event) = conn.inner.poll() {

@@ -70,12 +70,19 @@ struct Pair {
     id: Option<ConnId>,
     /// The code with which the server closed, if it did.
     closed: Option<u64>,
+    reason: String,
 }
 
 impl Pair {
     fn new(alpn: &[u8], limits: Limits) -> Self {
+        Self::meeting(alpn, limits, |_| {})
+    }
+
+    /// A connection to a server in some state.
+    fn meeting(alpn: &[u8], limits: Limits, prepare: impl FnOnce(&mut Endpoint)) -> Self {
         let now = Instant::now();
-        let (server, der) = server(limits, now);
+        let (mut server, der) = server(limits, now);
+        prepare(&mut server);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
 
         let mut roots = rustls::RootCertStore::empty();
@@ -106,6 +113,7 @@ impl Pair {
             events: Vec::new(),
             id: None,
             closed: None,
+            reason: String::new(),
         };
         pair.run();
         pair
@@ -161,6 +169,7 @@ impl Pair {
                 } = event
                 {
                     self.closed = Some(close.error_code.into_inner());
+                    self.reason = String::from_utf8_lossy(&close.reason).into_owned();
                 }
             }
             if self.conn.poll_timeout().is_some_and(|at| at <= self.now) {
@@ -331,6 +340,41 @@ fn streams_of_unknown_sessions_are_held_up_to_a_cap_and_then_refused() {
     pair.connect("/", &["moqt-18"]);
     assert_eq!(pair.stream_bytes(), b"", "nothing of session 8 reaches session 0");
     assert_eq!(pair.closed, None);
+}
+
+#[test]
+fn a_draining_endpoint_answers_503_to_newcomers_and_keeps_the_session_it_has() {
+    let mut early = h3();
+    early.connect("/a", &["moqt-18"]);
+    early.server.drain();
+    early.open(Dir::Uni, &[0x40, 0x54, 0x00, b'x']);
+    assert_eq!(early.stream_bytes(), b"x");
+
+    // One handshake comes after the drain began, the other was over by then.
+    for before in [true, false] {
+        let mut pair = if before {
+            Pair::meeting(config::ALPN_H3, Limits::default(), Endpoint::drain)
+        } else {
+            h3()
+        };
+        pair.server.drain();
+        let id = pair.connect("/a", &["moqt-18"]);
+        let answer = pair.received(id);
+        assert_eq!(status(&answer), Some(503));
+        assert_eq!((pair.opened(), pair.server.counters().refused_draining), (vec![], 1));
+        pair.now += Duration::from_secs(2);
+        pair.run();
+        assert!(pair.closed.is_some(), "the connection does not stay");
+        assert_eq!(pair.server.counters().handshake_timeouts, 0);
+    }
+}
+
+#[test]
+fn a_draining_endpoint_closes_raw_quic_with_the_reason() {
+    let pair = Pair::meeting(b"moqt-18", Limits::default(), Endpoint::drain);
+    assert_eq!(pair.opened(), []);
+    assert_eq!(pair.closed, Some(1));
+    assert_eq!(pair.reason, "draining");
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(super) enum Event {
     Reset { id: StreamId, code: u32 },
     /// The peer closed the session.
     Closed { code: u32, reason: String },
+    /// The only session this connection asked for was refused because the node is being drained.
+    Refused,
     /// The peer broke HTTP/3: close the connection with this code.
     Violation { code: u32, reason: &'static str },
 }
@@ -83,6 +85,8 @@ pub(super) struct Server {
     /// The CONNECT stream, once a session is accepted.
     session: Option<StreamId>,
     closed: bool,
+    /// Sessions are refused: this node is being drained.
+    draining: bool,
     classes: HashMap<StreamId, Class>,
     early: usize,
     actions: Vec<Action>,
@@ -95,11 +99,17 @@ impl Server {
             drafts,
             session: None,
             closed: false,
+            draining: false,
             classes: HashMap::new(),
             early: 0,
             actions: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// Refuses a session that is asked for from now on; one that is there stays.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// What our control stream begins with: SETTINGS (RFC 9114 §6.2.1).
@@ -310,6 +320,10 @@ impl Server {
         if self.session.is_some() {
             // One session a connection (H22); the next one needs a connection of its own.
             return self.refuse(id, fin, 429);
+        }
+        if self.draining {
+            self.refuse(id, fin, 503);
+            return self.events.push(Event::Refused);
         }
         let offered = request.protocols.iter().map(String::as_str);
         let Some(draft) = Draft::negotiate(offered, self.drafts) else {

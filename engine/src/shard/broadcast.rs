@@ -47,6 +47,8 @@ pub enum Refused {
     Busy,
     /// The shard holds as many broadcasts as it may.
     Capacity,
+    /// The node is being drained.
+    Draining,
 }
 
 /// What a broadcast counts for health and metrics.
@@ -107,6 +109,11 @@ impl Broadcast {
 
     pub(super) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Somebody publishes who is more than a stand-in.
+    pub(super) fn has_encoder(&self) -> bool {
+        matches!(self.feed, Some((_, Rank::Encoder)))
     }
 
     pub(super) fn is_live(&self) -> bool {

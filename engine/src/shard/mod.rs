@@ -118,8 +118,12 @@ pub struct Snapshot {
     pub port: weir_xdp::Counters,
     /// Relay.
     pub relay: weir_relay::Metrics,
+    /// Newcomers are refused, those here are asked to leave.
+    pub draining: bool,
     /// Broadcasts with a publisher.
     pub broadcasts_live: usize,
+    /// Broadcasts with an encoder: the demo is nobody to wait for.
+    pub encoders: usize,
     /// Broadcasts held, live or within their window.
     pub broadcasts: usize,
     /// Samples taken from feeds.
@@ -162,6 +166,7 @@ pub struct Shard {
     past: broadcast::Tally,
     policy: Policy,
     events: VecDeque<Event>,
+    draining: bool,
     turns: u64,
     panics: u64,
 }
@@ -184,6 +189,7 @@ impl Shard {
             past: broadcast::Tally::default(),
             policy: options.policy,
             events: VecDeque::new(),
+            draining: false,
             turns: 0,
             panics: 0,
         }
@@ -291,6 +297,9 @@ impl Shard {
         now: Instant,
         wall: Duration,
     ) -> Result<FeedId, Refused> {
+        if self.draining {
+            return Err(Refused::Draining);
+        }
         if !self.broadcasts.contains_key(input_id) {
             if self.broadcasts.len() >= BROADCASTS_MAX {
                 return Err(Refused::Capacity);
@@ -352,10 +361,17 @@ impl Shard {
         }
     }
 
-    /// Sends GOAWAY, refuses newcomers.
-    pub fn drain(&mut self, new_uri: &str) {
+    /// Sends GOAWAY to every session, closes at `deadline` those that stay, and refuses newcomers,
+    /// publishers among them. Who publishes already is held.
+    pub fn drain(&mut self, new_uri: &str, deadline: Instant, now: Instant) {
+        self.draining = true;
         self.endpoint.drain();
-        self.relay.drain(new_uri);
+        self.relay.drain(new_uri, deadline, now);
+    }
+
+    /// Whether [`Shard::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Closes every session, as on shutdown.
@@ -380,6 +396,8 @@ impl Shard {
             connections: self.endpoint.connections(),
             port: weir_xdp::Counters::default(),
             relay: self.relay.metrics().clone(),
+            draining: self.draining,
+            encoders: self.broadcasts.values().filter(|live| live.has_encoder()).count(),
             broadcasts_live: self.broadcasts.values().filter(|live| live.is_live()).count(),
             broadcasts: self.broadcasts.len(),
             samples: tally.samples,

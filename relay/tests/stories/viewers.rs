@@ -378,8 +378,10 @@ fn drain_sends_every_session_elsewhere() {
     for draft in DRAFTS {
         let (mut world, _video) = World::broadcasting();
         let before = world.viewer(draft);
-        world.relay.drain("https://other.example/");
+        let span = Duration::from_secs(20);
+        world.relay.drain("https://other.example/", world.now + span, world.now);
         world.settle();
+        world.advance(Duration::from_secs(5));
         let after = world.viewer(draft);
         for viewer in [before, after] {
             let told = world.peer(viewer).heard.iter().any(|heard| {
@@ -387,6 +389,37 @@ fn drain_sends_every_session_elsewhere() {
             });
             assert!(told, "{draft:?}");
         }
+        if draft == Draft::D18 {
+            let spans = [before, after].map(|viewer| {
+                world.peer(viewer).heard.iter().find_map(|heard| match heard {
+                    Heard::GoAway { timeout_ms, .. } => *timeout_ms,
+                    _ => None,
+                })
+            });
+            assert_eq!(spans, [Some(20_000), Some(15_000)], "what is left until the deadline");
+        }
+        assert_eq!(world.relay.metrics().goaways_sent, 2);
+    }
+}
+
+#[test]
+fn a_session_that_stays_past_the_deadline_of_goaway_is_closed_and_one_that_left_is_not() {
+    for draft in DRAFTS {
+        let (mut world, video) = World::broadcasting();
+        let (stays, leaves) = (world.viewer(draft), world.viewer(draft));
+        let request = world.subscribe(stays, "video");
+        world.relay.drain("", world.now + Duration::from_secs(10), world.now);
+        world.settle();
+        let id = world.peer(leaves).id;
+        world.relay.close_session(id, world.now);
+        world.write(video, 0, 0);
+        assert_eq!(world.peer(stays).locations(request), [(0, 0)], "it is served until then");
+        world.advance(Duration::from_secs(9));
+        assert!(world.peer(stays).wire.closed.is_none(), "{draft:?}");
+        world.advance(Duration::from_secs(2));
+        assert_eq!(world.peer(stays).wire.closed.as_ref().map(|(code, _)| *code), Some(0x10));
+        assert_eq!(world.relay.metrics().goaway_timeouts, 1);
+        assert_eq!(world.relay.metrics().sessions, 0, "{draft:?}");
     }
 }
 

@@ -71,6 +71,8 @@ pub enum CloseReason {
 pub enum Reject {
     /// Another publisher holds this input.
     Busy,
+    /// The engine is being drained; another one takes publishers.
+    Draining,
     /// The engine is at its limit.
     Overloaded,
     /// A newer publisher of this input takes over.
@@ -91,6 +93,7 @@ impl Reject {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Busy => "input is in use",
+            Self::Draining => "server is draining, publish to another one",
             Self::Overloaded => "server is at its limit",
             Self::Replaced => "a newer publisher took over",
             Self::Shutdown => "server is stopping",

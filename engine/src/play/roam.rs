@@ -1,0 +1,254 @@
+//! A viewer on one connection after the other: follows GOAWAY to the next address while the current connection still
+//! brings media, and leaves it when the next one has taken over. What is given when is [`Splice`]'s decision.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use crate::cli::{Failure, PlayOptions};
+use crate::client::{Event, Leg, Outcome, PlaybackUrl, Splice, Viewer};
+
+/// How long the last packets of a connection may take to leave.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// First pause before another try to move; doubles with each.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(8);
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Connection, Failure>>>>;
+
+/// A connection and the viewer on it.
+struct Seat {
+    connection: Connection,
+    viewer: Viewer,
+    url: PlaybackUrl,
+}
+
+impl Seat {
+    fn new(connection: Connection, url: PlaybackUrl) -> Self {
+        let viewer = Viewer::new(url.options(connection.draft()));
+        Self { connection, viewer, url }
+    }
+
+    async fn leave(mut self) {
+        self.viewer.close();
+        self.viewer.drive(&mut self.connection, Instant::now());
+        self.connection.leave(GOODBYE).await;
+    }
+}
+
+/// Where the relay wants its viewers to go.
+struct Destination {
+    url: PlaybackUrl,
+    /// When the current connection ends, as far as told.
+    until: Option<Instant>,
+    try_at: Option<Instant>,
+    pause: Duration,
+}
+
+pub(super) struct Roam {
+    splice: Splice,
+    current: Seat,
+    next: Option<Seat>,
+    dialling: Option<(PlaybackUrl, Dialling)>,
+    destination: Option<Destination>,
+    options: PlayOptions,
+    /// Why the last try to move failed.
+    failure: Option<String>,
+}
+
+impl Roam {
+    pub(super) fn new(connection: Connection, url: PlaybackUrl, options: PlayOptions) -> Self {
+        Self {
+            splice: Splice::default(),
+            current: Seat::new(connection, url),
+            next: None,
+            dialling: None,
+            destination: None,
+            options,
+            failure: None,
+        }
+    }
+
+    /// Moves made.
+    pub(super) fn moves(&self) -> u64 {
+        self.splice.moves()
+    }
+
+    /// Why it could not follow the relay's word.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// For people: over what it watches.
+    pub(super) fn describe(&self) -> String {
+        let Seat { connection, url, .. } = &self.current;
+        format!("{} from {}", connection.describe(), url.authority())
+    }
+
+    /// Writes what the viewers have to say, and takes what they have to tell.
+    pub(super) fn drive(&mut self) {
+        let now = Instant::now();
+        let due = self.destination.as_ref().and_then(|to| to.try_at);
+        if due.is_some_and(|at| at <= now) {
+            self.dial(now);
+        }
+        self.current.viewer.drive(&mut self.current.connection, now);
+        if let Some(next) = &mut self.next {
+            next.viewer.drive(&mut next.connection, now);
+        }
+        self.take(now);
+    }
+
+    /// What it gives next.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.splice.poll_event()
+    }
+
+    /// Waits for the next thing to happen. Can be cancelled at any time.
+    pub(super) async fn receive(&mut self) {
+        let far = Instant::now() + Duration::from_hours(24);
+        let wake = [
+            self.current.viewer.poll_timeout(),
+            self.next.as_ref().and_then(|next| next.viewer.poll_timeout()),
+            self.splice.poll_timeout(),
+            self.destination.as_ref().and_then(|to| to.try_at),
+        ];
+        let wake = wake.into_iter().flatten().min().unwrap_or(far);
+        let Self { current, next, dialling, .. } = self;
+        let dialled = async {
+            match dialling {
+                Some((_, dialling)) => dialling.await,
+                None => std::future::pending().await,
+            }
+        };
+        let second = async {
+            match next {
+                Some(Seat { connection, viewer, .. }) => connection.receive(viewer).await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            () = current.connection.receive(&mut current.viewer) => None,
+            () = second => None,
+            answer = dialled => Some(answer),
+            () = tokio::time::sleep_until(wake.into()) => {
+                let now = Instant::now();
+                self.current.viewer.handle_timeout(now);
+                if let Some(next) = &mut self.next {
+                    next.viewer.handle_timeout(now);
+                }
+                self.splice.handle_timeout(now);
+                None
+            }
+        };
+        if let Some(answer) = answer {
+            self.dialled(answer);
+        }
+    }
+
+    /// Closes what is open.
+    pub(super) async fn leave(self) {
+        if let Some(next) = self.next {
+            next.leave().await;
+        }
+        self.current.leave().await;
+    }
+
+    /// Moves events of the viewers into the splice, and acts when it has decided.
+    fn take(&mut self, now: Instant) {
+        loop {
+            if let Some(event) = self.current.viewer.poll_event() {
+                if let Event::GoAway { uri, timeout } = &event {
+                    self.sent_away(uri, *timeout, now);
+                }
+                self.splice.handle_event(Leg::Current, event);
+            } else if let Some(event) = self.next.as_mut().and_then(|next| next.viewer.poll_event())
+            {
+                if let Event::Refused { reason, .. } = &event {
+                    self.failure = Some(reason.clone());
+                }
+                self.splice.handle_event(Leg::Next, event);
+            } else {
+                self.settle(now);
+                return;
+            }
+            self.settle(now);
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        match self.splice.poll_outcome() {
+            Some(Outcome::Moved) => {
+                let Some(next) = self.next.take() else { return };
+                let authority = next.url.authority();
+                let old = std::mem::replace(&mut self.current, next);
+                tokio::spawn(old.leave());
+                self.destination = None;
+                self.failure = None;
+                tracing::info!(to = authority, "moved");
+            }
+            Some(Outcome::Failed) => {
+                let to = self.destination.as_ref().map(|to| to.url.authority()).unwrap_or_default();
+                self.failure.get_or_insert_with(|| format!("{to} brings no media in time"));
+                self.dialling = None;
+                if let Some(next) = self.next.take() {
+                    tokio::spawn(next.leave());
+                }
+                self.retry(now);
+            }
+            None => {}
+        }
+    }
+
+    fn sent_away(&mut self, uri: &str, timeout: Option<Duration>, now: Instant) {
+        match self.current.url.moved(uri) {
+            Ok(url) => {
+                tracing::info!(to = url.authority(), ?timeout, "the relay is going away");
+                let until = timeout.map(|timeout| now + timeout);
+                let try_at = Some(now);
+                self.destination = Some(Destination { url, until, try_at, pause: RETRY_MIN });
+                self.dial(now);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the relay is going away and names no address we can use");
+                self.failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn dial(&mut self, now: Instant) {
+        let Some(to) = &mut self.destination else { return };
+        to.try_at = None;
+        let left = to.until.map(|until| until.saturating_duration_since(now));
+        let url = to.url.clone();
+        if !self.splice.begin(left, now) {
+            self.failure = Some("too many moves within a minute".to_owned());
+            return self.retry(now);
+        }
+        let (insecure, draft) = (self.options.insecure, self.options.draft);
+        let dialled = url.clone();
+        let dialling: Dialling =
+            Box::pin(async move { Connection::open(&dialled, insecure, draft).await });
+        self.dialling = Some((url, dialling));
+    }
+
+    fn dialled(&mut self, answer: Result<Connection, Failure>) {
+        let Some((url, _)) = self.dialling.take() else { return };
+        match answer {
+            Ok(connection) => self.next = Some(Seat::new(connection, url)),
+            Err(failure) => {
+                tracing::warn!(to = url.authority(), %failure, "cannot move");
+                self.failure = Some(failure.to_string());
+                self.splice.abandon();
+            }
+        }
+    }
+
+    fn retry(&mut self, now: Instant) {
+        if let Some(to) = &mut self.destination {
+            to.try_at = Some(now + to.pause);
+            to.pause = (to.pause * 2).min(RETRY_MAX);
+        }
+    }
+}
