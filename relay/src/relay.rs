@@ -5,6 +5,7 @@
 mod drain;
 mod inbound;
 mod load;
+mod open;
 mod publisher;
 mod request;
 mod tracks;
@@ -40,6 +41,7 @@ pub struct Relay {
     /// Tracks that may be subscribed to, by name: pending and open ones.
     names: BTreeMap<FullTrackName, TrackId>,
     directory: Directory,
+    open: open::OpenTrees,
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
     timers: BTreeSet<(Instant, Timer)>,
@@ -116,6 +118,7 @@ impl Relay {
             tracks: Arena::default(),
             names: BTreeMap::new(),
             directory: Directory::default(),
+            open: open::OpenTrees::default(),
             watchers: Vec::new(),
             timers: BTreeSet::new(),
             filling: Vec::new(),

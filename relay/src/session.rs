@@ -93,6 +93,8 @@ pub(crate) enum Access {
     /// The engine has been asked; refused at the deadline.
     Asked(Instant),
     Granted(Namespace),
+    /// Nobody was asked: it may hold what is open to everybody.
+    Unasked,
 }
 
 /// A data stream of a publisher.
@@ -163,9 +165,19 @@ impl Rate {
 }
 
 impl Publisher {
+    /// One whose key the engine is asked about.
     pub(crate) fn new(now: Instant, deadline: Instant) -> Self {
+        Self::with(Access::Asked(deadline), now)
+    }
+
+    /// One without a key.
+    pub(crate) fn unasked(now: Instant) -> Self {
+        Self::with(Access::Unasked, now)
+    }
+
+    fn with(access: Access, now: Instant) -> Self {
         Self {
-            access: Access::Asked(deadline),
+            access,
             announced: Vec::new(),
             held: Vec::new(),
             upstreams: Vec::new(),

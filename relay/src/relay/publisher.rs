@@ -7,7 +7,7 @@ use weir_moqt::{Filter, Location, Params, Property, RequestCode, RequestError, R
 
 use super::Relay;
 use crate::cache::Order;
-use crate::session::Access;
+use crate::session::{Access, Publisher};
 use crate::track::{Source, State, UpstreamDone};
 use crate::{
     DoneCode, Event, FullTrackName, Namespace, Origin, RefuseReason, SessionCode, SessionId,
@@ -54,9 +54,14 @@ impl Relay {
         session: SessionId,
         request: RequestId,
         namespace: Namespace,
+        now: Instant,
     ) {
         let namespaces_max = self.limits.namespaces_per_session_max;
+        let open = self.open.hold(&namespace);
         let Some(state) = self.live(session) else { return };
+        if open && state.publisher.is_none() {
+            state.publisher = Some(Publisher::unasked(now));
+        }
         let Some(publisher) = &mut state.publisher else {
             let error =
                 RequestError::new(RequestCode::Unauthorized, "auth_failed: not a publisher");
@@ -71,7 +76,7 @@ impl Relay {
         }
         match publisher.access {
             Access::Asked(_) => publisher.announced.push((request, namespace)),
-            Access::Granted(_) => self.announce(session, request, namespace),
+            Access::Granted(_) | Access::Unasked => self.announce(session, request, namespace),
         }
     }
 
@@ -79,7 +84,7 @@ impl Relay {
         let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_ref()) else {
             return;
         };
-        let refusal = if !publisher.may_hold(&namespace) {
+        let refusal = if !publisher.may_hold(&namespace) && !self.open.hold(&namespace) {
             Some(RequestError::new(RequestCode::Unauthorized, "auth_failed: other stream"))
         } else if self.directory.origin(&namespace).is_some() {
             Some(RequestError::new(RequestCode::Unauthorized, "input_busy"))

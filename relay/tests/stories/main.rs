@@ -9,6 +9,7 @@
 )]
 
 mod hostile;
+mod open;
 mod publishers;
 mod shards;
 mod viewers;
