@@ -5,6 +5,7 @@
 //! the clock and touches the file system only in [`Config::load`].
 
 mod drain;
+mod interop;
 
 use std::{
     fmt,
@@ -14,9 +15,12 @@ use std::{
 };
 
 use serde::Deserialize;
+use weir_moqt::Namespace;
 
 pub(crate) use self::drain::parse_duration;
 pub use self::drain::{Deadline, Drain, NewUri};
+use self::interop::OpenTrees;
+pub use self::interop::{Interop, OWN_TREE, OpenTree};
 use crate::topology::{self, HostFacts, Topology};
 
 /// The documented file that ships with the binary; its values are the defaults.
@@ -38,6 +42,8 @@ pub struct Config {
     pub public: Public,
     /// How it is emptied.
     pub drain: Drain,
+    /// What is open to clients without a token.
+    pub interop: Interop,
     /// What is logged and how.
     pub log: Log,
 }
@@ -138,6 +144,8 @@ pub struct Overrides {
     pub drain_new_uri: Option<NewUri>,
     /// `WEIR_DRAIN_DEADLINE`.
     pub drain_deadline: Option<Deadline>,
+    /// `--open-interop`, `WEIR_OPEN_INTEROP` (separated by commas).
+    pub open_interop: Option<Vec<OpenTree>>,
     /// `--log-format`, `WEIR_LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
     /// `--log`, `WEIR_LOG`.
@@ -159,6 +167,8 @@ pub struct Up {
     pub certificate: CertificateSource,
     /// How it is emptied, unless the order says otherwise.
     pub drain: Drain,
+    /// Namespace trees that need no token; only ever on a loopback address.
+    pub open_trees: Vec<Namespace>,
     /// Shards, pins, listeners and links.
     pub topology: Topology,
 }
@@ -230,6 +240,12 @@ pub enum Error {
         /// The value found.
         value: String,
     },
+    /// A tree without tokens on an address that others can reach.
+    #[error("interop.open needs no token, and listen.quic = {address} is not a loopback address")]
+    OpenToOthers {
+        /// Where QUIC would listen.
+        address: SocketAddr,
+    },
     /// The parts do not fit together.
     #[error(transparent)]
     Topology(#[from] topology::Error),
@@ -244,6 +260,7 @@ impl Default for Config {
             tls: Tls::default(),
             public: Public::default(),
             drain: Drain::default(),
+            interop: Interop::default(),
             log: Log::default(),
         }
     }
@@ -315,6 +332,7 @@ impl Config {
         set(&mut self.shards.count, over.shards.as_ref());
         set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
         set(&mut self.drain.deadline, over.drain_deadline.as_ref());
+        set(&mut self.interop.open, over.open_interop.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
     }
@@ -335,6 +353,10 @@ impl Config {
             }
             _ => return Err(Error::HalfCertificate),
         };
+        let quic = self.listen.quic.0;
+        if !self.interop.open.is_empty() && !quic.ip().is_loopback() {
+            return Err(Error::OpenToOthers { address: quic });
+        }
         Ok(Up {
             data_dir: self.data_dir.clone(),
             demo: flags.demo,
@@ -342,6 +364,7 @@ impl Config {
             public_host: self.public_host()?,
             certificate,
             drain: self.drain.clone(),
+            open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
             topology: topology::resolve(self, host)?,
         })
     }
@@ -384,6 +407,8 @@ impl Overrides {
             shards: parsed(get("WEIR_SHARDS"), "WEIR_SHARDS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
+            open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?
+                .map(|trees| trees.0),
             log_format: parsed(get("WEIR_LOG_FORMAT"), "WEIR_LOG_FORMAT")?,
             log: get("WEIR_LOG"),
         })
@@ -399,6 +424,10 @@ impl Error {
             Self::File { .. } => "`weir config print` shows every key with its meaning".into(),
             Self::HalfCertificate => "set both, or neither for a self-signed certificate".into(),
             Self::Host { .. } => "write a name such as live.example.com, without a port".into(),
+            Self::OpenToOthers { .. } => {
+                "listen on this machine only (--quic 127.0.0.1:4443), or leave --open-interop out"
+                    .into()
+            }
             Self::Topology(error) => error.help(),
         }
     }

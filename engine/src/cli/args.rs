@@ -7,7 +7,8 @@ use weir_control::{Ingest, InputId, SigningKeyId};
 use weir_moqt::Draft;
 
 use crate::config::{
-    Deadline, ListenAddr, LogFormat, NewUri, Overrides, ShardCount, UpFlags, parse_duration,
+    Deadline, ListenAddr, LogFormat, NewUri, OpenTree, Overrides, ShardCount, UpFlags,
+    parse_duration,
 };
 
 #[derive(Debug, Parser)]
@@ -75,6 +76,10 @@ pub(super) struct Up {
     /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
     #[arg(long, value_name = "N")]
     shards: Option<ShardCount>,
+    /// Open the namespaces under PREFIX (fields joined by /; without it all but Weir's own) to
+    /// anybody without a token, for trying out other programs; QUIC must be on a loopback address
+    #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "*")]
+    open_interop: Vec<OpenTree>,
     /// Broadcast a moving clock and a tone, so that there is something to see
     #[arg(long)]
     demo: bool,
@@ -258,6 +263,8 @@ impl Weir {
             overrides.quic = up.quic;
             overrides.rtmp = up.rtmp;
             overrides.shards = up.shards;
+            overrides.open_interop =
+                Some(up.open_interop.clone()).filter(|trees| !trees.is_empty());
         }
         overrides
     }
@@ -303,8 +310,19 @@ mod tests {
         assert_eq!(port(overrides.quic), Some(3));
         assert_eq!(port(overrides.rtmp), Some(4));
         assert_eq!(overrides.shards, Some(ShardCount(2)));
+        assert_eq!(overrides.open_interop, None);
         let Command::Up(up) = weir.command else { unreachable!("the line says up") };
         assert_eq!(up.flags(), UpFlags { demo: true, ready_file: Some("/r".into()) });
+    }
+
+    #[test]
+    fn open_interop_takes_prefixes_or_stands_for_all_of_them() {
+        let open = |line: &str| parse(line).map(|weir| weir.overrides().open_interop);
+        let tree = |text: &str| text.parse::<OpenTree>().expect("a tree");
+        assert_eq!(open("weir up --open-interop --demo").expect("valid"), Some(vec![tree("*")]));
+        let two = open("weir up --open-interop a/b --open-interop c").expect("valid");
+        assert_eq!(two, Some(vec![tree("a/b"), tree("c")]));
+        assert!(open("weir up --open-interop stream/acme").is_err());
     }
 
     #[test]

@@ -135,6 +135,8 @@ fn every_mistake_is_one_line_and_a_help_line() {
         (&["up", "--bogus"][..], "unexpected argument '--bogus' found", 2),
         (&["up", "--http", "nowhere"], "is not ADDRESS:PORT", 2),
         (&["up", "--shards", "300"], "at most 128", 2),
+        (&["up", "--open-interop", "--quic", ":4443"], "listen.quic = 0.0.0.0:4443 is not", 2),
+        (&["up", "--open-interop", "stream/org_a"], "is not a namespace such as", 2),
         (&["up", "--config", "/nonexistent/weir.toml"], "cannot read /nonexistent", 2),
         (&["up", "--config", bad_file], "line 2: unknown field `htpp`", 2),
         (&["up", "--log", "weir=loud"], "log filter", 2),

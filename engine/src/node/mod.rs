@@ -130,6 +130,7 @@ impl Shards {
                 drafts: DRAFTS,
                 quic: limits.clone(),
                 relay: weir_relay::Limits::default(),
+                open_trees: up.open_trees.clone(),
                 rings,
                 policy: shard::Policy::default(),
                 epoch,

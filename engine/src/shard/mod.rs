@@ -47,6 +47,8 @@ pub struct Options {
     pub quic: quic::Limits,
     /// Limits of the relay.
     pub relay: weir_relay::Limits,
+    /// Namespace trees that need neither key nor token.
+    pub open_trees: Vec<Namespace>,
     /// Rings to the other shards.
     pub rings: Rings,
     /// Publisher policy.
@@ -177,10 +179,13 @@ impl Shard {
         let steering = options.steering;
         let endpoint =
             Endpoint::new(steering, Some(options.server), options.drafts, options.quic, now);
+        let mut relay = Relay::new(options.relay, steering.shard);
+        let own = Namespace::new([crate::config::OWN_TREE]).unwrap_or_default();
+        relay.open_namespaces(options.open_trees, own);
         Self {
             steering,
             endpoint,
-            relay: Relay::new(options.relay, steering.shard),
+            relay,
             exchange: Exchange::new(options.rings, options.epoch),
             sessions: HashMap::new(),
             conns: Vec::new(),

@@ -183,6 +183,7 @@ impl World {
                     drafts: DRAFTS,
                     quic: limits.clone(),
                     relay: weir_relay::Limits::default(),
+                    open_trees: Vec::new(),
                     rings,
                     policy: Policy::default(),
                     epoch: start,
