@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::admission::Place;
 use crate::{Carrier, DoneCode, Draft, FullTrackName, Namespace, RequestCode, ResetCode, Secret};
 
 /// A MoQT session of this shard. Never reused: a stale id is ignored wherever it is handed in.
@@ -285,6 +286,20 @@ pub enum Event {
         session: SessionId,
         /// What it watched.
         track: FullTrackName,
+    },
+    /// A session took or gave back a place that is counted over all shards: tell each of them to
+    /// call [`crate::Relay::count_place`].
+    Place {
+        /// Which.
+        place: Place,
+        /// Taken, or given back.
+        taken: bool,
+    },
+    /// A peer's token or stream key opened nothing: its address is to be held off for a while when
+    /// it makes a habit of it.
+    AuthFailed {
+        /// Which session; it is over or soon will be.
+        session: SessionId,
     },
     /// The relay ended a session (the shell's `close` was or will be called in `drive`), for a log line.
     SessionClosed {

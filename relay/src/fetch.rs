@@ -11,7 +11,7 @@ use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
 
 use crate::cache::{Cache, ID_MAX, Payload};
 use crate::encode::properties_for;
-use crate::{Dir, Draft, Metrics, StreamId, Transport, WriteError};
+use crate::{Dir, Draft, Metrics, StreamId, TrackId, Transport, WriteError};
 
 /// Objects handed to one write call.
 const BATCH: usize = 8;
@@ -162,6 +162,8 @@ fn before(location: Location) -> Option<Location> {
 #[derive(Debug)]
 pub(crate) struct Fetch {
     pub(crate) request: RequestId,
+    /// The track it reads, whose grant it needs.
+    pub(crate) track: Option<TrackId>,
     /// Payload bytes of its plan, counted against the session's budget until it is done.
     pub(crate) bytes: usize,
     items: VecDeque<Item>,
@@ -189,7 +191,13 @@ pub(crate) enum Progress {
 
 impl Fetch {
     pub(crate) fn new(request: RequestId, plan: Plan, order: GroupOrder, priority: i32) -> Self {
-        Self { request, bytes: plan.bytes, items: plan.items, order, priority, writer: None }
+        let Plan { bytes, items, .. } = plan;
+        Self { request, track: None, bytes, items, order, priority, writer: None }
+    }
+
+    /// Names the track it reads.
+    pub(crate) fn of(self, track: TrackId) -> Self {
+        Self { track: Some(track), ..self }
     }
 
     pub(crate) fn stream(&self) -> Option<StreamId> {

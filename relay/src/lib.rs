@@ -47,6 +47,7 @@
 )]
 #![warn(clippy::indexing_slicing)]
 
+pub mod admission;
 mod arena;
 pub mod auth;
 mod cache;
@@ -56,6 +57,7 @@ mod event;
 mod fanout;
 mod fetch;
 pub mod fuzzing;
+mod grants;
 mod limits;
 mod metrics;
 mod path;

@@ -56,6 +56,18 @@ pub struct Limits {
     pub authorize_timeout: Duration,
     /// Clock difference forgiven in tokens; never more than 60 s.
     pub token_leeway: Duration,
+    /// Grants one session may hold: eight broadcasts on one page, each with a renewal.
+    pub grants_per_session_max: usize,
+    /// Tokens one request may carry: one for the broadcast, one for its renewal, and room. Each
+    /// costs a signature check of some 60 us.
+    pub tokens_per_request_max: usize,
+    /// Sessions with one token (`jti`), over all shards: a link that leaked fills half a shard.
+    pub sessions_per_token_max: u32,
+    /// Sessions of one viewer (`vid`), over all shards: ten devices, each reconnecting twice before
+    /// its old session is known to be gone.
+    pub sessions_per_viewer_max: u32,
+    /// Sessions that may watch one broadcast, over all shards: what five shards hold in all.
+    pub viewers_per_broadcast_max: u32,
     /// Objects a publisher session may send in one second (H31): 8 tracks of 60 and audio, doubled.
     pub publisher_objects_per_second_max: u32,
     /// Bytes a publisher session may send in one second: 200 Mb/s.
@@ -103,6 +115,11 @@ impl Default for Limits {
             setup_timeout: Duration::from_secs(5),
             authorize_timeout: Duration::from_secs(5),
             token_leeway: Duration::from_secs(5),
+            grants_per_session_max: 16,
+            tokens_per_request_max: 4,
+            sessions_per_token_max: 10_000,
+            sessions_per_viewer_max: 30,
+            viewers_per_broadcast_max: 100_000,
             publisher_objects_per_second_max: 2_000,
             publisher_bytes_per_second_max: 25_000_000,
             tracks_per_publisher_max: 16,

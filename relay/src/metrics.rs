@@ -67,6 +67,10 @@ pub struct Metrics {
     pub goaways_sent: u64,
     /// Sessions closed because they stayed past the deadline of GOAWAY.
     pub goaway_timeouts: u64,
+    /// Subscriptions ended because their grant did while the session went on.
+    pub subscriptions_expired: u64,
+    /// Limits of admission that were hit, by [`crate::admission::Full::index`].
+    pub limit_admission: [u64; crate::admission::Full::ALL.len()],
     /// Publishers refused by the engine or by time-out.
     pub publishers_refused: u64,
     /// `sessions_max` was hit.
@@ -108,6 +112,12 @@ impl Metrics {
 
     pub(crate) fn count_drop(&mut self, reason: DropReason) {
         if let Some(count) = self.drops.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+
+    pub(crate) fn count_full(&mut self, full: crate::admission::Full) {
+        if let Some(count) = self.limit_admission.get_mut(full.index()) {
             *count += 1;
         }
     }

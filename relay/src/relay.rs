@@ -3,6 +3,7 @@
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
 mod drain;
+mod grants;
 mod inbound;
 mod load;
 mod open;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weir_moqt::{RequestId, Role, SessionError, SetupOptions};
 
+use crate::admission::Admission;
 use crate::arena::{self, Arena};
-use crate::auth::AuthError;
 use crate::directory::Directory;
 use crate::fanout::{Pump, Subscription};
 use crate::fetch::Progress;
@@ -36,6 +37,7 @@ pub struct Relay {
     metrics: Metrics,
     shard: u16,
     keys: KeySet,
+    admission: Admission,
     sessions: Arena<Session>,
     tracks: Arena<Track>,
     /// Tracks that may be subscribed to, by name: pending and open ones.
@@ -114,6 +116,7 @@ impl Relay {
             metrics: Metrics::default(),
             shard,
             keys: KeySet::new(),
+            admission: Admission::default(),
             sessions: Arena::default(),
             tracks: Arena::default(),
             names: BTreeMap::new(),
@@ -139,19 +142,6 @@ impl Relay {
     /// Counters so far.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    /// Replaces the playback keys. Sessions whose key or token id is no longer good are ended.
-    pub fn set_keys(&mut self, keys: KeySet, now: Instant) {
-        self.keys = keys;
-        let ids: Vec<u64> = self.sessions.keys().collect();
-        for id in ids {
-            let Some(session) = self.sessions.get(id) else { continue };
-            if session.grants.iter().any(|grant| !self.keys.upholds(grant)) {
-                self.metrics.sessions_expired += 1;
-                self.fail_auth(SessionId(id), AuthError::Revoked, now);
-            }
-        }
     }
 
     /// A connection became a MoQT session. `None` when `sessions_max` is reached.
@@ -426,7 +416,7 @@ impl Relay {
         let Some(state) = self.live(session) else { return };
         if let Some(token) = options.tokens.first() {
             let cut = token.value.slice(..token.value.len().min(crate::auth::TOKEN_BYTES_MAX + 1));
-            state.token = Some(Secret::new(String::from_utf8_lossy(&cut)));
+            state.grants.present(Secret::new(String::from_utf8_lossy(&cut)));
         }
         self.send_goaway(session, now);
     }
@@ -441,7 +431,9 @@ impl Relay {
             }
             Resource::Publish { .. } => {}
             Resource::Playback { token } | Resource::Other { token } => {
-                state.token = token.or_else(|| state.token.take());
+                if let Some(token) = token {
+                    state.grants.present(token);
+                }
             }
         }
     }
@@ -464,7 +456,6 @@ impl Relay {
             &state.publisher,
             Some(Publisher { access: Access::Asked(deadline), .. }) if *deadline <= now
         );
-        let expired = state.grant_deadline.is_some_and(|deadline| deadline <= now);
         let stayed = state.leave_deadline.is_some_and(|deadline| deadline <= now);
         if late_setup {
             self.metrics.limit_setup_timeout += 1;
@@ -474,11 +465,8 @@ impl Relay {
             self.end_straggler(session, now);
         } else if unanswered {
             self.publish_authorized(session, Err(RefuseReason::Timeout), now);
-        } else if expired {
-            self.metrics.sessions_expired += 1;
-            self.fail_auth(session, AuthError::Expired, now);
         } else {
-            self.reschedule(session);
+            self.grants_timeout(session, now);
         }
     }
 
@@ -495,13 +483,6 @@ impl Relay {
         if let Some(deadline) = deadline {
             self.timers.insert((deadline, Timer::Session(session)));
         }
-    }
-
-    fn fail_auth(&mut self, session: SessionId, error: AuthError, now: Instant) {
-        if let Some(count) = self.metrics.auth_failures.get_mut(error.index()) {
-            *count += 1;
-        }
-        self.close(session, SessionCode::Unauthorized, format!("auth_failed: {error}"), now);
     }
 
     /// Ends a session from our side: everything it held is let go now, the transport is closed at
@@ -528,12 +509,15 @@ impl Relay {
         let waiting = std::mem::take(&mut state.waiting);
         state.fetches.clear();
         state.prefixes.clear();
+        state.grants.clear();
         for subscription in subscriptions {
             self.leave_track(session, subscription.track, subscription.seat, now);
         }
         for waiting in waiting {
             self.stop_waiting(session, waiting.track, waiting.request, now);
         }
+        // Giving places back cannot be refused.
+        let _ = self.settle_places(session);
         self.withdraw_publisher(session, now);
     }
 

@@ -6,16 +6,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::SubgroupHeader;
-use weir_moqt::{FetchTarget, OpenKey, Output, Params, RequestId};
+use weir_moqt::{FetchTarget, OpenKey, Output, Params, RequestId, Token};
 
-use crate::auth::{AuthError, Grant, KeySet, verify};
+use crate::admission;
 use crate::cache::Place;
 use crate::fanout::{CONTROL_PRIORITY, Subscription};
 use crate::fetch::Fetch;
-use crate::{Dir, Draft, Limits, Namespace, Secret, StreamId, TrackId, Transport, WriteError};
-
-/// Grants one session may hold: a viewer of a page with several broadcasts.
-const GRANTS_MAX: usize = 8;
+use crate::grants::{Denied, Grants, Judge};
+use crate::{Dir, Draft, Limits, Namespace, StreamId, TrackId, Transport, WriteError};
 
 /// One MoQT session.
 #[derive(Debug)]
@@ -30,11 +28,10 @@ pub(crate) struct Session {
     /// Accepted SUBSCRIBE_NAMESPACEs.
     pub(crate) prefixes: Vec<(RequestId, Namespace)>,
     pub(crate) publisher: Option<Publisher>,
-    /// From the path or from SETUP; looked at when a request needs it.
-    pub(crate) token: Option<Secret>,
-    pub(crate) grants: Vec<Grant>,
+    pub(crate) grants: Grants,
+    /// What its grants count against.
+    pub(crate) places: Vec<admission::Place>,
     pub(crate) setup_deadline: Instant,
-    pub(crate) grant_deadline: Option<Instant>,
     /// Told to go: closed then, if it is still here.
     pub(crate) leave_deadline: Option<Instant>,
     /// What the relay's timer set holds for this session.
@@ -211,10 +208,9 @@ impl Session {
             waiting: Vec::new(),
             prefixes: Vec::new(),
             publisher: None,
-            token: None,
-            grants: Vec::new(),
+            grants: Grants::default(),
+            places: Vec::new(),
             setup_deadline,
-            grant_deadline: None,
             leave_deadline: None,
             timer: None,
             closing: None,
@@ -237,52 +233,27 @@ impl Session {
             _ => None,
         };
         let unacknowledged = self.subscriptions.iter().filter_map(Subscription::deadline).min();
-        let ours = [setup, access, self.grant_deadline, self.leave_deadline, unacknowledged];
+        let ours = [setup, access, self.grants.deadline(), self.leave_deadline, unacknowledged];
         ours.into_iter().flatten().min()
     }
 
-    /// Whether this session may use `namespace`, by the token of the request or else by its own.
+    /// Whether this session may use `namespace`, by the tokens of the request or else by its own.
     pub(crate) fn authorise(
         &mut self,
         namespace: &Namespace,
-        token: Option<&[u8]>,
-        keys: &KeySet,
-        leeway: Duration,
-        now: Instant,
-        wall: Duration,
-    ) -> Result<(), AuthError> {
+        tokens: &[Token],
+        judge: &Judge<'_>,
+    ) -> Result<(), Denied> {
         if self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace)) {
             return Ok(());
         }
-        let held = self.grants.iter().find(|grant| covers(grant, namespace));
-        let token = match (token, held) {
-            (Some(token), _) => std::str::from_utf8(token).map_err(|_| AuthError::Malformed)?,
-            (None, Some(held)) if wall < held.expires_at.saturating_add(leeway) => return Ok(()),
-            (None, Some(_)) => return Err(AuthError::Expired),
-            (None, None) => self.token.as_ref().ok_or(AuthError::Missing)?.expose(),
-        };
-        let grant = verify(token, keys, wall, leeway)?;
-        if !covers(&grant, namespace) {
-            return Err(AuthError::OtherStream);
-        }
-        self.hold(grant);
-        let ends = self.grants.iter().map(|grant| grant.expires_at.saturating_add(leeway)).min();
-        self.grant_deadline = ends.and_then(|ends| now.checked_add(ends.saturating_sub(wall)));
-        Ok(())
+        self.grants.authorise(namespace, tokens, judge)
     }
 
-    /// Keeps a grant; of two for the same broadcast the one that lasts longer.
-    fn hold(&mut self, grant: Grant) {
-        match self.grants.iter_mut().find(|held| held.org == grant.org && held.sub == grant.sub) {
-            Some(held) if held.expires_at <= grant.expires_at => *held = grant,
-            Some(_) => {}
-            None => {
-                if self.grants.len() == GRANTS_MAX {
-                    self.grants.remove(0);
-                }
-                self.grants.push(grant);
-            }
-        }
+    /// Whether what it asked for under `namespace` stands, now that some grant is gone.
+    pub(crate) fn may_use(&self, namespace: &Namespace) -> bool {
+        self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace))
+            || self.grants.covers(namespace)
     }
 
     /// A stream has room: its cursor, fetch or control queue goes on at the next drive.
@@ -382,10 +353,4 @@ impl ControlStream {
         }
         written
     }
-}
-
-/// A grant opens exactly `stream/<org>/<sub>` (R20).
-pub(crate) fn covers(grant: &Grant, namespace: &Namespace) -> bool {
-    let wanted: [&[u8]; 3] = [b"stream", grant.org.as_bytes(), grant.sub.as_bytes()];
-    namespace.fields().eq(wanted)
 }

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use weir_moqt::{
     Event as Moqt, FetchTarget, Filter, Location, Params, RequestCode, RequestError, RequestId,
-    RequestKind, Token,
+    RequestKind,
 };
 
+use super::grants::root;
 use super::{Relay, Watcher};
 use crate::cache::Order;
 use crate::fanout::{Subscription, Timeouts, after, fetch_priority};
 use crate::fetch::{Fetch, Plan, PlanError};
-use crate::session::{Ask, Waiting, covers};
+use crate::session::{Ask, Waiting};
 use crate::track::{Source, State, UpstreamDone, Waiter};
 use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
 
@@ -103,45 +104,6 @@ impl Relay {
             let _ = state.moqt.reject(request, error);
             self.dirty.mark(session);
         }
-    }
-
-    /// Whether the session may use `namespace`; if not, it is over (R31).
-    fn admit(
-        &mut self,
-        session: SessionId,
-        namespace: &Namespace,
-        tokens: &[Token],
-        now: Instant,
-        wall: Duration,
-    ) -> bool {
-        match self.check(session, namespace, tokens, now, wall) {
-            Ok(()) => true,
-            Err(error) => {
-                self.fail_auth(session, error, now);
-                false
-            }
-        }
-    }
-
-    fn check(
-        &mut self,
-        session: SessionId,
-        namespace: &Namespace,
-        tokens: &[Token],
-        now: Instant,
-        wall: Duration,
-    ) -> Result<(), crate::auth::AuthError> {
-        if self.open.hold(namespace) {
-            return Ok(());
-        }
-        let Self { sessions, keys, limits, .. } = self;
-        let Some(state) = sessions.get_mut(session.0) else {
-            return Err(crate::auth::AuthError::Missing);
-        };
-        let token = tokens.first().map(|token| &token.value[..]);
-        let checked = state.authorise(namespace, token, keys, limits.token_leeway, now, wall);
-        self.reschedule(session);
-        checked
     }
 
     fn on_subscribe(
@@ -482,7 +444,7 @@ impl Relay {
             .accept_fetch(request, false, end, Params::default(), &track.properties)
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
         let priority = fetch_priority(params.subscriber_priority(), track.priority);
-        state.fetches.push(Fetch::new(request, plan, order, priority));
+        state.fetches.push(Fetch::new(request, plan, order, priority).of(id));
         metrics.fetches_accepted += 1;
         Ok(())
     }
@@ -512,15 +474,9 @@ impl Relay {
         wall: Duration,
     ) {
         // A token is good for one broadcast, which has three fields; a tree that is open is so in whole.
-        let open = self.open.hold(&prefix);
-        let root = Namespace::new(prefix.fields().take(3)).unwrap_or_default();
-        if !open && let Err(error) = self.check(session, &root, &params.tokens, now, wall) {
-            if let Some(count) = self.metrics.auth_failures.get_mut(error.index()) {
-                *count += 1;
-            }
-            let text = format!("auth_failed: {error}");
-            let error = RequestError::new(RequestCode::Unauthorized, text);
-            return self.refuse_request(session, request, &error);
+        let root = if self.open.hold(&prefix) { prefix.clone() } else { root(&prefix) };
+        if !self.admit_or_refuse(session, request, &root, &params.tokens, now, wall) {
+            return;
         }
         let prefixes_max = self.limits.namespace_subscriptions_per_session_max;
         let Some(state) = self.live(session) else { return };
@@ -536,11 +492,6 @@ impl Relay {
             let error = RequestError::new(RequestCode::PrefixOverlap, "prefixes overlap");
             return self.refuse_request(session, request, &error);
         }
-        debug_assert!(
-            open || state.publisher.is_some()
-                || state.grants.iter().any(|grant| covers(grant, &root)),
-            "authorised above"
-        );
         if state.moqt.accept(request, Params::default(), &[]).is_err() {
             return;
         }

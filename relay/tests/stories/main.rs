@@ -8,6 +8,7 @@
     reason = "all of this crate is tests"
 )]
 
+mod grants;
 mod hostile;
 mod open;
 mod publishers;

@@ -361,7 +361,7 @@ fn token_expiry_ends_the_session_unless_it_was_renewed() {
         world.settle();
         world.advance(Duration::from_secs(36));
         assert_eq!(world.peer(idle).close_reason(), "auth_failed: token_expired", "{draft:?}");
-        assert_eq!(world.peer(idle).wire.closed.as_ref().unwrap().0, 2);
+        assert_eq!(world.peer(idle).wire.closed.as_ref().unwrap().0, 0x18);
         assert_eq!(world.peer(renewing).close_reason(), "");
         world.write(video, 0, 0);
         assert_eq!(world.peer(renewing).locations(request), [(0, 0)]);

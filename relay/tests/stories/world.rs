@@ -162,11 +162,16 @@ pub(crate) fn keys() -> KeySet {
 
 /// A playback token of `sub` that ends `ttl` seconds after the story begins.
 pub(crate) fn token(sub: &str, ttl: i64) -> String {
+    token_with(sub, ttl, &format!("j-{sub}"), None, 0)
+}
+
+pub(crate) fn token_with(sub: &str, ttl: i64, jti: &str, vid: Option<&str>, ver: u64) -> String {
     let exp = WALL.saturating_add_signed(ttl);
     let iat = exp - 3600.min(ttl.unsigned_abs().max(60));
+    let vid = vid.map(|vid| format!(r#","vid":"{vid}""#)).unwrap_or_default();
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT","kid":"sgk_1"}"#);
     let claims = URL_SAFE_NO_PAD.encode(format!(
-        r#"{{"sub":"{sub}","aud":"playback","iat":{iat},"exp":{exp},"jti":"j-{sub}"}}"#
+        r#"{{"sub":"{sub}","aud":"playback","iat":{iat},"exp":{exp},"jti":"{jti}","ver":{ver}{vid}}}"#
     ));
     let signature = signer().sign(format!("{header}.{claims}").as_bytes()).to_bytes();
     format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(signature))
