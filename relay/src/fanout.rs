@@ -520,16 +520,19 @@ impl Subscription {
             let object = if cursor.writing {
                 let Some(id) = cursor.previous else { return Outcome::Gone };
                 let Some(object) = subgroup.object(id) else {
-                    // Given up by its source midway, or trimmed from the cache.
-                    let (code, reason) = match subgroup.progress {
-                        Progress::Aborted(code) => (code, DropReason::Publisher),
-                        _ if cursor.serial != subgroup.serial => {
-                            (ResetCode::Cancelled, DropReason::Publisher)
+                    let code = match subgroup.progress {
+                        Progress::Aborted(code) => code,
+                        _ if cursor.serial != subgroup.serial => ResetCode::Cancelled,
+                        // Trimmed from the cache: a new stream goes on behind the loss.
+                        _ => {
+                            reset(cursor, pump, ResetCode::DeliveryTimeout);
+                            pump.metrics.count_drop(DropReason::Trimmed);
+                            cursor.start_over();
+                            continue;
                         }
-                        _ => (ResetCode::DeliveryTimeout, DropReason::Evicted),
                     };
                     reset(cursor, pump, code);
-                    return Outcome::Dropped(reason);
+                    return Outcome::Dropped(DropReason::Publisher);
                 };
                 object
             } else {
@@ -568,7 +571,7 @@ impl Subscription {
                     // stream goes on behind the loss.
                     reset(cursor, pump, ResetCode::DeliveryTimeout);
                     pump.metrics.count_drop(DropReason::Trimmed);
-                    (cursor.stream, cursor.previous) = (None, None);
+                    cursor.start_over();
                 }
                 if cursor.stream.is_none() {
                     let Some(stream) = pump.transport.open(Dir::Uni) else {
@@ -641,6 +644,13 @@ impl Cursor {
         if self.stream.is_some() { Outcome::Dropped(reason) } else { Outcome::Gone }
     }
 
+    /// Goes on with a stream of its own.
+    fn start_over(&mut self) {
+        (self.stream, self.previous) = (None, None);
+        self.rest = Default::default();
+        (self.writing, self.blocked) = (false, false);
+    }
+
     /// Begins an object: its head, and before it the stream's if nothing was written yet.
     fn load(
         &mut self,
@@ -652,8 +662,7 @@ impl Cursor {
     ) {
         let [stream, head, _] = &mut self.rest;
         if self.previous.is_none() {
-            let from_head =
-                object.previous.is_none() && subgroup.from_head && group.known_from == 0;
+            let from_head = object.previous.is_none() && subgroup.from_head;
             *stream = if from_head {
                 subgroup.heads.of(draft).clone()
             } else {

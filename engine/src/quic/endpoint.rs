@@ -380,6 +380,15 @@ impl Endpoint {
             }
         }
         let mut full = false;
+        // Handshakes and farewells are a few packets and have deadlines: where room is scarce, media
+        // of those who are in must not stand before them.
+        if self.dirty.len() > 1 {
+            let conns = &self.conns;
+            self.dirty.sort_by_key(|index| match conns.get(*index as usize) {
+                Some(Some(conn)) => conn.phase == Phase::Open,
+                _ => false,
+            });
+        }
         let mut at = 0;
         while at < self.dirty.len() && !full {
             let index = self.dirty[at];

@@ -167,6 +167,9 @@ pub struct Shard {
     /// Tallies of broadcasts that have ended.
     past: broadcast::Tally,
     policy: Policy,
+    /// Share of time spent in turns, as the shell measures it.
+    busy_permille: u16,
+    egress: Egress,
     events: VecDeque<Event>,
     draining: bool,
     turns: u64,
@@ -193,6 +196,8 @@ impl Shard {
             broadcasts_due: None,
             past: broadcast::Tally::default(),
             policy: options.policy,
+            busy_permille: 0,
+            egress: Egress::new(now),
             events: VecDeque::new(),
             draining: false,
             turns: 0,
@@ -247,6 +252,9 @@ impl Shard {
         self.connections(now, wall);
         self.drive(now);
         let full = self.endpoint.flush(port, now)?;
+        if let Some(permille) = self.egress.at(full, now) {
+            self.relay.set_load(permille.max(self.busy_permille));
+        }
         Ok(Turn { busy, full })
     }
 
@@ -270,7 +278,7 @@ impl Shard {
 
     /// The share of its time that this shard spends in turns, as its shell measures it.
     pub fn set_load(&mut self, busy_permille: u16) {
-        self.relay.set_load(busy_permille);
+        self.busy_permille = busy_permille;
     }
 
     /// New playback keys.
@@ -571,6 +579,39 @@ impl Shard {
 
     fn state(&mut self, input_id: &str, state: State) {
         self.events.push_back(Event::Broadcast { input_id: input_id.to_owned(), state });
+    }
+}
+
+/// What share of the time the port has no more room: the other half of a shard's load.
+struct Egress {
+    /// When this second began.
+    since: Instant,
+    full_since: Option<Instant>,
+    full: Duration,
+    permille: u16,
+}
+
+impl Egress {
+    fn new(now: Instant) -> Self {
+        Self { since: now, full_since: None, full: Duration::ZERO, permille: 0 }
+    }
+
+    /// Notes whether the port is full now; once a second, the share smoothed over two.
+    fn at(&mut self, full: bool, now: Instant) -> Option<u16> {
+        if let Some(since) = self.full_since.take() {
+            self.full += now.saturating_duration_since(since);
+        }
+        if full {
+            self.full_since = Some(now);
+        }
+        let span = now.saturating_duration_since(self.since);
+        if span < Duration::from_secs(1) {
+            return None;
+        }
+        let share = self.full.as_millis() * 1000 / span.as_millis().max(1);
+        self.permille = (u128::from(self.permille) + share).div_euclid(2) as u16;
+        (self.since, self.full) = (now, Duration::ZERO);
+        Some(self.permille)
     }
 }
 

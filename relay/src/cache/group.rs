@@ -209,7 +209,8 @@ impl Group {
 
     /// An object may be missing here although larger ones are there.
     pub(crate) fn has_holes(&self) -> bool {
-        let aborted = |s: &Subgroup| matches!(s.progress, Progress::Aborted(_));
+        let aborted =
+            |s: &Subgroup| matches!(s.progress, Progress::Aborted(_)) || s.resumed_from > 0;
         let growing = |s: &Subgroup| s.progress == Progress::Growing;
         self.subgroups.iter().any(aborted)
             || !self.datagrams.is_empty()

@@ -21,7 +21,7 @@ fn object(at: Instant, group: u64, object: u64, payload: &[u8]) -> ObjectIn {
         payload: Bytes::copy_from_slice(payload),
         end_of_group: false,
         arrived: at,
-        forwarding: crate::Forwarding::default(),
+        forwarding: Forwarding::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Admission by load: past what a shard can carry, newcomers get `capacity` and those who watch stay
-//! served. It owns two signals: what share of its time the shell spends in turns, and how many
-//! sessions lose groups for want of room. It measures nothing itself.
+//! served. It owns two signals: what share of the time the shard has no more to give (its core busy, or its
+//! port full), and how many sessions lose groups for want of room. It measures no time itself.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,7 +17,7 @@ pub(super) struct Load {
 }
 
 impl Relay {
-    /// The share of its time that the shard spends in turns, smoothed over about a second.
+    /// The share of time in which the shard has no more to give, smoothed over a second or two.
     pub fn set_load(&mut self, busy_permille: u16) {
         self.load.busy_permille = busy_permille;
     }

@@ -10,6 +10,7 @@
 
 mod grants;
 mod hostile;
+mod objects;
 mod open;
 mod publishers;
 mod shards;

@@ -13,8 +13,8 @@ use weir_moqt::{
     Role, SetupOptions, Token,
 };
 use weir_relay::{
-    Carrier, Dir, Draft, Event, FullTrackName, KeySet, Limits, Namespace, ObjectIn, Relay,
-    SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
+    Carrier, DatagramError, Dir, Draft, Event, FullTrackName, KeySet, Limits, Namespace, ObjectIn,
+    Relay, SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
 };
 
 pub(crate) const WALL: u64 = 1_800_000_000;
@@ -22,6 +22,7 @@ pub(crate) const WALL: u64 = 1_800_000_000;
 /// What the relay did to a stream, on its way to the client.
 enum Sent {
     Bytes { stream: StreamId, data: Bytes, fin: bool },
+    Datagram(Bytes),
     Reset { stream: StreamId, code: u32 },
     Stop { stream: StreamId, code: u32 },
 }
@@ -37,6 +38,10 @@ pub(crate) struct Wire {
     next_stream: [u64; 2],
     pub(crate) priorities: BTreeMap<StreamId, i32>,
     pub(crate) resets: Vec<(StreamId, u32)>,
+    /// Media streams that were finished.
+    pub(crate) finished: Vec<StreamId>,
+    /// Datagrams the connection still takes.
+    pub(crate) datagrams: usize,
     pub(crate) closed: Option<(u32, String)>,
     pub(crate) written: usize,
 }
@@ -85,6 +90,9 @@ impl Transport for Wire {
     }
 
     fn finish(&mut self, stream: StreamId) {
+        if !self.is_control(stream) {
+            self.finished.push(stream);
+        }
         self.sent.push_back(Sent::Bytes { stream, data: Bytes::new(), fin: true });
     }
 
@@ -100,6 +108,12 @@ impl Transport for Wire {
 
     fn set_priority(&mut self, stream: StreamId, priority: i32) {
         self.priorities.insert(stream, priority);
+    }
+
+    fn send_datagram(&mut self, datagram: Bytes) -> Result<(), DatagramError> {
+        self.datagrams = self.datagrams.checked_sub(1).ok_or(DatagramError::Blocked)?;
+        self.sent.push_back(Sent::Datagram(datagram));
+        Ok(())
     }
 
     fn close(&mut self, code: u32, reason: &str) {
@@ -260,6 +274,8 @@ impl World {
             next_stream: [1, 3],
             priorities: BTreeMap::new(),
             resets: Vec::new(),
+            finished: Vec::new(),
+            datagrams: usize::MAX,
             closed: None,
             written: 0,
         };
@@ -400,6 +416,7 @@ impl Peer {
                     let dir = if stream.0 & 2 == 0 { Dir::Bi } else { Dir::Uni };
                     self.moqt.handle_stream(stream, dir, data, fin)
                 }
+                Sent::Datagram(data) => self.moqt.handle_datagram(data),
                 Sent::Reset { stream, code } => self.moqt.handle_reset(stream, u64::from(code)),
                 Sent::Stop { stream, code } => self.moqt.handle_stop(stream, u64::from(code)),
             };
