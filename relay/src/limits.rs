@@ -17,6 +17,10 @@ pub struct Limits {
     pub namespace_subscriptions_per_session_max: usize,
     /// Namespaces the directory of this shard holds in all.
     pub namespaces_max: usize,
+    /// SUBSCRIBEs on this shard that wait for a publisher to come.
+    pub rendezvous_max: usize,
+    /// Longest such wait (RENDEZVOUS_TIMEOUT): an encoder that is being started.
+    pub rendezvous_timeout_max: Duration,
     /// Tracks on this shard: 1 000 broadcasts of 8 tracks.
     pub tracks_max: usize,
     /// FETCHes one session may have open at once (H29).
@@ -96,6 +100,8 @@ impl Default for Limits {
             namespaces_per_session_max: 4,
             namespace_subscriptions_per_session_max: 8,
             namespaces_max: 10_000,
+            rendezvous_max: 1_000,
+            rendezvous_timeout_max: Duration::from_secs(30),
             tracks_max: 8_000,
             fetches_per_session_max: 16,
             fetch_bytes_per_session_max: 32 << 20,

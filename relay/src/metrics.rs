@@ -79,6 +79,8 @@ pub struct Metrics {
     pub limit_subscriptions: u64,
     /// `namespaces_per_session_max`, `namespace_subscriptions_per_session_max` or `namespaces_max` was hit.
     pub limit_namespaces: u64,
+    /// `rendezvous_max` was hit.
+    pub limit_rendezvous: u64,
     /// `tracks_max` or `tracks_per_publisher_max` was hit.
     pub limit_tracks: u64,
     /// `fetches_per_session_max` was hit.

@@ -6,10 +6,14 @@ mod drain;
 mod grants;
 mod inbound;
 mod load;
+mod offers;
 mod open;
 mod publisher;
+mod rendezvous;
 mod request;
 mod tracks;
+
+pub(crate) use offers::Offer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -44,6 +48,9 @@ pub struct Relay {
     names: BTreeMap<FullTrackName, TrackId>,
     directory: Directory,
     open: open::OpenTrees,
+    /// SUBSCRIBEs that wait for a publisher, and those whose publisher came in this turn.
+    early: Vec<rendezvous::Early>,
+    met: Vec<rendezvous::Early>,
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
     timers: BTreeSet<(Instant, Timer)>,
@@ -72,6 +79,8 @@ struct Watcher {
 enum Timer {
     Session(SessionId),
     Track(TrackId),
+    /// An early SUBSCRIBE may have waited long enough.
+    Rendezvous,
 }
 
 /// Sessions that want to be driven: each at most once, in the order they were marked.
@@ -122,6 +131,8 @@ impl Relay {
             names: BTreeMap::new(),
             directory: Directory::default(),
             open: open::OpenTrees::default(),
+            early: Vec::new(),
+            met: Vec::new(),
             watchers: Vec::new(),
             timers: BTreeSet::new(),
             filling: Vec::new(),
@@ -287,6 +298,9 @@ impl Relay {
 
     /// Writes what this session has to send until all is written or blocked.
     pub fn drive(&mut self, session: SessionId, transport: &mut impl Transport, now: Instant) {
+        if !self.met.is_empty() {
+            self.serve_met(now);
+        }
         if !self.write_control(session, transport, now) {
             return;
         }
@@ -371,6 +385,7 @@ impl Relay {
             match timer {
                 Timer::Session(session) => self.session_timeout(session, now),
                 Timer::Track(track) => self.linger_over(track, now),
+                Timer::Rendezvous => self.rendezvous_over(now),
             }
         }
     }
@@ -504,6 +519,7 @@ impl Relay {
     /// Lets go of everything a session holds in tracks and directory.
     fn detach(&mut self, session: SessionId, now: Instant) {
         self.watchers.retain(|watcher| watcher.session != session);
+        self.forget_early_of(session);
         let Some(state) = self.live(session) else { return };
         let subscriptions = std::mem::take(&mut state.subscriptions);
         let waiting = std::mem::take(&mut state.waiting);

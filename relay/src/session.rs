@@ -13,6 +13,7 @@ use crate::cache::Place;
 use crate::fanout::{CONTROL_PRIORITY, Subscription};
 use crate::fetch::Fetch;
 use crate::grants::{Denied, Grants, Judge};
+use crate::relay::Offer;
 use crate::{Dir, Draft, Limits, Namespace, StreamId, TrackId, Transport, WriteError};
 
 /// One MoQT session.
@@ -75,7 +76,11 @@ pub(crate) struct Publisher {
     pub(crate) access: Access,
     /// PUBLISH_NAMESPACE requests that wait for the engine's answer.
     pub(crate) announced: Vec<(RequestId, Namespace)>,
-    /// Namespaces it holds.
+    /// PUBLISH requests that wait for the same answer.
+    pub(crate) offers: Vec<Offer>,
+    /// Namespaces it holds because it offers tracks in them.
+    pub(crate) implied: Vec<Namespace>,
+    /// Namespaces it announced and holds.
     pub(crate) held: Vec<(RequestId, Namespace)>,
     /// Tracks we subscribe to here.
     pub(crate) upstreams: Vec<(RequestId, TrackId)>,
@@ -176,6 +181,8 @@ impl Publisher {
         Self {
             access,
             announced: Vec::new(),
+            offers: Vec::new(),
+            implied: Vec::new(),
             held: Vec::new(),
             upstreams: Vec::new(),
             inbound: Vec::new(),
@@ -183,8 +190,9 @@ impl Publisher {
         }
     }
 
+    /// Whether it may publish `namespace`: the one it was granted, or one below.
     pub(crate) fn may_hold(&self, namespace: &Namespace) -> bool {
-        self.access == Access::Granted(namespace.clone())
+        matches!(&self.access, Access::Granted(granted) if namespace.starts_with(granted))
     }
 }
 

@@ -62,6 +62,10 @@ pub(crate) struct Track {
     pub(crate) subscribers: Vec<SessionId>,
     /// Requests that wait while the track is pending, in order of arrival.
     pub(crate) waiting: Vec<Waiter>,
+    /// Its publisher offered it (PUBLISH); we did not ask.
+    pub(crate) offered: bool,
+    /// What is offered is being sent.
+    pub(crate) flows: bool,
     /// Other shards want every new object.
     pub(crate) exported: bool,
     pub(crate) upstream_done: Option<UpstreamDone>,
@@ -84,6 +88,8 @@ impl Track {
             cache,
             subscribers: Vec::new(),
             waiting: Vec::new(),
+            offered: false,
+            flows: true,
             exported: false,
             upstream_done: None,
             upstream_streams: 0,

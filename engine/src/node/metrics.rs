@@ -249,6 +249,7 @@ impl Page<'_> {
                 ("namespaces_max", s.relay.limit_namespaces),
                 ("object_bytes_max", s.relay.limit_object_bytes),
                 ("publisher_rate_max", s.relay.limit_publisher_rate),
+                ("rendezvous_max", s.relay.limit_rendezvous),
                 ("sessions_max", s.relay.limit_sessions),
                 ("setup_timeout", s.relay.limit_setup_timeout),
                 ("subgroups_per_group_max", s.relay.limit_subgroups),

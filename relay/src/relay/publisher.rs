@@ -31,8 +31,13 @@ impl Relay {
         match answer {
             Ok(namespace) => {
                 publisher.access = Access::Granted(namespace);
-                for (request, namespace) in std::mem::take(&mut publisher.announced) {
+                let announced = std::mem::take(&mut publisher.announced);
+                let offers = std::mem::take(&mut publisher.offers);
+                for (request, namespace) in announced {
                     self.announce(session, request, namespace);
+                }
+                for offer in offers {
+                    self.take_offer(session, offer);
                 }
                 self.reschedule(session);
                 self.dirty.mark(session);
@@ -81,12 +86,15 @@ impl Relay {
     }
 
     fn announce(&mut self, session: SessionId, request: RequestId, namespace: Namespace) {
+        let holder = self.directory.origin(&namespace);
+        let open = self.open.hold(&namespace);
         let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_ref()) else {
             return;
         };
-        let refusal = if !publisher.may_hold(&namespace) && !self.open.hold(&namespace) {
+        let announced = publisher.held.iter().any(|(_, held)| *held == namespace);
+        let refusal = if !publisher.may_hold(&namespace) && !open {
             Some(RequestError::new(RequestCode::Unauthorized, "auth_failed: other stream"))
-        } else if self.directory.origin(&namespace).is_some() {
+        } else if announced || holder.is_some_and(|holder| holder != Origin::Session(session)) {
             Some(RequestError::new(RequestCode::Unauthorized, "input_busy"))
         } else if self.hold_namespace(&namespace, Origin::Session(session)).is_err() {
             Some(RequestError::new(RequestCode::ExcessiveLoad, "capacity"))
@@ -128,10 +136,12 @@ impl Relay {
             return;
         };
         publisher.announced.clear();
+        publisher.offers.clear();
         publisher.inbound.clear();
         let held = std::mem::take(&mut publisher.held);
+        let implied = std::mem::take(&mut publisher.implied);
         let upstreams = std::mem::take(&mut publisher.upstreams);
-        for (_, namespace) in held {
+        for namespace in held.into_iter().map(|(_, namespace)| namespace).chain(implied) {
             self.withdraw(session, namespace, now);
         }
         for (_, track) in upstreams {
@@ -279,7 +289,16 @@ impl Relay {
         {
             self.timers.remove(&(until, super::Timer::Track(id)));
         }
+        let offered = self.tracks.get(id.0).and_then(|track| match track.source {
+            Source::Upstream { session, .. } if track.offered => {
+                Some((session, track.name.namespace().clone()))
+            }
+            _ => None,
+        });
         self.drop_upstream(id);
         self.end(id, code, now);
+        if let Some((session, namespace)) = offered {
+            self.settle_implied(session, &namespace);
+        }
     }
 }

@@ -9,7 +9,7 @@ use weir_moqt::{
 };
 
 use super::grants::root;
-use super::{Relay, Watcher};
+use super::{Offer, Relay, Watcher};
 use crate::cache::Order;
 use crate::fanout::{Subscription, Timeouts, after, fetch_priority};
 use crate::fetch::{Fetch, Plan, PlanError};
@@ -59,7 +59,10 @@ impl Relay {
             Moqt::PublishNamespaceDone { request } => {
                 self.on_publish_namespace_done(session, request, now);
             }
-            Moqt::SubscribeTracks { request, .. } | Moqt::Publish { request, .. } => {
+            Moqt::Publish { request, track, params, properties, .. } => {
+                self.on_publish(session, Offer { request, track, params, properties }, now);
+            }
+            Moqt::SubscribeTracks { request, .. } => {
                 let error = RequestError::new(RequestCode::NotSupported, "not served here");
                 self.refuse_request(session, request, &error);
             }
@@ -120,9 +123,10 @@ impl Relay {
         }
         let subscriptions_max = self.limits.subscriptions_per_session_max;
         let known = self.names.get(name).copied();
+        let early = self.waits_early(session);
         let Some(state) = self.live(session) else { return };
         let waiting = state.waiting.iter().filter(|w| matches!(w.ask, Ask::Subscribe(_)));
-        if state.subscriptions.len() + waiting.clone().count() >= subscriptions_max {
+        if state.subscriptions.len() + waiting.clone().count() + early >= subscriptions_max {
             self.metrics.limit_subscriptions += 1;
             let error = RequestError::new(RequestCode::ExcessiveLoad, "too many subscriptions");
             return self.refuse_request(session, request, &error);
@@ -136,7 +140,7 @@ impl Relay {
     }
 
     /// Finds the track a request is about: served at once, left waiting, or refused.
-    fn resolve(
+    pub(super) fn resolve(
         &mut self,
         session: SessionId,
         request: RequestId,
@@ -159,6 +163,11 @@ impl Relay {
             }
         });
         let Some((id, track)) = known.and_then(|id| Some((id, self.tracks.get_mut(id.0)?))) else {
+            if let Ask::Subscribe(params) = &ask
+                && self.wait_for_track(session, request, name, params, now)
+            {
+                return;
+            }
             let error = RequestError::new(RequestCode::DoesNotExist, "not_live");
             return self.refuse_request(session, request, &error);
         };
@@ -237,10 +246,11 @@ impl Relay {
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
         subscription.seat = track.add_subscriber(session);
         state.subscriptions.push(subscription);
+        self.resume_offer(id);
         self.metrics.subscriptions += 1;
         self.metrics.subscriptions_accepted += 1;
-        let track = track.name.clone();
-        self.events.push_back(Event::Subscribed { session, track });
+        let track = self.tracks.get(id.0).map(|track| track.name.clone());
+        self.events.extend(track.map(|track| Event::Subscribed { session, track }));
         Ok(())
     }
 
@@ -334,6 +344,8 @@ impl Relay {
         } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
             let waiting = state.waiting.remove(at);
             self.stop_waiting(session, waiting.track, request, now);
+        } else {
+            self.forget_early(session, request);
         }
     }
 

@@ -290,6 +290,9 @@ impl Relay {
     pub fn set_export(&mut self, track: TrackId, export: bool, now: Instant) {
         if let Some(state) = self.tracks.get_mut(track.0) {
             state.exported = export;
+            if export {
+                self.resume_offer(track);
+            }
             self.release(track, now);
         }
     }
@@ -327,6 +330,7 @@ impl Relay {
         self.metrics.namespaces = self.directory.len() as u64;
         if new {
             self.tell_watchers(namespace, true);
+            self.meet_rendezvous_in(namespace);
         }
         Ok(())
     }
@@ -372,6 +376,7 @@ impl Relay {
         let cache = Cache::new(self.last_alias, order);
         let track = Track::new(name.clone(), self.last_alias, source, cache);
         let id = TrackId(self.tracks.insert(track));
+        self.meet_rendezvous(&name);
         self.names.insert(name, id);
         self.metrics.tracks = self.tracks.len() as u64;
         Some(id)
@@ -466,6 +471,7 @@ impl Relay {
         }
         match (track.source, track.state) {
             (_, State::Ended(_)) => self.free(id),
+            (Source::Upstream { .. }, _) if track.offered => self.pause_offer(id),
             (Source::Local, _) => {}
             (Source::Upstream { .. }, _) => {
                 self.drop_upstream(id);

@@ -11,6 +11,7 @@
 mod grants;
 mod hostile;
 mod objects;
+mod offers;
 mod open;
 mod publishers;
 mod shards;

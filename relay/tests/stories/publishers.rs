@@ -39,7 +39,7 @@ fn asked_for(world: &mut World, publisher: usize) -> Vec<RequestId> {
 }
 
 /// One group's stream of a publisher.
-struct Group {
+pub(crate) struct Group {
     stream: StreamId,
     encoder: SubgroupEncoder,
     id: u64,
@@ -47,7 +47,13 @@ struct Group {
 }
 
 impl Group {
-    fn begin(world: &mut World, publisher: usize, draft: Draft, alias: u64, group: u64) -> Self {
+    pub(crate) fn begin(
+        world: &mut World,
+        publisher: usize,
+        draft: Draft,
+        alias: u64,
+        group: u64,
+    ) -> Self {
         let header = SubgroupHeader {
             alias,
             group,
@@ -62,11 +68,11 @@ impl Group {
         Self { stream: world.new_uni(publisher), encoder, id: group, out }
     }
 
-    fn object(&mut self, object: u64) {
+    pub(crate) fn object(&mut self, object: u64) {
         self.object_of(object, &payload(self.id, object));
     }
 
-    fn object_of(&mut self, object: u64, payload: &[u8]) {
+    pub(crate) fn object_of(&mut self, object: u64, payload: &[u8]) {
         let header = ObjectHeader {
             object,
             properties: Bytes::new(),
@@ -78,7 +84,7 @@ impl Group {
     }
 
     /// Sends what was encoded so far.
-    fn send(&mut self, world: &mut World, publisher: usize, fin: bool) {
+    pub(crate) fn send(&mut self, world: &mut World, publisher: usize, fin: bool) {
         let data = self.out.split().freeze();
         world.send_raw(publisher, self.stream, data, fin);
     }

@@ -1,0 +1,229 @@
+//! Publishers that offer tracks with PUBLISH, subscribers that come before their publisher.
+
+use std::time::Duration;
+
+use weir_moqt::{Event as Heard, Params, RequestId, RequestKind};
+use weir_relay::{Draft, Event, FullTrackName};
+
+use crate::publishers::Group;
+use crate::world::{World, broadcast, ns, track};
+
+/// A publisher with the engine's leave and nothing announced.
+fn admitted(world: &mut World, draft: Draft) -> usize {
+    let publisher = world.dial(draft, "/publish/lv_1?sk=sk_live_hush");
+    let session = world.peer(publisher).id;
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.settle();
+    publisher
+}
+
+fn offer(world: &mut World, publisher: usize, name: &FullTrackName, alias: u64) -> RequestId {
+    let moqt = &mut world.peer(publisher).moqt;
+    let request = moqt.publish(name, alias, Params::default(), &[]).unwrap();
+    world.settle();
+    request
+}
+
+/// FORWARD as the publisher was told, first to last.
+fn forwards(world: &mut World, publisher: usize, offer: RequestId) -> Vec<bool> {
+    let heard = &world.peer(publisher).heard;
+    heard
+        .iter()
+        .filter_map(|heard| match heard {
+            Heard::RequestOk { request, kind: RequestKind::Publish, params, .. }
+                if *request == offer =>
+            {
+                params.forward
+            }
+            Heard::Update { request, params, .. } if *request == offer => params.forward,
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn an_offered_track_flows_while_somebody_watches_and_rests_otherwise() {
+    for draft in Draft::ALL {
+        let mut world = World::new();
+        let publisher = admitted(&mut world, draft);
+        let request = offer(&mut world, publisher, &track("video"), 5);
+        assert_eq!(forwards(&mut world, publisher, request), [false], "{draft:?}: nobody watches");
+        let told = world.events.iter().any(|event| {
+            matches!(event, Event::NamespacePublished { namespace, .. } if *namespace == broadcast())
+        });
+        assert!(told, "the other shards hear of the namespace");
+        let first = world.viewer(Draft::D18);
+        let watched = world.subscribe(first, "video");
+        assert!(world.peer(first).was_accepted(watched));
+        let second = world.viewer(Draft::D16);
+        let also = world.subscribe(second, "video");
+        assert_eq!(forwards(&mut world, publisher, request), [false, true], "{draft:?}");
+        let mut group = Group::begin(&mut world, publisher, draft, 5, 3);
+        (0..3).for_each(|object| group.object(object));
+        group.send(&mut world, publisher, true);
+        for (viewer, request) in [(first, watched), (second, also)] {
+            assert_eq!(world.peer(viewer).locations(request), [(3, 0), (3, 1), (3, 2)]);
+            world.peer(viewer).assert_unaltered();
+            world.peer(viewer).moqt.cancel(request);
+        }
+        world.settle();
+        assert_eq!(forwards(&mut world, publisher, request), [false, true, false], "{draft:?}");
+        assert_eq!(world.relay.metrics().cache_bytes, 0, "nothing stale is kept");
+        // The next one starts with what comes now.
+        let third = world.viewer(Draft::D18);
+        let late = world.subscribe(third, "video");
+        let mut group = Group::begin(&mut world, publisher, draft, 5, 9);
+        group.object(0);
+        group.send(&mut world, publisher, true);
+        assert_eq!(world.peer(third).locations(late), [(9, 0)], "{draft:?}");
+        assert_eq!(world.peer(publisher).failure, None);
+    }
+}
+
+#[test]
+fn text_and_random_bytes_pass_a_relay_that_does_not_look() {
+    let mut world = World::new();
+    let publisher = admitted(&mut world, Draft::D18);
+    let mut random = fastrand::Rng::with_seed(0x7e1a);
+    let noise: Vec<u8> = (0..70_000).map(|_| random.u8(..)).collect();
+    let text = "grüße, 世界\n\u{0}\u{feff}".as_bytes().to_vec();
+    for (alias, name, payload) in [(1, "chat", text), (2, "noise", noise)] {
+        offer(&mut world, publisher, &track(name), alias);
+        let viewer = world.viewer(Draft::D16);
+        let request = world.subscribe(viewer, name);
+        let mut group = Group::begin(&mut world, publisher, Draft::D18, alias, 0);
+        group.object_of(0, &payload);
+        group.send(&mut world, publisher, true);
+        let got = &world.peer(viewer).got;
+        assert_eq!(got.len(), 1);
+        assert_eq!((got[0].request, &got[0].payload), (request, &payload), "{name}");
+    }
+}
+
+#[test]
+fn an_offer_outside_the_publishers_namespace_or_of_a_taken_name_is_refused() {
+    let mut world = World::new();
+    let publisher = admitted(&mut world, Draft::D18);
+    let elsewhere = FullTrackName::new(ns(&["stream", "org_a", "lv_2"]), "video").unwrap();
+    let foreign = offer(&mut world, publisher, &elsewhere, 1);
+    let reason = world.peer(publisher).was_refused(foreign).unwrap();
+    assert!(reason.starts_with("Unauthorized"), "{reason}");
+    offer(&mut world, publisher, &track("video"), 2);
+    let rival = admitted(&mut world, Draft::D16);
+    let taken = offer(&mut world, rival, &track("video"), 1);
+    assert!(world.peer(rival).was_refused(taken).unwrap().contains("input_busy"));
+    let viewer = world.viewer(Draft::D18);
+    let request = world.peer(viewer).moqt.publish(&track("x"), 9, Params::default(), &[]).unwrap();
+    world.settle();
+    assert!(world.peer(viewer).was_refused(request).unwrap().contains("not a publisher"));
+    assert_eq!(world.peer(viewer).wire.closed, None, "its session goes on");
+}
+
+#[test]
+fn an_offer_before_the_engines_answer_waits_for_it() {
+    let mut world = World::new();
+    let publisher = world.dial(Draft::D18, "/publish/lv_1?sk=k");
+    let request = offer(&mut world, publisher, &track("video"), 1);
+    assert!(!world.peer(publisher).was_accepted(request));
+    let session = world.peer(publisher).id;
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.settle();
+    assert!(world.peer(publisher).was_accepted(request));
+}
+
+#[test]
+fn a_namespace_that_only_offers_held_is_free_when_the_last_of_them_ends() {
+    let mut world = World::new();
+    let publisher = admitted(&mut world, Draft::D18);
+    let offers = [
+        offer(&mut world, publisher, &track("a"), 1),
+        offer(&mut world, publisher, &track("b"), 2),
+    ];
+    let ended = |world: &World| {
+        world.events.iter().filter(|e| matches!(e, Event::NamespaceEnded { .. })).count()
+    };
+    for (at, request) in offers.into_iter().enumerate() {
+        assert_eq!(ended(&world), 0, "offer {at} still holds it");
+        let done = weir_relay::DoneCode::TrackEnded;
+        world.peer(publisher).moqt.publish_done(request, done, Some(0), "").unwrap();
+        world.settle();
+    }
+    assert_eq!(ended(&world), 1);
+    assert_eq!(world.relay.metrics().namespaces, 0);
+    assert_eq!(world.relay.metrics().upstream_subscriptions, 0);
+}
+
+#[test]
+fn a_publisher_announces_what_lies_below_its_own_prefix() {
+    let mut world = World::new();
+    let publisher = admitted(&mut world, Draft::D18);
+    let below = ns(&["stream", "org_a", "lv_1", "cam", "2"]);
+    let request = world.peer(publisher).moqt.publish_namespace(&below, Params::default()).unwrap();
+    world.settle();
+    assert!(world.peer(publisher).was_accepted(request));
+}
+
+fn early(world: &mut World, viewer: usize, wait_ms: u64) -> RequestId {
+    let params = Params { rendezvous_timeout_ms: Some(wait_ms), ..Params::default() };
+    world.subscribe_with(viewer, "video", params)
+}
+
+#[test]
+fn a_viewer_who_is_early_meets_the_publisher_or_hears_that_it_did_not_come() {
+    let mut world = World::new();
+    let patient = world.viewer(Draft::D18);
+    let waiting = early(&mut world, patient, 5_000);
+    let hasty = world.viewer(Draft::D20);
+    let gone = early(&mut world, hasty, 1_000);
+    let none = world.viewer(Draft::D18);
+    let refused = world.subscribe(none, "video");
+    assert!(world.peer(none).was_refused(refused).unwrap().starts_with("DoesNotExist"));
+    world.advance(Duration::from_millis(1_500));
+    assert!(world.peer(hasty).was_refused(gone).unwrap().starts_with("Timeout"));
+    assert_eq!(world.peer(patient).was_refused(waiting), None);
+    let publisher = admitted(&mut world, Draft::D16);
+    offer(&mut world, publisher, &track("video"), 1);
+    assert!(world.peer(patient).was_accepted(waiting), "served when the track came");
+    let mut group = Group::begin(&mut world, publisher, Draft::D16, 1, 0);
+    group.object(0);
+    group.send(&mut world, publisher, true);
+    assert_eq!(world.peer(patient).locations(waiting), [(0, 0)]);
+}
+
+#[test]
+fn a_wait_for_a_publisher_is_limited_in_length_and_in_number() {
+    let mut limits = weir_relay::Limits::default();
+    limits.rendezvous_max = 2;
+    limits.rendezvous_timeout_max = Duration::from_secs(2);
+    let mut world = World::with(limits, 0);
+    let viewers: Vec<_> = (0..3).map(|_| world.viewer(Draft::D18)).collect();
+    let requests: Vec<_> = viewers.iter().map(|v| early(&mut world, *v, u64::MAX >> 2)).collect();
+    assert!(world.peer(viewers[2]).was_refused(requests[2]).is_some(), "no room for a third");
+    assert_eq!(world.relay.metrics().limit_rendezvous, 1);
+    // One that goes makes room, and hears nothing more.
+    world.peer(viewers[0]).moqt.cancel(requests[0]);
+    world.settle();
+    let late = early(&mut world, viewers[2], 60_000);
+    world.advance(Duration::from_millis(2_001));
+    for (viewer, request) in [(viewers[1], requests[1]), (viewers[2], late)] {
+        assert!(world.peer(viewer).was_refused(request).unwrap().starts_with("Timeout"));
+    }
+}
+
+#[test]
+fn an_open_tree_takes_offers_without_a_key() {
+    for draft in Draft::ALL {
+        let mut world = World::new();
+        world.relay.open_namespaces(vec![ns(&["interop"])], ns(&["stream"]));
+        let name = FullTrackName::new(ns(&["interop", "a"]), "t").unwrap();
+        let publisher = world.dial(draft, "/anything");
+        let offered = offer(&mut world, publisher, &name, 4);
+        assert!(world.peer(publisher).was_accepted(offered), "{draft:?}");
+        let viewer = world.dial(draft, "/");
+        let request = world.peer(viewer).moqt.subscribe(&name, Params::default()).unwrap();
+        world.settle();
+        assert!(world.peer(viewer).was_accepted(request), "{draft:?}");
+        let closed = offer(&mut world, publisher, &track("video"), 5);
+        assert!(world.peer(publisher).was_refused(closed).is_some(), "{draft:?}");
+    }
+}
