@@ -79,19 +79,28 @@ enum Stuck {
     Error(DataError),
 }
 
-fn broken(field: &str, why: &str) -> Stuck {
-    let reason = format!("data stream: {field}: {why}");
-    Stuck::Error(DataError::Session { code: SessionCode::ProtocolViolation, reason })
-}
-
 /// Reads fields off the front of a byte string that may still grow.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     rules: &'static Rules,
+    what: &'static str,
+    /// Where in the stream `bytes` begins.
+    base: u64,
 }
 
 impl Cursor<'_> {
+    /// A field that breaks a rule; the offset is where reading it ended.
+    fn violation(&self, field: &str, why: &str) -> DataError {
+        let at = self.base + self.at as u64;
+        let reason = format!("{}: {field} at byte {at}: {why}", self.what);
+        DataError::Session { code: SessionCode::ProtocolViolation, reason }
+    }
+
+    fn broken(&self, field: &str, why: &str) -> Stuck {
+        Stuck::Error(self.violation(field, why))
+    }
+
     fn int(&mut self) -> Result<u64, Stuck> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let (value, len) = self.rules.ints.decode(rest).ok_or(Stuck::Short)?;
@@ -168,6 +177,8 @@ pub struct Decoder {
     input: Bytes,
     /// The beginning of a head whose rest has not arrived.
     carry: BytesMut,
+    /// Bytes read before that, for reasons.
+    offset: u64,
 }
 
 /// How much input is copied behind a carried head at a time: the longest head without properties has
@@ -188,6 +199,7 @@ impl Decoder {
             pending: None,
             input: Bytes::new(),
             carry: BytesMut::new(),
+            offset: 0,
         }
     }
 
@@ -248,6 +260,7 @@ impl Decoder {
         match &mut self.state {
             State::Start => Ok(None),
             State::Padding => {
+                self.offset += self.input.len() as u64;
                 self.input.clear();
                 Ok(None)
             }
@@ -269,7 +282,12 @@ impl Decoder {
         if self.left == 0 && self.carry.is_empty() {
             return Ok(());
         }
-        let reason = format!("data stream: finished inside an object, {} bytes missing", self.left);
+        let (field, at) = match self.left {
+            0 => ("a head", self.offset + self.carry.len() as u64),
+            _ => ("a payload", self.offset),
+        };
+        let reason =
+            format!("data stream: {field} at byte {at}: the stream ends {} bytes early", self.left);
         Err(DataError::Session { code: SessionCode::ProtocolViolation, reason })
     }
 
@@ -280,6 +298,7 @@ impl Decoder {
         let take = self.left.min(self.input.len() as u64);
         self.left -= take;
         let data = self.input.split_to(take as usize);
+        self.offset += take;
         Some(Item::Payload { data, last: self.left == 0 })
     }
 
@@ -312,10 +331,12 @@ impl Decoder {
                 self.carry.extend_from_slice(step);
             }
             let bytes = if carried == 0 { &self.input[..] } else { &self.carry[..] };
-            let mut cursor = Cursor { bytes, at: 0, rules: self.rules };
+            let what = "data stream";
+            let mut cursor = Cursor { bytes, at: 0, rules: self.rules, what, base: self.offset };
             match parse(&mut cursor, self) {
                 Ok((mut read, properties)) => {
                     let at = cursor.at;
+                    self.offset += at as u64;
                     if carried == 0 {
                         read.properties(self.input.slice(properties));
                         self.input.advance(at);
@@ -365,7 +386,7 @@ impl Decoder {
         }
         let mode = kind & subgroup::MODE;
         if kind & !allowed != 0 || kind & subgroup::BASE == 0 || mode == subgroup::MODE {
-            return Err(broken("stream type", &format!("{kind:#x} is unknown")));
+            return Err(cursor.broken("stream type", &format!("{kind:#x} is unknown")));
         }
         let alias = cursor.int()?;
         let group = cursor.int()?;
@@ -482,18 +503,23 @@ fn read_object(
     };
     let object = object
         .filter(|&id| id <= cursor.rules.ints.max())
-        .ok_or_else(|| broken("object id", "overflows"))?;
+        .ok_or_else(|| cursor.broken("object id", "overflows"))?;
     let properties = if stream.header.properties { cursor.block(property_bytes)? } else { 0..0 };
     let payload_len = cursor.int()?;
-    let status = if payload_len == 0 { read_status(cursor.int()?)? } else { Status::Normal };
+    let status = if payload_len == 0 {
+        let status = cursor.int()?;
+        read_status(cursor, status)?
+    } else {
+        Status::Normal
+    };
     if status != Status::Normal && !properties.is_empty() {
-        return Err(broken("properties", "beside a status"));
+        return Err(cursor.broken("properties", "beside a status"));
     }
     Ok((ObjectHeader { object, properties: Bytes::new(), payload_len, status }, properties))
 }
 
-fn read_status(wire: u64) -> Result<Status, Stuck> {
-    Status::read(wire).ok_or_else(|| broken("object status", &format!("{wire} is unknown")))
+fn read_status(cursor: &Cursor<'_>, wire: u64) -> Result<Status, Stuck> {
+    Status::read(wire).ok_or_else(|| cursor.broken("object status", &format!("{wire} is unknown")))
 }
 
 /// Section 11.4.4.1.
@@ -509,12 +535,12 @@ fn read_fetch_object(
         fetch::GAP_UNKNOWN => Some(Gap::Unknown),
         fetch::GAP_TIMED_OUT if cursor.rules.gap_timed_out => Some(Gap::TimedOut),
         0..=fetch::FLAGS_MAX => None,
-        _ => return Err(broken("serialization flags", &format!("{flags:#x} are unknown"))),
+        _ => return Err(cursor.broken("serialization flags", &format!("{flags:#x} are unknown"))),
     };
     if let Some(gap) = gap {
         let end = Location { group: cursor.int()?, object: cursor.int()? };
         if cursor.int()? != 0 {
-            return Err(broken("end of range", "has a payload"));
+            return Err(cursor.broken("end of range", "has a payload"));
         }
         return Ok((Found::Gap(end, gap), 0..0));
     }
@@ -534,7 +560,7 @@ fn read_fetch_object(
 
     let location =
         resolve_location(cursor.rules, stream.prior, order, group_field, object_field)
-            .ok_or_else(|| broken("fetch object", "location refers to nothing or overflows"))?;
+            .ok_or_else(|| cursor.broken("object location", "refers to nothing or overflows"))?;
     let subgroup = if datagram {
         None
     } else {
@@ -544,11 +570,11 @@ fn read_fetch_object(
             fetch::MODE_EXPLICIT => explicit,
             _ => Some(0),
         };
-        Some(subgroup.ok_or_else(|| broken("fetch object", "subgroup refers to no prior object"))?)
+        Some(subgroup.ok_or_else(|| cursor.broken("subgroup", "refers to no prior object"))?)
     };
     let priority = priority
         .or(stream.priority)
-        .ok_or_else(|| broken("fetch object", "priority refers to no prior object"))?;
+        .ok_or_else(|| cursor.broken("priority", "refers to no prior object"))?;
     let properties_later = Bytes::new();
     let object =
         FetchObject { location, subgroup, priority, properties: properties_later, payload_len };
@@ -592,22 +618,18 @@ fn resolve_location(
 /// Section 11.3.1.
 pub(super) fn datagram(draft: Draft, bytes: &Bytes) -> Result<Option<Datagram>, DataError> {
     let rules = draft.codec().rules();
-    let mut cursor = Cursor { bytes, at: 0, rules };
+    let mut cursor = Cursor { bytes, at: 0, rules, what: "datagram", base: 0 };
     match read_datagram(&mut cursor) {
         Ok(None) => Ok(None),
         Ok(Some((datagram, properties))) => {
             let payload = bytes.slice(cursor.at..);
             if datagram.status != Status::Normal && !payload.is_empty() {
-                let reason = "datagram: payload beside a status".to_owned();
-                return Err(DataError::Session { code: SessionCode::ProtocolViolation, reason });
+                return Err(cursor.violation("payload", "beside a status"));
             }
             Ok(Some(Datagram { properties: bytes.slice(properties), payload, ..datagram }))
         }
         Err(Stuck::Error(error)) => Err(error),
-        Err(Stuck::Short) => Err(DataError::Session {
-            code: SessionCode::ProtocolViolation,
-            reason: format!("datagram: ends inside its head at byte {}", cursor.at),
-        }),
+        Err(Stuck::Short) => Err(cursor.violation("head", "ends inside a field")),
     }
 }
 
@@ -620,7 +642,7 @@ fn read_datagram(cursor: &mut Cursor<'_>) -> Result<DatagramHead, Stuck> {
     }
     let both = dg::STATUS | dg::END_OF_GROUP;
     if kind & !dg::ALL != 0 || kind & both == both {
-        return Err(broken("datagram type", &format!("{kind:#x} is unknown")));
+        return Err(cursor.broken("type", &format!("{kind:#x} is unknown")));
     }
     let alias = cursor.int()?;
     let group = cursor.int()?;
@@ -630,16 +652,17 @@ fn read_datagram(cursor: &mut Cursor<'_>) -> Result<DatagramHead, Stuck> {
     if kind & dg::PROPERTIES != 0 {
         properties = cursor.block(usize::MAX)?;
         if properties.is_empty() {
-            return Err(broken("datagram properties", "are announced and empty"));
+            return Err(cursor.broken("properties", "are announced and empty"));
         }
     }
     let status = if kind & dg::STATUS == 0 {
         Status::Normal
     } else {
-        read_status(u64::from(cursor.byte()?))?
+        let status = cursor.byte()?;
+        read_status(cursor, u64::from(status))?
     };
     if status != Status::Normal && !properties.is_empty() {
-        return Err(broken("datagram properties", "beside a status"));
+        return Err(cursor.broken("properties", "beside a status"));
     }
     let datagram = Datagram {
         alias,

@@ -84,7 +84,8 @@ const SETUP: SetupRules = SetupRules { request_ids: true, limits: false };
 const CLIENT_SETUP: u64 = 0x20;
 const SERVER_SETUP: u64 = 0x21;
 
-/// REQUEST_ERROR codes (section 13.4.2). What the draft lacks falls back to the nearest it has.
+/// REQUEST_ERROR codes (section 13.4.2). What the draft lacks falls back to the nearest it has: load and
+/// going away are read as INTERNAL_ERROR, told apart by the retry interval and the reason only.
 const REQUEST_CODES: [(u64, RequestCode); 20] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),

@@ -11,6 +11,8 @@ use crate::model::Role;
 #[derive(Debug, Default)]
 pub(super) struct Framer {
     buffer: BytesMut,
+    /// Bytes of the messages before, for reasons.
+    offset: u64,
 }
 
 impl Framer {
@@ -18,7 +20,15 @@ impl Framer {
         self.buffer.extend_from_slice(data);
     }
 
-    /// Bytes of an unfinished message.
+    /// What it means that the stream ends here.
+    pub(super) fn cut_off(&self, stream: &str) -> SessionError {
+        let at = self.offset;
+        SessionError::violation(format!(
+            "{stream}: message at byte {at}: the stream ends inside it"
+        ))
+    }
+
+    /// Whether no byte of an unfinished message is held.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
@@ -35,7 +45,8 @@ impl Framer {
         };
         // The type is judged before its body is awaited.
         let Some(kind) = codec.kind(number, sender) else {
-            return Err(SessionError::violation(format!("message type {number:#x} is unknown")));
+            let reason = format!("message type at byte {}: {number:#x} is unknown", self.offset);
+            return Err(SessionError::violation(reason));
         };
         let Some(length) = self.buffer.get(type_len..type_len + 2) else {
             return Ok(None);
@@ -43,7 +54,9 @@ impl Framer {
         let length = length.iter().fold(0, |length, &byte| (length << 8) | usize::from(byte));
         if length > bytes_max {
             let name = kind.name();
-            let reason = format!("{name}: length {length} is above the limit of {bytes_max}");
+            let at = self.offset + type_len as u64;
+            let reason =
+                format!("{name}: length at byte {at}: {length} is above the limit of {bytes_max}");
             return Err(SessionError::violation(reason));
         }
         let head = type_len + 2;
@@ -51,6 +64,7 @@ impl Framer {
             return Ok(None);
         }
         self.buffer.advance(head);
+        self.offset += (head + length) as u64;
         let body = self.buffer.split_to(length).freeze();
         if self.buffer.is_empty() {
             // An idle stream keeps no buffer.

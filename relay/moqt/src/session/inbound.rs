@@ -178,7 +178,7 @@ impl Session {
             if framer.is_empty() {
                 return Ok(None);
             }
-            return Err(SessionError::violation("a request stream ended inside a message"));
+            return Err(framer.cut_off("request stream"));
         };
         if !kind.opens().is_some_and(self.rules().own_stream) {
             return Err(misplaced(kind, "the start of a request stream"));
@@ -206,7 +206,7 @@ impl Session {
         }
         if fin && let Some(open) = self.requests.get_mut(&request) {
             if !framer.is_empty() {
-                return Err(SessionError::violation("a request stream ended inside a message"));
+                return Err(framer.cut_off("request stream"));
             }
             open.rx_done = true;
             self.on_request_fin(request);

@@ -17,6 +17,7 @@ use crate::name::{FullTrackName, Namespace};
 use crate::token::Token;
 
 mod fills;
+mod malformed;
 mod publish;
 
 const CLIENT: usize = 0;

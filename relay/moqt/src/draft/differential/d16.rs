@@ -279,3 +279,26 @@ fn endings_agree() {
         Theirs::NamespaceDone(theirs::NamespaceDone { namespace_suffix: their_namespace() }),
     );
 }
+
+/// What the draft has no code for arrives as the nearest it has; reason and retry interval say the rest.
+#[test]
+fn later_refusals_keep_their_reason_and_retry_interval() {
+    for (code, read) in [
+        (RequestCode::ExcessiveLoad, RequestCode::Internal),
+        (RequestCode::GoingAway, RequestCode::Internal),
+        (RequestCode::ConflictingFilters, RequestCode::Internal),
+        (RequestCode::NamespaceTooLarge, RequestCode::PrefixOverlap),
+        (RequestCode::UnsupportedExtension, RequestCode::NotSupported),
+        (RequestCode::InvalidFilter, RequestCode::NotSupported),
+        (RequestCode::Redirect, RequestCode::NotSupported),
+    ] {
+        let request = RequestId(2);
+        let error = |code| RequestError {
+            retry_ms: Some(250),
+            ..RequestError::new(code, "too many viewers")
+        };
+        let wire = encode(D, Role::Server, &Message::RequestError { request, error: error(code) });
+        let (told, _) = decode(D, Role::Server, &wire);
+        assert_eq!(told, Message::RequestError { request, error: error(read) });
+    }
+}
