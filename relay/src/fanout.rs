@@ -200,6 +200,11 @@ impl Subscription {
         self.seen_datagrams = cache.datagrams();
     }
 
+    /// Priority the subscriber gave; lower is served first.
+    pub(crate) fn priority(&self) -> u8 {
+        self.priority
+    }
+
     /// SUBSCRIBER_PRIORITY, also for streams that are open.
     pub(crate) fn set_priority(&mut self, priority: u8) {
         self.reprioritise |= self.priority != priority;

@@ -150,6 +150,14 @@ fn push_unknown(items: &mut VecDeque<Item>, end: Location) {
     }
 }
 
+impl Plan {
+    /// All up to `end` is unknown here.
+    pub(crate) fn unknown(end: Location) -> Self {
+        let end = Location::new(end.group, end.object.min(ID_MAX));
+        Self { items: VecDeque::from([Item::Unknown(end)]), unknown: true, ..Self::default() }
+    }
+}
+
 /// The location just before another.
 fn before(location: Location) -> Option<Location> {
     match location.object.checked_sub(1) {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
-use weir_moqt::{FetchTarget, Filter, Location, Output, Params, RequestId, Role, SetupOptions};
+use weir_moqt::{
+    Feature, FetchTarget, Fill, Filter, Location, Output, Params, RequestId, Role, SetupOptions,
+};
 
 use crate::auth::{Algorithm, DecodingKey, KeySet, Trust, VerifyingKey, verify};
 use crate::{
@@ -127,7 +129,7 @@ impl World {
         let namespace = Namespace::new(["stream", "org", "lv"]).ok()?;
         let name = FullTrackName::new(namespace.clone(), "t").ok()?;
         let mut peers = Vec::new();
-        for draft in [Draft::D18, Draft::D16] {
+        for draft in [Draft::D18, Draft::D16, Draft::D22, Draft::D20] {
             let params = SessionParams {
                 draft,
                 transport: Carrier::WebTransport,
@@ -155,7 +157,7 @@ impl World {
 
     fn step(&mut self, op: u8, a: u8, b: u8, rest: &mut &[u8]) {
         let now = self.now;
-        let slot = usize::from(b & 1);
+        let slot = usize::from(b & 3);
         match op % 16 {
             0 => {
                 let options = TrackOptions::default();
@@ -246,7 +248,10 @@ impl World {
             2 => Filter::AbsoluteStart(at),
             _ => Filter::AbsoluteRange { start: at, end_group: at.group + 1 },
         };
-        let params = Params { filter: Some(filter), ..Params::default() };
+        let fills = a & 0x40 != 0 && peer.moqt.supports(Feature::Fill);
+        let past = Some(Filter::Relative { groups_back: u64::from(a / 8) });
+        let fill = fills.then(|| Box::new(Fill { filter: past, ..Fill::default() }));
+        let params = Params { filter: Some(filter), fill, ..Params::default() };
         let made = match op {
             12 => peer.moqt.subscribe(&self.name, params),
             13 => {

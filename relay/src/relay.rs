@@ -3,6 +3,7 @@
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
 mod drain;
+mod fill;
 mod grants;
 mod inbound;
 mod load;
@@ -333,6 +334,8 @@ impl Relay {
             }
             progress == Progress::Waiting
         });
+        // A subscription ends after its fill, which its stream count includes.
+        ended.retain(|(request, _)| !fetches.iter().any(|fetch| fetch.request == *request));
         self.note_lossy(session, now);
         for (request, code) in &ended {
             self.finish_subscription(session, *request, *code, now);

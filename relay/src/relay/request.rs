@@ -205,7 +205,7 @@ impl Relay {
         now: Instant,
     ) {
         let refusal = match ask {
-            Ask::Subscribe(params) => self.accept_subscription(session, request, id, &params),
+            Ask::Subscribe(params) => self.accept_subscription(session, request, id, &params, now),
             Ask::Fetch(target, params) => {
                 self.serve_fetch(session, request, id, &target, &params, now)
             }
@@ -224,6 +224,7 @@ impl Relay {
         request: RequestId,
         id: TrackId,
         params: &Params,
+        now: Instant,
     ) -> Result<(), RequestError> {
         let Self { sessions, tracks, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
@@ -251,6 +252,7 @@ impl Relay {
         self.metrics.subscriptions_accepted += 1;
         let track = self.tracks.get(id.0).map(|track| track.name.clone());
         self.events.extend(track.map(|track| Event::Subscribed { session, track }));
+        self.fill(session, request, id, params, now);
         Ok(())
     }
 
@@ -325,12 +327,14 @@ impl Relay {
             asked.forward = params.forward.or(asked.forward);
             asked.priority = params.priority.or(asked.priority);
             asked.filter = params.filter.or(asked.filter);
+            asked.fill = params.fill.clone().or(asked.fill.take());
         }
         if let Some(error) = refusal {
             return self.refuse_request(session, update, &error);
         }
         // An error means that the peer ended the request in the same moment.
         let _ = state.moqt.accept(update, Params::default(), &[]);
+        self.fill(session, request, id, params, now);
         self.dirty.mark(session);
     }
 
@@ -340,6 +344,10 @@ impl Relay {
         if let Some(at) = state.subscriptions.iter().position(|s| s.request == request) {
             let subscription = state.subscriptions.remove(at);
             state.resets.extend(subscription.streams().map(|stream| (stream, cancelled)));
+            // Its fills go with it.
+            let fills = state.fetches.extract_if(.., |fetch| fetch.request == request);
+            let streams: Vec<_> = fills.filter_map(|fill| fill.stream()).collect();
+            state.resets.extend(streams.into_iter().map(|stream| (stream, cancelled)));
             self.leave_track(session, subscription.track, subscription.seat, now);
         } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
             let waiting = state.waiting.remove(at);
@@ -361,7 +369,9 @@ impl Relay {
         wall: Duration,
     ) {
         let name = match &target {
-            FetchTarget::Standalone { track, .. } => Some(track.clone()),
+            FetchTarget::Standalone { track, .. } | FetchTarget::Recent { track, .. } => {
+                Some(track.clone())
+            }
             FetchTarget::RelativeJoining { subscription, .. }
             | FetchTarget::AbsoluteJoining { subscription, .. } => {
                 self.joined(session, *subscription)
@@ -425,6 +435,10 @@ impl Relay {
         };
         let (start, end) = match target {
             FetchTarget::Standalone { start, end, .. } => (*start, (*end).min(largest)),
+            FetchTarget::Recent { groups_back, .. } => {
+                let next = largest.group.saturating_add(1);
+                (Location::new(next.saturating_sub(*groups_back), 0), largest)
+            }
             FetchTarget::RelativeJoining { subscription, groups_back } => {
                 let joint = joint(subscription)?;
                 (Location::new(joint.group.saturating_sub(*groups_back), 0), joint)
@@ -534,7 +548,8 @@ fn range(
             Ok((Location::new(group, 0), None))
         }
         Filter::AbsoluteStart(start) => Ok((start.max(live), None)),
-        Filter::AbsoluteRange { start, end_group } => {
+        Filter::AbsoluteRange { start, end_group }
+        | Filter::Range { start, end: Location { group: end_group, .. } } => {
             if end_group < start.group || end_group < live.group {
                 return Err(RequestError::new(RequestCode::InvalidRange, "the range has passed"));
             }
@@ -549,7 +564,8 @@ fn range(
 fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<RequestError> {
     match filter? {
         Filter::AbsoluteStart(start) => subscription.narrow_start(start),
-        Filter::AbsoluteRange { start, end_group } => {
+        Filter::AbsoluteRange { start, end_group }
+        | Filter::Range { start, end: Location { group: end_group, .. } } => {
             if end_group < start.group {
                 let text = "the range ends before it starts";
                 return Some(RequestError::new(RequestCode::InvalidRange, text));

@@ -7,7 +7,7 @@ use weir_relay::{Draft, Limits, Revocation, SessionParams, Subject};
 
 use crate::world::{World, broadcast, keys, ns, token, track};
 
-const DRAFTS: [Draft; 2] = [Draft::D18, Draft::D16];
+const DRAFTS: &[Draft] = &Draft::ALL;
 
 /// Tokens that open nothing, with the reason the peer is told.
 fn bad_tokens() -> Vec<(String, &'static str)> {
@@ -25,7 +25,7 @@ fn bad_tokens() -> Vec<(String, &'static str)> {
 
 #[test]
 fn h44_a_bad_token_ends_the_session_on_subscribe_and_on_fetch() {
-    for draft in DRAFTS {
+    for &draft in DRAFTS {
         for (token, reason) in bad_tokens() {
             for by_fetch in [false, true] {
                 let (mut world, video) = World::broadcasting();
@@ -94,7 +94,7 @@ fn withdrawing_a_key_or_a_token_id_ends_running_sessions() {
 
 #[test]
 fn h26_a_prefix_wider_than_the_token_is_refused_and_prefixes_are_capped() {
-    for draft in DRAFTS {
+    for &draft in DRAFTS {
         let limits = Limits::default();
         let prefixes_max = limits.namespace_subscriptions_per_session_max;
         let mut world = World::with(limits, 0);
@@ -121,7 +121,7 @@ fn h26_a_prefix_wider_than_the_token_is_refused_and_prefixes_are_capped() {
 
 #[test]
 fn h26_a_viewer_may_not_announce() {
-    for draft in DRAFTS {
+    for &draft in DRAFTS {
         let mut world = World::new();
         let viewer = world.viewer(draft);
         let request =
@@ -134,7 +134,7 @@ fn h26_a_viewer_may_not_announce() {
 
 #[test]
 fn h29_fetches_of_everything_and_too_many_of_them_leave_the_live_path_alone() {
-    for draft in DRAFTS {
+    for &draft in DRAFTS {
         let limits = {
             let mut limits = Limits::default();
             limits.fetch_bytes_per_session_max = 450;

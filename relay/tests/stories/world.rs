@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Buf as _, Bytes};
 use ed25519_dalek::{Signer as _, SigningKey};
 use weir_moqt::{
-    Event as Heard, FetchTarget, Filter, Limits as MoqtLimits, Location, Output, Params, RequestId,
-    Role, SetupOptions, Token,
+    Event as Heard, Feature, FetchTarget, Fill, Filter, Limits as MoqtLimits, Location, Output,
+    Params, RequestId, Role, SetupOptions, Token,
 };
 use weir_relay::{
     Carrier, DatagramError, Dir, Draft, Event, FullTrackName, KeySet, Limits, Namespace, ObjectIn,
@@ -308,9 +308,18 @@ impl World {
         request
     }
 
-    /// The player's way in: SUBSCRIBE from the largest object, and a joining FETCH for the rest.
+    /// The player's way in: SUBSCRIBE from the largest object, and a joining FETCH or a fill for the rest.
+    /// Returns the requests whose objects are the live ones and those of the past.
     pub(crate) fn join(&mut self, at: usize, name: &str) -> (RequestId, RequestId) {
-        let params = Params { filter: Some(Filter::LargestObject), ..Params::default() };
+        let filter = Some(Filter::LargestObject);
+        if self.peers[at].moqt.supports(Feature::Fill) {
+            let filter_of_fill = Some(Filter::Relative { groups_back: 1 });
+            let fill = Some(Box::new(Fill { filter: filter_of_fill, ..Fill::default() }));
+            let params = Params { filter, fill, ..Params::default() };
+            let subscription = self.subscribe_with(at, name, params);
+            return (subscription, subscription);
+        }
+        let params = Params { filter, ..Params::default() };
         let subscription = self.peers[at].moqt.subscribe(&track(name), params).unwrap();
         let target = FetchTarget::RelativeJoining { subscription, groups_back: 0 };
         let fetch = self.peers[at].moqt.fetch(&target, Params::default()).unwrap();

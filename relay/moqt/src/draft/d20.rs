@@ -181,7 +181,7 @@ const KINDS_20: [(u64, Kind); 19] = {
 };
 
 /// REQUEST_ERROR codes of draft 19: two subscriptions to a track are no error any more.
-const REQUEST_CODES_19: [(u64, RequestCode); 19] = [
+const REQUEST_CODES_19: [(u64, RequestCode); 20] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -201,10 +201,12 @@ const REQUEST_CODES_19: [(u64, RequestCode); 19] = [
     (0x35, RequestCode::ConflictingFilters),
     (0x36, RequestCode::InvalidFilter),
     (0x32, RequestCode::InvalidJoiningRequest),
+    // Whoever refuses them all the same does not support them.
+    (0x03, RequestCode::DuplicateSubscription),
 ];
 
 /// From draft 20 on (section 16.11.2) there is no joining fetch to be wrong about.
-const REQUEST_CODES_20: [(u64, RequestCode); 19] = {
+const REQUEST_CODES_20: [(u64, RequestCode); 20] = {
     let mut codes = REQUEST_CODES_19;
     codes[18] = (0x03, RequestCode::InvalidJoiningRequest);
     codes

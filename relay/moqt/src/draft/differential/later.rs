@@ -517,6 +517,34 @@ macro_rules! flat {
                 assert!(refused.is_err());
             }
 
+            /// Codes of older drafts are unassigned here: they are neither sent nor understood.
+            #[test]
+            fn what_went_away_is_internal() {
+                let done = |code| Message::PublishDone {
+                    request: ON,
+                    code,
+                    streams: Some(1),
+                    reason: String::new(),
+                };
+                let wire = encode(D, Role::Client, &done(DoneCode::SubscriptionEnded));
+                assert_eq!(decode(D, Role::Client, &wire).0, done(DoneCode::Internal));
+                let old = [0x0B, 0, 3, 3, 1, 0];
+                assert_eq!(decode(D, Role::Client, &old).0, done(DoneCode::Internal));
+                let error = |code| Message::RequestError {
+                    request: ON,
+                    error: RequestError::new(code, ""),
+                };
+                for (number, code) in [
+                    (0x19, RequestCode::DuplicateSubscription),
+                    (0x32, RequestCode::InvalidJoiningRequest),
+                ] {
+                    let wire = encode(D, Role::Client, &error(code));
+                    assert_eq!(decode(D, Role::Client, &wire).0, error(RequestCode::NotSupported));
+                    let old = [5, 0, 3, number, 0, 0];
+                    assert_eq!(decode(D, Role::Client, &old).0, error(RequestCode::Internal));
+                }
+            }
+
             #[test]
             fn changes_of_state_agree() {
                 for (filter, wire) in filters(D) {
