@@ -95,7 +95,7 @@ struct Fanout {
     #[arg(long)]
     pid: Option<u32>,
     /// Draft of all sessions.
-    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u8).range(16..=18))]
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u8).range(16..=22))]
     draft: u8,
     /// Payload bits a second, with k or M.
     #[arg(long, default_value = "5M", value_parser = bits)]
@@ -147,10 +147,9 @@ fn fan_out(args: Fanout) -> Result<()> {
         (_, Some(playback), Some(publish)) => fanout::Where::Urls { publish, playback },
         _ => bail!("give --data-dir, or --url and --publish-url"),
     };
-    let draft = match args.draft {
-        16 => weir_moqt::Draft::D16,
-        18 => weir_moqt::Draft::D18,
-        other => bail!("draft {other} is not spoken: 16 or 18"),
+    let token = format!("moqt-{}", args.draft);
+    let Some(draft) = weir_moqt::Draft::from_token(&token) else {
+        bail!("draft {} is not spoken", args.draft);
     };
     let outcome = fanout::run(&fanout::Options {
         target,

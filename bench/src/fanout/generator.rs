@@ -40,6 +40,9 @@ enum Owner {
     Subscriber(usize),
 }
 
+/// What a generator may be told to speak.
+const DRAFTS: &[Draft] = &Draft::ALL;
+
 const NOBODY: (Option<ConnId>, Owner) = (None, Owner::Nobody);
 
 pub(super) struct Generator {
@@ -91,7 +94,7 @@ impl Generator {
         let config =
             quic::config::client(tls, draft, &limits).context("TLS is not usable for QUIC")?;
         let steering = Steering { shard: 0, shards: 1, key: Key::new(0) };
-        let drafts = if draft == Draft::D16 { &[Draft::D16] } else { &[Draft::D18] };
+        let drafts = DRAFTS.chunks(1).find(|one| one.contains(&draft)).unwrap_or(DRAFTS);
         let endpoint = Endpoint::new(steering, None, drafts, limits, now);
         Ok(Self {
             port,

@@ -159,7 +159,7 @@ pub(super) struct Play {
     /// Accept any certificate
     #[arg(long)]
     insecure: bool,
-    /// Speak this draft of MoQT only: 18 or 16 [default: the newest both sides speak]
+    /// Speak this draft of MoQT only: 16 or 18 to 22 [default: the newest both sides speak]
     #[arg(long, value_name = "N", value_parser = parse_draft)]
     draft: Option<Draft>,
 }
@@ -277,7 +277,8 @@ impl Up {
 }
 
 fn parse_draft(text: &str) -> Result<Draft, String> {
-    Draft::from_token(&format!("moqt-{text}")).ok_or_else(|| format!("{text:?} is not 18 or 16"))
+    Draft::from_token(&format!("moqt-{text}"))
+        .ok_or_else(|| format!("{text:?} is not 16 or 18 to 22"))
 }
 
 #[cfg(test)]

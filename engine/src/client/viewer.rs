@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::Status;
 use weir_moqt::{
-    Dir, DoneCode, Draft, Event as Heard, FetchTarget, Filter, FullTrackName, Location, Params,
-    RequestCode, RequestError, RequestId, Role, Session, SessionCode, SessionError, SetupOptions,
-    StreamId,
+    Dir, DoneCode, Draft, Event as Heard, Feature, FetchTarget, Fill, Filter, FullTrackName,
+    Location, Params, RequestCode, RequestError, RequestId, Role, Session, SessionCode,
+    SessionError, SetupOptions, StreamId,
 };
 use weir_packager::CATALOG_TRACK;
 use weir_packager::catalog::{Catalog, Kind};
@@ -57,6 +57,8 @@ struct Track {
     accepted: bool,
     /// The joining FETCH in flight.
     fetch: Option<RequestId>,
+    /// A fill was asked for instead and is not over.
+    filling: bool,
     /// The joining FETCH overtook its SUBSCRIBE and is to be repeated.
     rejoin: Rejoin,
     sequence: Sequence,
@@ -256,7 +258,11 @@ impl Viewer {
         let joins = self.options.join == Join::NewestGroup || self.is_catalog(name);
         // No filter means the next object.
         let filter = joins.then_some(Filter::LargestObject);
-        let params = Params { filter, ..Params::default() };
+        let fills = joins && self.session.supports(Feature::Fill);
+        // One group back from the next one is the current one.
+        let past = Some(Filter::Relative { groups_back: 1 });
+        let fill = fills.then(|| Box::new(Fill { filter: past, ..Fill::default() }));
+        let params = Params { filter, fill, ..Params::default() };
         let subscription = match self.session.subscribe(&full, params) {
             Ok(request) => request,
             Err(error) => return self.refused(track, RequestCode::Internal, &error.to_string()),
@@ -267,6 +273,7 @@ impl Viewer {
             subscription,
             accepted: false,
             fetch: None,
+            filling: fills,
             rejoin: Rejoin::Possible,
             sequence: Sequence::new(joins),
             streams_seen: 0,
@@ -274,7 +281,7 @@ impl Viewer {
             done: None,
             over: false,
         });
-        if joins {
+        if joins && !fills {
             self.join(at);
         }
     }
@@ -298,6 +305,7 @@ impl Viewer {
             self.session.cancel(request);
             self.asks.remove(&request);
         }
+        track.filling = false;
         if track.sequence.join_failed() {
             self.events.push_back(Event::Skipped { track: track.name.clone(), groups: 1 });
         }
@@ -346,10 +354,10 @@ impl Viewer {
                 }
             }
             Heard::SubgroupOpened { stream, request, header } => {
-                self.on_stream(stream, request, Location::new(header.group, 0));
+                self.on_stream(stream, request, Some(header.group));
             }
             Heard::FetchOpened { stream, request } => {
-                self.on_stream(stream, request, Location::default());
+                self.on_stream(stream, request, None);
             }
             Heard::ObjectStarted { stream, object } if object.status == Status::Normal => {
                 if let Some(reading) = self.readings.get_mut(&stream) {
@@ -439,16 +447,23 @@ impl Viewer {
         }
     }
 
-    fn on_stream(&mut self, stream: StreamId, request: RequestId, location: Location) {
-        let Some(&Ask { track: at, is_fetch }) = self.asks.get(&request) else { return };
+    /// A stream of a live group, or without one a fetch or fill stream.
+    fn on_stream(&mut self, stream: StreamId, request: RequestId, group: Option<u64>) {
+        let Some(&Ask { track: at, is_fetch: of_fetch }) = self.asks.get(&request) else { return };
         let Some(track) = self.tracks.get_mut(at) else { return };
-        let wanted = if is_fetch {
-            true
-        } else {
+        if !of_fetch {
+            // Fills count among the streams of a subscription.
             track.streams_seen += 1;
-            track.streams_open += 1;
-            track.sequence.open(location.group)
+        }
+        let wanted = match group {
+            None => of_fetch || track.filling,
+            Some(group) => {
+                track.streams_open += 1;
+                track.sequence.open(group)
+            }
         };
+        let is_fetch = group.is_none();
+        let location = Location::new(group.unwrap_or_default(), 0);
         let reading = Reading {
             track: at,
             is_fetch,
@@ -490,8 +505,12 @@ impl Viewer {
             if reading.wanted {
                 track.sequence.close(reading.location.group, reset);
             }
+        } else if !reading.wanted {
+            // A fill that was given up, or another than the one asked for.
         } else if reset {
             self.join_failed(reading.track);
+        } else if std::mem::take(&mut track.filling) {
+            track.sequence.join_done();
         } else if let Some(fetch) = track.fetch.take() {
             track.sequence.join_done();
             self.asks.remove(&fetch);
@@ -544,7 +563,7 @@ impl Viewer {
         let Some(track) = self.tracks.get_mut(at).filter(|track| !track.over) else { return };
         if let Some(done) = track.done
             && track.sequence.is_ending()
-            && (track.sequence.is_drained() || track.fetch.is_none())
+            && (track.sequence.is_drained() || (track.fetch.is_none() && !track.filling))
         {
             track.over = true;
             let (track, code) = (track.name.clone(), done.code);
