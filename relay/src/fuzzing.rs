@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
+use weir_moqt::data::{ObjectHeader, SubgroupEncoder, SubgroupHeader};
 use weir_moqt::{
     Feature, FetchTarget, Fill, Filter, Location, Output, Params, RequestId, Role, SetupOptions,
 };
 
 use crate::auth::{Algorithm, DecodingKey, KeySet, Trust, VerifyingKey, verify};
 use crate::{
-    Carrier, Dir, DoneCode, Draft, Event, FullTrackName, Limits, Namespace, ObjectIn, Relay,
-    SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
+    Carrier, Dir, DoneCode, Draft, Event, Forwarding, FullTrackName, Limits, Namespace, ObjectIn,
+    Relay, SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
 };
 
 /// Reads `bytes` as a playback token under an Ed25519 and an HMAC key.
@@ -177,6 +178,7 @@ impl World {
                 self.relay.publish_remote(&self.namespace, u16::from(a));
             }
             7 => self.advance(a),
+            8 if a >= 0xF0 => self.relay.set_load(u16::from(b) * 8),
             8 => {
                 if let Some(track) = self.track {
                     self.relay.set_export(track, a & 1 == 0, now);
@@ -186,6 +188,8 @@ impl World {
                 self.relay.find_track(&self.name, now);
             }
             10 => self.credit(slot, a),
+            11 if a >= 0xE0 => self.datagram(slot, rest),
+            11 if a >= 0x80 => self.feed(slot, a, b, rest),
             11 => self.raw(slot, a, rest),
             _ => self.request(op % 16, slot, a),
         }
@@ -195,14 +199,17 @@ impl World {
         let Some(track) = self.track else { return };
         let object = ObjectIn {
             group: u64::from(a / 8),
-            subgroup: u64::from(b == 255),
+            subgroup: u64::from(b % 5 == 4),
             object: u64::from(a % 8),
             priority: b,
             properties: Bytes::new(),
             payload: vec![b; usize::from(b) * 3].into(),
             end_of_group: b % 16 == 3,
             arrived: self.now,
-            forwarding: crate::Forwarding::default(),
+            forwarding: match b % 7 {
+                5 => Forwarding::Datagram,
+                other => Forwarding::Subgroup { holds_end: other != 6 },
+            },
         };
         let before = self.relay.cached(track).count();
         if self.relay.write_object(track, object).is_err() {
@@ -221,6 +228,54 @@ impl World {
         peer.pipe.credit = usize::from(a) * 16;
         for stream in std::mem::take(&mut peer.pipe.blocked) {
             self.relay.handle_writable(peer.id, stream);
+        }
+    }
+
+    fn datagram(&mut self, slot: usize, rest: &mut &[u8]) {
+        let Some(peer) = self.peers.get(slot) else { return };
+        let data = rest.copy_to_bytes(rest.len().min(64));
+        self.relay.handle_datagram(peer.id, data, self.now, Duration::ZERO);
+    }
+
+    /// A subgroup stream of the peer as a publisher that breaks rules would write it: objects begun
+    /// and not ended, ids in any order, resets in the middle.
+    fn feed(&mut self, slot: usize, a: u8, b: u8, rest: &mut &[u8]) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        let draft = peer.moqt.draft();
+        // The relay's subscriptions are accepted with their request id as alias.
+        let header = SubgroupHeader {
+            alias: u64::from(b >> 5),
+            group: u64::from(a & 7),
+            subgroup: u64::from(b & 3),
+            priority: Some(b),
+            properties: true,
+            end_of_group: b & 4 != 0,
+            first_object: b & 8 != 0,
+        };
+        let next = peer.next.entry(true).or_default();
+        *next += 1;
+        let stream = StreamId(*next * 4 + 2);
+        let mut out = BytesMut::new();
+        let Ok(mut encoder) = SubgroupEncoder::new(draft, &header, &mut out) else { return };
+        for _ in 0..3 {
+            let (Ok(id), Ok(length)) = (rest.try_get_u8(), rest.try_get_u8()) else { break };
+            let payload_len = u64::from(length) * 2;
+            let object = u64::from(id % 16);
+            let header = ObjectHeader { object, payload_len, ..ObjectHeader::default() };
+            if encoder.object(&header, &mut out).is_err() {
+                break;
+            }
+            let come = if id & 16 == 0 { payload_len } else { payload_len / 2 };
+            out.extend_from_slice(&vec![length; come as usize]);
+            if come < payload_len {
+                break;
+            }
+        }
+        let (id, now) = (peer.id, self.now);
+        let bytes = out.freeze();
+        self.relay.handle_stream(id, stream, Dir::Uni, bytes, false, now, Duration::ZERO);
+        if a & 8 != 0 {
+            self.relay.handle_reset(id, stream, u32::from(b & 7), now);
         }
     }
 
@@ -348,6 +403,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn operations_reach_the_streams_of_a_publisher() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
+        let mut world = World::new(Instant::now()).unwrap();
+        for (op, a, b, mut rest) in [
+            // Announce, subscribe, then a stream with one whole object and half of another.
+            (14, 0, 0, &[][..]),
+            (12, 0, 1, &[]),
+            (11, 0x80, 32, &[0, 20, 17, 30]),
+        ] {
+            world.step(op, a, b, &mut rest);
+            world.settle();
+        }
+        assert_eq!(world.relay.metrics().objects_in, 1);
+        assert_eq!(world.relay.metrics().cache_bytes, 40);
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig {

@@ -11,6 +11,7 @@
 mod fills;
 mod grants;
 mod hostile;
+mod limits;
 mod objects;
 mod offers;
 mod open;

@@ -14,20 +14,20 @@ use crate::world::{World, broadcast, track};
 const DRAFTS: [Draft; 2] = [Draft::D18, Draft::D16];
 
 /// A publisher with one viewer of its track, who speaks another draft.
-struct Publisher {
-    at: usize,
-    draft: Draft,
-    alias: u64,
-    viewer: usize,
-    viewer_draft: Draft,
-    subscription: RequestId,
+pub(crate) struct Publisher {
+    pub(crate) at: usize,
+    pub(crate) draft: Draft,
+    pub(crate) alias: u64,
+    pub(crate) viewer: usize,
+    pub(crate) viewer_draft: Draft,
+    pub(crate) subscription: RequestId,
 }
 
-fn publishing(draft: Draft) -> (World, Publisher) {
+pub(crate) fn publishing(draft: Draft) -> (World, Publisher) {
     publishing_with(draft, Limits::default(), Vec::new(), Params::default())
 }
 
-fn publishing_with(
+pub(crate) fn publishing_with(
     draft: Draft,
     limits: Limits,
     properties: Vec<Property>,
@@ -58,18 +58,23 @@ fn publishing_with(
 }
 
 /// A subgroup stream of a publisher, written by hand.
-struct Feed {
+pub(crate) struct Feed {
     stream: StreamId,
     encoder: SubgroupEncoder,
     pending: BytesMut,
 }
 
 impl Feed {
-    fn open(world: &mut World, publisher: &Publisher, group: u64, subgroup: u64) -> Self {
+    pub(crate) fn open(
+        world: &mut World,
+        publisher: &Publisher,
+        group: u64,
+        subgroup: u64,
+    ) -> Self {
         Self::with(world, publisher, group, subgroup, true)
     }
 
-    fn with(
+    pub(crate) fn with(
         world: &mut World,
         publisher: &Publisher,
         group: u64,
@@ -90,28 +95,34 @@ impl Feed {
         Self { stream: world.new_uni(publisher.at), encoder, pending }
     }
 
-    fn head(&mut self, object: u64, payload_len: u64) {
+    pub(crate) fn head(&mut self, object: u64, payload_len: u64) {
         let header = ObjectHeader { object, payload_len, ..ObjectHeader::default() };
         self.encoder.object(&header, &mut self.pending).unwrap();
     }
 
-    fn status(&mut self, object: u64, status: Status) {
+    pub(crate) fn status(&mut self, object: u64, status: Status) {
         let header = ObjectHeader { object, status, ..ObjectHeader::default() };
         self.encoder.object(&header, &mut self.pending).unwrap();
     }
 
-    fn object(&mut self, object: u64, payload: &[u8]) {
+    pub(crate) fn object(&mut self, object: u64, payload: &[u8]) {
         self.head(object, payload.len() as u64);
         self.pending.extend_from_slice(payload);
     }
 
-    fn send(&mut self, world: &mut World, publisher: &Publisher, more: &[u8], fin: bool) {
+    pub(crate) fn send(
+        &mut self,
+        world: &mut World,
+        publisher: &Publisher,
+        more: &[u8],
+        fin: bool,
+    ) {
         self.pending.extend_from_slice(more);
         let bytes = self.pending.split().freeze();
         world.send_raw(publisher.at, self.stream, bytes, fin);
     }
 
-    fn reset(&self, world: &mut World, publisher: &Publisher, code: ResetCode) {
+    pub(crate) fn reset(&self, world: &mut World, publisher: &Publisher, code: ResetCode) {
         let (id, code) = (world.peer(publisher.at).id, publisher.draft.reset_code(code));
         world.relay.handle_reset(id, self.stream, code, world.now);
         world.settle();

@@ -6,6 +6,7 @@ use weir_relay::{
     DoneCode, Draft, Event, Found, Limits, ObjectIn, RequestCode, TrackId, TrackOptions,
 };
 
+use crate::objects::{Feed, publishing};
 use crate::world::{World, broadcast, track};
 
 fn replica() -> TrackOptions {
@@ -175,4 +176,64 @@ fn exports_nobody_collects_are_dropped_and_counted() {
         world.relay.write_object(video, world.object(0, object)).unwrap();
     }
     assert_eq!(world.relay.metrics().limit_events, 2);
+}
+
+#[test]
+fn subgroups_ends_and_datagrams_reach_a_viewer_on_another_shard() {
+    let (mut owner, publisher) = publishing(Draft::D18);
+    let Found::Open(video) = owner.relay.find_track(&track("video"), owner.now) else {
+        panic!("the track is open")
+    };
+    let mut base = Feed::open(&mut owner, &publisher, 0, 0);
+    let mut top = Feed::with(&mut owner, &publisher, 0, 1, false);
+    base.object(0, b"b0");
+    base.send(&mut owner, &publisher, b"", false);
+    top.object(1, b"t1");
+    top.send(&mut owner, &publisher, b"", true);
+    owner.relay.set_export(video, true, owner.now);
+    let mut edge = World::with(Limits::default(), 1);
+    edge.relay.publish_remote(&broadcast(), 0);
+    let viewer = edge.viewer(Draft::D16);
+    let (subscription, fetch) = edge.join(viewer, "video");
+    let copy = edge.relay.open_track(track("video"), replica(), edge.now).unwrap();
+    for object in owner.relay.cached(video).collect::<Vec<_>>() {
+        edge.relay.write_object(copy, object).unwrap();
+    }
+    for end in owner.relay.cached_ends(video).collect::<Vec<_>>() {
+        edge.relay.end_subgroup(copy, end, edge.now);
+    }
+    edge.relay.track_ready(copy, edge.now);
+    edge.settle();
+    assert_eq!(edge.peer(viewer).locations(fetch), [(0, 0), (0, 1)]);
+    // Live: an object in two pieces goes over whole, then the end of its stream, then a datagram.
+    base.head(2, 3_000);
+    base.send(&mut owner, &publisher, &[2; 2_000], false);
+    owner.settle();
+    assert!(exported(&mut owner).is_empty(), "half an object stays on its shard");
+    base.send(&mut owner, &publisher, &[2; 1_000], true);
+    let mut bytes = bytes::BytesMut::new();
+    let datagram = weir_moqt::data::Datagram {
+        alias: publisher.alias,
+        location: weir_moqt::Location::new(1, 0),
+        payload: bytes::Bytes::from_static(b"dg"),
+        ..Default::default()
+    };
+    datagram.encode(publisher.draft, &mut bytes).unwrap();
+    let id = owner.peer(publisher.at).id;
+    owner.relay.handle_datagram(id, bytes.freeze(), owner.now, owner.wall);
+    owner.settle();
+    for event in std::mem::take(&mut owner.events) {
+        match event {
+            Event::Exported { object, .. } => edge.relay.write_object(copy, object).unwrap(),
+            Event::ExportedEnd { end, .. } => edge.relay.end_subgroup(copy, end, edge.now),
+            _ => {}
+        }
+    }
+    edge.settle();
+    let peer = edge.peer(viewer);
+    assert_eq!(peer.locations(subscription), [(0, 2)]);
+    assert_eq!(peer.ended, [0, 0], "fetch and stream are finished: the end came over");
+    let datagrams = peer.heard.iter().filter(|heard| matches!(heard, Heard::Datagram { .. }));
+    assert_eq!(datagrams.count(), 1);
+    assert_eq!(peer.failure, None);
 }

@@ -32,6 +32,8 @@ pub(crate) struct Wire {
     sent: VecDeque<Sent>,
     /// Bytes of media the relay may still write; control is not counted.
     pub(crate) credit: usize,
+    /// Bytes of control it may still write.
+    pub(crate) control_credit: usize,
     /// Uni streams the relay may still open for media.
     pub(crate) streams: usize,
     blocked: BTreeSet<StreamId>,
@@ -64,7 +66,8 @@ impl Transport for Wire {
 
     fn write(&mut self, stream: StreamId, chunks: &mut [Bytes]) -> Result<usize, WriteError> {
         let mut taken = 0;
-        let room = if self.is_control(stream) { usize::MAX } else { self.credit };
+        let control = self.is_control(stream);
+        let room = if control { self.control_credit } else { self.credit };
         for chunk in chunks {
             let part = chunk.len().min(room - taken);
             if part > 0 {
@@ -78,7 +81,9 @@ impl Transport for Wire {
                 break;
             }
         }
-        if room != usize::MAX {
+        if control {
+            self.control_credit -= taken;
+        } else {
             self.credit -= taken;
         }
         self.written += taken;
@@ -269,6 +274,7 @@ impl World {
         let wire = Wire {
             sent: VecDeque::new(),
             credit: usize::MAX / 2,
+            control_credit: usize::MAX / 2,
             streams: 1000,
             blocked: BTreeSet::new(),
             next_stream: [1, 3],
