@@ -2,77 +2,19 @@
 //! decision what to give up when a subscriber is slow; it owns no bytes but those of the fragment it
 //! is in the middle of, and it knows no requests.
 
-use std::time::{Duration, Instant};
+mod cursor;
+mod terms;
 
-use bytes::Bytes;
-use weir_moqt::{GroupOrder, Location, Property, PropertyValue, RequestId, ResetCode};
+use std::time::Instant;
 
-use crate::cache::{Cache, Group, Object, Progress, Subgroup};
-use crate::encode::{object_head, stream_head};
-use crate::{
-    DatagramError, Dir, Draft, DropReason, Limits, Metrics, StreamId, TrackId, Transport,
-    WriteError,
-};
+use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
 
-/// Delivery timeouts; zero and absent are the same: none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Timeouts {
-    /// OBJECT_DELIVERY_TIMEOUT: from an object's arrival until it is handed to the transport.
-    pub(crate) object: Option<Duration>,
-    /// SUBGROUP_DELIVERY_TIMEOUT: from a subgroup's end until it is acknowledged.
-    pub(crate) subgroup: Option<Duration>,
-}
+use crate::cache::{Cache, Group, Subgroup};
+use crate::{DatagramError, Draft, DropReason, Limits, Metrics, StreamId, TrackId, Transport};
+use cursor::{Cursor, Outcome, Reader};
+use terms::stream_priority;
 
-impl Timeouts {
-    /// As they stand in parameters or track properties, in milliseconds.
-    pub(crate) fn new(object_ms: Option<u64>, subgroup_ms: Option<u64>) -> Self {
-        let asked = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Duration::from_millis);
-        Self { object: asked(object_ms), subgroup: asked(subgroup_ms) }
-    }
-
-    /// The smaller of those both sides ask for (section 8 of the draft).
-    pub(crate) fn min(self, other: Self) -> Self {
-        let least = |a: Option<Duration>, b| a.into_iter().chain(b).min();
-        Self {
-            object: least(self.object, other.object),
-            subgroup: least(self.subgroup, other.subgroup),
-        }
-    }
-}
-
-/// What a publisher says of its track that a relay acts on (track properties).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) timeouts: Timeouts,
-    pub(crate) order: GroupOrder,
-    /// MAX_CACHE_DURATION.
-    pub(crate) cache: Option<Duration>,
-    /// DEFAULT_PUBLISHER_PRIORITY.
-    pub(crate) priority: Option<u8>,
-}
-
-impl Terms {
-    pub(crate) fn of(properties: &[Property]) -> Self {
-        let int = |kind| {
-            properties.iter().find(|property| property.kind == kind).and_then(|property| {
-                match property.value {
-                    PropertyValue::Int(value) => Some(value),
-                    PropertyValue::Bytes(_) => None,
-                }
-            })
-        };
-        Self {
-            timeouts: Timeouts::new(int(0x02), int(0x06)),
-            order: if int(0x22) == Some(2) {
-                GroupOrder::Descending
-            } else {
-                GroupOrder::Ascending
-            },
-            cache: int(0x04).map(Duration::from_millis),
-            priority: int(0x0E).and_then(|priority| u8::try_from(priority).ok()),
-        }
-    }
-}
+pub(crate) use terms::{CONTROL_PRIORITY, Terms, Timeouts, fetch_priority};
 
 /// A live downstream subscription: a filter and a few cursors.
 #[derive(Debug)]
@@ -112,29 +54,6 @@ pub(crate) struct Subscription {
     lossy_since: Option<Instant>,
 }
 
-/// A subgroup and how far it has been written.
-#[derive(Debug)]
-struct Cursor {
-    group: u64,
-    subgroup: u64,
-    serial: u64,
-    /// `None` until there is an object for the subscriber, and stream credit.
-    stream: Option<StreamId>,
-    /// Last object begun on this stream.
-    previous: Option<u64>,
-    /// Object id to look for next.
-    next: u64,
-    /// Payload offset in the subgroup of what has been begun, for the byte cap.
-    offset: u64,
-    /// What is left of the heads and fragments being written.
-    rest: [Bytes; 3],
-    /// Fragments of the object under way that were put into `rest`.
-    fragments: usize,
-    /// An object is under way.
-    writing: bool,
-    blocked: bool,
-}
-
 /// What a pump needs beside the subscription.
 pub(crate) struct Pump<'a, T> {
     pub(crate) draft: Draft,
@@ -143,18 +62,6 @@ pub(crate) struct Pump<'a, T> {
     pub(crate) metrics: &'a mut Metrics,
     pub(crate) transport: &'a mut T,
     pub(crate) now: Instant,
-}
-
-/// What becomes of a cursor after a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// It waits for objects, room or stream credit.
-    Waits,
-    /// The subgroup is finished on this stream.
-    Finished,
-    /// It is done with, and counted.
-    Gone,
-    Dropped(DropReason),
 }
 
 impl Subscription {
@@ -315,9 +222,19 @@ impl Subscription {
         if self.seen_datagrams != pump.cache.datagrams() {
             self.send_datagrams(pump);
         }
+        let mut reader = Reader {
+            alias: self.alias,
+            priority: self.priority,
+            order: self.order,
+            timeouts: self.timeouts,
+            first: 0,
+            streams: self.streams,
+            publisher_priority: self.publisher_priority,
+        };
         let mut at = 0;
-        while at < self.open.len() {
-            match self.write(at, pump) {
+        while let Some(cursor) = self.open.get_mut(at) {
+            reader.first = if cursor.group == self.start.group { self.start.object } else { 0 };
+            match cursor.write(&mut reader, pump) {
                 Outcome::Waits => at += 1,
                 Outcome::Gone => {
                     self.open.remove(at);
@@ -332,6 +249,8 @@ impl Subscription {
                 }
             }
         }
+        self.streams = reader.streams;
+        self.publisher_priority = reader.publisher_priority;
         // Only what the transport has just refused counts as behind: a burst it takes is none.
         if !self.open.is_empty() {
             self.give_up(pump);
@@ -349,19 +268,7 @@ impl Subscription {
                 continue;
             }
             for subgroup in group.subgroups().filter(|subgroup| subgroup.serial > self.seen) {
-                let cursor = Cursor {
-                    group: group.id,
-                    subgroup: subgroup.id,
-                    serial: subgroup.serial,
-                    stream: None,
-                    previous: None,
-                    next: subgroup.resumed_from,
-                    offset: 0,
-                    rest: Default::default(),
-                    fragments: 0,
-                    writing: false,
-                    blocked: false,
-                };
+                let cursor = Cursor::new(group.id, subgroup);
                 let place = (group.id, subgroup.id, subgroup.serial);
                 let order = self.order;
                 let at = self.open.partition_point(|known| {
@@ -493,291 +400,9 @@ impl Subscription {
     fn first_wanted(&self, group: u64) -> u64 {
         if group == self.start.group { self.start.object } else { 0 }
     }
-
-    /// Writes one cursor until it is caught up, blocked or finished.
-    fn write<T: Transport>(&mut self, at: usize, pump: &mut Pump<'_, T>) -> Outcome {
-        let Some(cursor) = self.open.get_mut(at) else { return Outcome::Gone };
-        let cache = pump.cache;
-        let reset = |cursor: &Cursor, pump: &mut Pump<'_, T>, code| {
-            if let Some(stream) = cursor.stream {
-                pump.transport.reset(stream, pump.draft.reset_code(code));
-            }
-        };
-        let group = cache.group(cursor.group);
-        let subgroup = group.and_then(|group| group.subgroup(cursor.subgroup));
-        let (Some(group), Some(subgroup)) = (group, subgroup) else {
-            reset(cursor, pump, ResetCode::DeliveryTimeout);
-            return cursor.done(DropReason::Evicted);
-        };
-        let bound = pump.limits.delivery_timeout;
-        let object_max = self.timeouts.object.unwrap_or(Duration::MAX).min(bound);
-        if let (Some(ended), Some(timeout)) = (subgroup.ended, self.timeouts.subgroup)
-            && pump.now.saturating_duration_since(ended) > timeout
-        {
-            reset(cursor, pump, ResetCode::DeliveryTimeout);
-            return Outcome::Dropped(DropReason::SubgroupTimeout);
-        }
-        let first =
-            if cursor.group == self.start.group { self.start.object } else { 0 }.max(cursor.next);
-        cursor.next = first;
-        loop {
-            // An object is under way, or the next one is looked for.
-            let object = if cursor.writing {
-                let Some(id) = cursor.previous else { return Outcome::Gone };
-                let Some(object) = subgroup.object(id) else {
-                    let code = match subgroup.progress {
-                        Progress::Aborted(code) => code,
-                        _ if cursor.serial != subgroup.serial => ResetCode::Cancelled,
-                        // Trimmed from the cache: a new stream goes on behind the loss.
-                        _ => {
-                            reset(cursor, pump, ResetCode::DeliveryTimeout);
-                            pump.metrics.count_drop(DropReason::Trimmed);
-                            cursor.start_over();
-                            continue;
-                        }
-                    };
-                    reset(cursor, pump, code);
-                    return Outcome::Dropped(DropReason::Publisher);
-                };
-                object
-            } else {
-                let next = subgroup.at_or_after(cursor.next).filter(|object| {
-                    cursor.serial == subgroup.serial || object.id < subgroup.resumed_from
-                });
-                let Some(object) = next else {
-                    return match subgroup.progress {
-                        _ if cursor.serial != subgroup.serial => {
-                            reset(cursor, pump, ResetCode::Cancelled);
-                            cursor.done(DropReason::Publisher)
-                        }
-                        Progress::Growing => Outcome::Waits,
-                        Progress::Complete => Outcome::Finished,
-                        Progress::Aborted(code) => {
-                            reset(cursor, pump, code);
-                            cursor.done(DropReason::Publisher)
-                        }
-                    };
-                };
-                object
-            };
-            let age = pump.now.saturating_duration_since(object.arrived);
-            if age > object_max {
-                let timeout =
-                    if object_max < bound { DropReason::ObjectTimeout } else { DropReason::TooOld };
-                reset(cursor, pump, ResetCode::DeliveryTimeout);
-                return Outcome::Dropped(timeout);
-            }
-            if cursor.blocked {
-                return Outcome::Waits;
-            }
-            if !cursor.writing {
-                if cursor.previous.is_some() && object.previous != cursor.previous {
-                    // Only the next object may follow on a stream: what was lost ends it, and a new
-                    // stream goes on behind the loss.
-                    reset(cursor, pump, ResetCode::DeliveryTimeout);
-                    pump.metrics.count_drop(DropReason::Trimmed);
-                    cursor.start_over();
-                }
-                if cursor.stream.is_none() {
-                    let Some(stream) = pump.transport.open(Dir::Uni) else {
-                        return Outcome::Waits;
-                    };
-                    let rank = group.rank(subgroup.id);
-                    let priority = stream_priority(
-                        self.priority,
-                        subgroup.priority,
-                        self.order,
-                        group.ordinal,
-                        rank,
-                    );
-                    pump.transport.set_priority(stream, priority);
-                    pump.metrics.groups_out += 1;
-                    self.publisher_priority = subgroup.priority;
-                    self.streams += 1;
-                    cursor.stream = Some(stream);
-                }
-                cursor.load(group, subgroup, object, pump.draft, self.alias);
-            }
-            let Some(stream) = cursor.stream else { return Outcome::Gone };
-            // Fragments that are there, until the transport takes no more.
-            loop {
-                cursor.refill(object);
-                if cursor.rest.iter().all(Bytes::is_empty) {
-                    break;
-                }
-                match pump.transport.write(stream, &mut cursor.rest) {
-                    Ok(taken) => pump.metrics.bytes_out += taken as u64,
-                    Err(WriteError::Blocked) => {}
-                    Err(WriteError::Stopped(_)) => {
-                        reset(cursor, pump, ResetCode::Cancelled);
-                        return Outcome::Dropped(DropReason::Stopped);
-                    }
-                    Err(WriteError::Closed) => return Outcome::Gone,
-                }
-                if cursor.rest.iter().any(|chunk| !chunk.is_empty()) {
-                    cursor.blocked = true;
-                    return Outcome::Waits;
-                }
-            }
-            if !object.payload.is_whole() {
-                return Outcome::Waits;
-            }
-            cursor.writing = false;
-            pump.metrics.objects_out += 1;
-        }
-    }
-}
-
-impl Cursor {
-    /// Payload bytes that are cached and not handed over; `None` when nothing waits.
-    fn behind(&self, cache: &Cache, first_wanted: u64) -> Option<u64> {
-        let Some(subgroup) =
-            cache.group(self.group).and_then(|group| group.subgroup(self.subgroup))
-        else {
-            return Some(0);
-        };
-        let next = subgroup.at_or_after(self.next.max(first_wanted));
-        if self.writing {
-            return Some(subgroup.end_offset().saturating_sub(self.offset));
-        }
-        let next = next?;
-        Some(subgroup.end_offset() - (next.end_offset - next.payload.len() as u64))
-    }
-
-    /// The end of a subgroup of which the subscriber had a stream is a drop; without one it is nothing.
-    fn done(&self, reason: DropReason) -> Outcome {
-        if self.stream.is_some() { Outcome::Dropped(reason) } else { Outcome::Gone }
-    }
-
-    /// Goes on with a stream of its own.
-    fn start_over(&mut self) {
-        (self.stream, self.previous) = (None, None);
-        self.rest = Default::default();
-        (self.writing, self.blocked) = (false, false);
-    }
-
-    /// Begins an object: its head, and before it the stream's if nothing was written yet.
-    fn load(
-        &mut self,
-        group: &Group,
-        subgroup: &Subgroup,
-        object: &Object,
-        draft: Draft,
-        alias: u64,
-    ) {
-        let [stream, head, _] = &mut self.rest;
-        if self.previous.is_none() {
-            let from_head = object.previous.is_none() && subgroup.from_head;
-            *stream = if from_head {
-                subgroup.heads.of(draft).clone()
-            } else {
-                // A joiner in the middle: one head of its own.
-                let Subgroup { id, priority, holds_end, .. } = *subgroup;
-                stream_head(draft, alias, group.id, id, priority, holds_end, false)
-                    .unwrap_or_default()
-            };
-        }
-        *head = if object.previous == self.previous {
-            object.heads.of(draft).clone()
-        } else {
-            let length = object.payload.len();
-            object_head(draft, self.previous, object.id, &object.properties, length, object.status)
-                .unwrap_or_default()
-        };
-        self.previous = Some(object.id);
-        self.next = object.id + 1;
-        self.offset = object.end_offset;
-        self.fragments = 0;
-        self.writing = true;
-    }
-
-    /// Puts fragments that have come into the free places at the end of `rest`.
-    fn refill(&mut self, object: &Object) {
-        let mut free = self.rest.iter().rposition(|chunk| !chunk.is_empty()).map_or(0, |at| at + 1);
-        while let Some(place) = self.rest.get_mut(free) {
-            let Some(fragment) = object.payload.fragment(self.fragments) else { return };
-            *place = fragment.clone();
-            self.fragments += 1;
-            free += 1;
-        }
-    }
 }
 
 /// The location just after `largest`; the start of the track when there is nothing yet.
 pub(crate) fn after(largest: Option<Location>) -> Location {
     largest.map_or_else(Location::default, |l| Location::new(l.group, l.object.saturating_add(1)))
-}
-
-/// Priority of control and request streams: before all media.
-pub(crate) const CONTROL_PRIORITY: i32 = i32::MAX;
-
-/// Bits of the group's ordinal in a stream priority. Groups that wait together are neighbours, so
-/// 2^10 are plenty; a wrap misorders one pair of groups for the length of their overlap.
-const ORDINAL_BITS: u32 = 10;
-
-/// Bits of the subgroup's place in its group: [`crate::cache`] takes 16.
-const RANK_BITS: u32 = 5;
-
-/// Section 7 of the transport: subscriber priority, publisher priority, then groups in the order
-/// asked for, then subgroups by id. The two priority bytes take 16 bits, the ordinal 10, the subgroup
-/// 5: 31 bits, and always below [`CONTROL_PRIORITY`].
-pub(crate) fn stream_priority(
-    subscriber: u8,
-    publisher: u8,
-    order: GroupOrder,
-    ordinal: u32,
-    subgroup_rank: usize,
-) -> i32 {
-    const ORDINALS: u32 = (1 << ORDINAL_BITS) - 1;
-    let ordinal = match order {
-        GroupOrder::Ascending => ORDINALS - (ordinal & ORDINALS),
-        GroupOrder::Descending => ordinal & ORDINALS,
-    };
-    let rank = (1 << RANK_BITS) - 1 - subgroup_rank.min((1 << RANK_BITS) - 1) as u32;
-    compose(subscriber, publisher, ordinal << RANK_BITS | rank)
-}
-
-/// A FETCH goes before the live groups of its track: a joiner needs the past first.
-pub(crate) fn fetch_priority(subscriber: u8, publisher: u8) -> i32 {
-    compose(subscriber, publisher, (1 << (ORDINAL_BITS + RANK_BITS)) - 1)
-}
-
-fn compose(subscriber: u8, publisher: u8, place: u32) -> i32 {
-    let importance = 0xffff - (u32::from(subscriber) << 8 | u32::from(publisher));
-    let priority = importance << (ORDINAL_BITS + RANK_BITS) | place;
-    i32::try_from(priority).unwrap_or(CONTROL_PRIORITY).min(CONTROL_PRIORITY - 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn priorities_order_subscriber_then_publisher_then_groups_then_subgroups() {
-        use GroupOrder::{Ascending, Descending};
-        let priority = stream_priority;
-        for (first, second) in [
-            (priority(0, 255, Ascending, 9, 9), priority(1, 0, Ascending, 1, 0)),
-            (priority(7, 1, Ascending, 9, 9), priority(7, 2, Ascending, 1, 0)),
-            (priority(7, 1, Ascending, 4, 9), priority(7, 1, Ascending, 5, 0)),
-            (priority(7, 1, Descending, 5, 9), priority(7, 1, Descending, 4, 0)),
-            (priority(7, 1, Ascending, 4, 0), priority(7, 1, Ascending, 4, 1)),
-            (fetch_priority(7, 1), priority(7, 1, Ascending, 4, 0)),
-            (CONTROL_PRIORITY, fetch_priority(0, 0)),
-            (CONTROL_PRIORITY, priority(0, 0, Ascending, 0, 0)),
-        ] {
-            assert!(first > second, "{first} {second}");
-        }
-        assert!(priority(255, 255, Ascending, 1023, 40) >= 0);
-    }
-
-    #[test]
-    fn the_smaller_timeout_counts_and_zero_is_none() {
-        let ours = Timeouts::new(Some(0), Some(300));
-        let theirs = Timeouts::new(Some(500), Some(200));
-        let both = Timeouts::new(Some(500), Some(200));
-        assert_eq!(ours.min(theirs), both);
-        assert_eq!(theirs.min(ours), both);
-        assert_eq!(Timeouts::default().min(Timeouts::default()), Timeouts::default());
-    }
 }

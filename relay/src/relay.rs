@@ -3,6 +3,7 @@
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
 mod drain;
+mod export;
 mod fill;
 mod grants;
 mod inbound;

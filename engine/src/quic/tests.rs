@@ -463,6 +463,71 @@ fn our_close_reaches_the_browser_as_a_capsule_before_the_connection_goes() {
     assert_eq!(pair.closed, Some(u64::from(super::wt::H3_NO_ERROR)));
 }
 
+/// Sends a datagram to the browser, and hears one from it.
+fn exchange_datagrams(pair: &mut Pair, to_us: &[u8]) -> (Option<Bytes>, Vec<Bytes>) {
+    let (id, now) = (pair.id.expect("a session"), pair.now);
+    let mut link = pair.server.link(id, now).expect("a connection");
+    weir_relay::Transport::send_datagram(&mut link, Bytes::from_static(b"object")).expect("room");
+    pair.conn.datagrams().send(Bytes::copy_from_slice(to_us), false).expect("room");
+    pair.run();
+    let heard = pair.events.iter().filter_map(|event| match event {
+        Event::Datagram { data } => Some(data.clone()),
+        _ => None,
+    });
+    let heard = heard.collect();
+    (pair.conn.datagrams().recv(), heard)
+}
+
+#[test]
+fn datagrams_of_raw_quic_are_the_sessions_own() {
+    let mut pair = Pair::new(b"moqt-18", Limits::default());
+    let (received, heard) = exchange_datagrams(&mut pair, b"hello");
+    assert_eq!(received.as_deref(), Some(&b"object"[..]));
+    assert_eq!(heard, [&b"hello"[..]]);
+}
+
+#[test]
+fn datagrams_of_webtransport_name_their_session_and_those_of_others_are_dropped() {
+    let mut pair = h3();
+    let connect = pair.connect("/", &["moqt-18"]);
+    // The quarter of the CONNECT stream's id stands in front (RFC 9297).
+    let quarter = (quinn_proto::VarInt::from(connect).into_inner() / 4) as u8;
+    let (received, heard) = exchange_datagrams(&mut pair, &[quarter, b'h', b'i']);
+    let expected: Vec<u8> = [&[quarter], &b"object"[..]].concat();
+    assert_eq!(received.as_deref(), Some(&expected[..]));
+    assert_eq!(heard, [&b"hi"[..]]);
+    let (_, heard) = exchange_datagrams(&mut pair, &[quarter + 1, b'n', b'o']);
+    assert_eq!(heard.len(), 1, "H23: a session we do not hold");
+}
+
+#[test]
+fn a_datagram_that_fits_no_packet_or_no_buffer_is_refused_at_once() {
+    let mut pair = Pair::new(b"moqt-18", Limits::default());
+    let (id, now) = (pair.id.expect("a session"), pair.now);
+    let mut link = pair.server.link(id, now).expect("a connection");
+    let mut send =
+        |bytes| weir_relay::Transport::send_datagram(&mut link, Bytes::from(vec![0; bytes]));
+    assert_eq!(send(60_000), Err(weir_relay::DatagramError::TooLarge));
+    let taken = (0..100).take_while(|_| send(1_000).is_ok()).count();
+    assert!((30..60).contains(&taken), "{taken} datagrams wait");
+    assert_eq!(send(1_000), Err(weir_relay::DatagramError::Blocked));
+}
+
+#[test]
+fn a_finished_stream_is_reported_once_it_is_acknowledged() {
+    let mut pair = Pair::new(b"moqt-18", Limits::default());
+    let (id, now) = (pair.id.expect("a session"), pair.now);
+    let mut link = pair.server.link(id, now).expect("a connection");
+    let stream = weir_relay::Transport::open(&mut link, weir_moqt::Dir::Uni).expect("credit");
+    let mut chunks = [Bytes::from_static(b"all of it")];
+    weir_relay::Transport::write(&mut link, stream, &mut chunks).expect("room");
+    weir_relay::Transport::finish(&mut link, stream);
+    assert!(!pair.events.iter().any(|event| matches!(event, Event::Acknowledged { .. })));
+    pair.run();
+    let told = |event: &Event| matches!(event, Event::Acknowledged { id } if *id == stream);
+    assert!(pair.events.iter().any(told));
+}
+
 #[test]
 fn stranger_who_never_opens_a_session_is_gone_after_the_handshake_timeout() {
     let mut pair = h3();

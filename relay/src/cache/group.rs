@@ -329,6 +329,39 @@ impl Group {
         self.bytes -= first.payload.have();
         first.payload.have()
     }
+
+    /// The rest of its unfinished subgroups will not come. Returns the bytes freed.
+    pub(super) fn abort_all(&mut self, code: ResetCode) -> usize {
+        let mut freed = 0;
+        for at in 0..self.subgroups.len() {
+            let Some(subgroup) = self.subgroups.get_mut(at) else { break };
+            if subgroup.progress == Progress::Growing {
+                subgroup.progress = Progress::Aborted(code);
+                let id = subgroup.id;
+                freed += self.cut_midway(id);
+            }
+        }
+        freed
+    }
+
+    /// No object follows; what is still arriving is given up. Returns the bytes freed.
+    pub(super) fn complete_all(&mut self, now: Instant) -> usize {
+        let mut freed = 0;
+        for at in 0..self.subgroups.len() {
+            let Some(subgroup) = self.subgroups.get_mut(at) else { break };
+            if subgroup.is_midway() {
+                subgroup.progress = Progress::Aborted(ResetCode::Cancelled);
+                let id = subgroup.id;
+                freed += self.cut_midway(id);
+            } else {
+                subgroup.complete(now);
+            }
+        }
+        if let Some(largest) = self.largest() {
+            self.end.get_or_insert(largest + 1);
+        }
+        freed
+    }
 }
 
 impl Subgroup {

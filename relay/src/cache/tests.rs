@@ -3,8 +3,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::encode::object_heads;
+use crate::{Forwarding, ObjectIn};
+use weir_moqt::data::Status;
 
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "a test needs some point in time to start from")]

@@ -3,16 +3,16 @@
 
 use std::time::Instant;
 
-use weir_moqt::data::Status;
 use weir_moqt::{RequestCode, RequestError, ResetCode};
 
+use super::export::exported_object;
 use super::{Relay, Timer};
-use crate::cache::{Cache, Evicted, Group, Object, Order, Place, Subgroup, Taken};
+use crate::cache::{Cache, Evicted, Group, Order, Place, Taken};
 use crate::directory::Refused;
 use crate::track::{Source, State, Track};
 use crate::{
-    DoneCode, Event, Forwarding, Found, FullTrackName, Namespace, ObjectError, ObjectIn, Origin,
-    SessionId, SubgroupEnd, TrackId, TrackOptions,
+    DoneCode, Event, FullTrackName, Namespace, ObjectError, ObjectIn, Origin, SessionId,
+    SubgroupEnd, TrackId, TrackOptions,
 };
 
 impl Relay {
@@ -204,14 +204,6 @@ impl Relay {
         }
     }
 
-    fn export(&mut self, event: Event) {
-        if self.events.len() < self.limits.events_max {
-            self.events.push_back(event);
-        } else {
-            self.metrics.limit_events += 1;
-        }
-    }
-
     /// A stream of a publisher, or of a replica's owner, came to its end.
     pub(super) fn end_place(
         &mut self,
@@ -238,16 +230,6 @@ impl Relay {
         }
     }
 
-    /// A subgroup of a replica came to its end at its owner ([`Event::ExportedEnd`]).
-    pub fn end_subgroup(&mut self, track: TrackId, end: SubgroupEnd, now: Instant) {
-        let SubgroupEnd { group, subgroup, reset } = end;
-        let known = self.tracks.get(track.0).and_then(|track| track.cache.group(group));
-        if let Some(known) = known.and_then(|group| group.subgroup(subgroup)) {
-            let place = Place { group, subgroup, serial: known.serial };
-            self.end_place(track, place, reset, now);
-        }
-    }
-
     /// No more objects: subscribers read what is there, then get PUBLISH_DONE with `code`.
     pub fn end_track(&mut self, track: TrackId, code: DoneCode, now: Instant) {
         self.drop_upstream(track);
@@ -259,57 +241,6 @@ impl Relay {
         if let Some(track) = self.names.get(name).copied() {
             self.refuse(track, &RequestError::new(code, "not_live"), now);
         }
-    }
-
-    /// Finds a track for another shard, asking its publisher session if there is one. Counts as
-    /// interest until [`Relay::set_export`] is called with false.
-    pub fn find_track(&mut self, name: &FullTrackName, now: Instant) -> Found {
-        let known = self.names.get(name).copied().or_else(|| {
-            match self.directory.origin(name.namespace())? {
-                Origin::Session(publisher) => self.start_upstream(publisher, name, now),
-                Origin::Local | Origin::Shard(_) => None,
-            }
-        });
-        let Some((id, track)) =
-            known.and_then(|id| self.tracks.get_mut(id.0).map(|track| (id, track)))
-        else {
-            return Found::Missing;
-        };
-        match (track.state, track.source) {
-            // A replica is never exported again: no chains, no loops.
-            (_, Source::Shard(_)) | (State::Ended(_), _) => Found::Missing,
-            (State::Open, _) => Found::Open(id),
-            (State::Pending, _) => {
-                track.exported = true;
-                Found::Pending(id)
-            }
-        }
-    }
-
-    /// Starts or stops [`Event::Exported`] for each new object. Export counts as interest.
-    pub fn set_export(&mut self, track: TrackId, export: bool, now: Instant) {
-        if let Some(state) = self.tracks.get_mut(track.0) {
-            state.exported = export;
-            if export {
-                self.resume_offer(track);
-            }
-            self.release(track, now);
-        }
-    }
-
-    /// What the cache of a track holds, oldest first, to replay on another shard.
-    pub fn cached(&self, track: TrackId) -> impl Iterator<Item = ObjectIn> + '_ {
-        let groups = self.tracks.get(track.0).into_iter().flat_map(|track| track.cache.groups());
-        groups.flat_map(|group| {
-            let whole = group.objects().into_iter().filter(|(_, object)| object.payload.is_whole());
-            whole.map(move |(subgroup, object)| exported_object(group, subgroup, object))
-        })
-    }
-
-    /// The ends of subgroups in the cache of a track, to follow [`Relay::cached`].
-    pub fn cached_ends(&self, track: TrackId) -> impl Iterator<Item = SubgroupEnd> + '_ {
-        let groups = self.tracks.get(track.0).into_iter().flat_map(|track| track.cache.groups());
-        groups.flat_map(Group::ends)
     }
 
     // Namespaces.
@@ -553,27 +484,6 @@ impl Relay {
         let Some(track) = self.tracks.get_mut(id.0) else { return };
         track.waiting.retain(|waiter| waiter.session != session || waiter.request != request);
         self.release(id, now);
-    }
-}
-
-/// An object as another shard takes it.
-fn exported_object(group: &Group, subgroup: Option<&Subgroup>, object: &Object) -> ObjectIn {
-    let marker = object.status == Status::EndOfGroup;
-    let last = group.end == Some(object.id + 1) && object.payload.len() > 0;
-    let forwarding = match subgroup {
-        Some(subgroup) => Forwarding::Subgroup { holds_end: subgroup.holds_end && !marker },
-        None => Forwarding::Datagram,
-    };
-    ObjectIn {
-        group: group.id,
-        subgroup: subgroup.map_or(0, |subgroup| subgroup.id),
-        object: object.id,
-        priority: object.priority,
-        properties: object.properties.clone(),
-        payload: object.payload.joined(),
-        end_of_group: marker || (last && group.is_over()),
-        arrived: object.arrived,
-        forwarding,
     }
 }
 
