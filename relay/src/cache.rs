@@ -277,6 +277,11 @@ impl Cache {
         }
     }
 
+    /// Where the track ends, if its publisher has said so: no object lies there or beyond.
+    pub(crate) fn ends_at(&self) -> Option<Location> {
+        self.end
+    }
+
     /// The publisher says that the track ends before `end`.
     pub(crate) fn end_track(&mut self, end: Location) -> Result<(), ObjectError> {
         if self.largest.is_some_and(|largest| largest >= end) {

@@ -11,6 +11,7 @@ use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
 
 use crate::cache::{Cache, ID_MAX, Payload};
 use crate::encode::properties_for;
+use crate::relay::holes::Found;
 use crate::{Dir, Draft, Metrics, StreamId, TrackId, Transport, WriteError};
 
 /// Objects handed to one write call.
@@ -29,6 +30,16 @@ pub(crate) enum Item {
     },
     /// Everything up to this location is unknown here.
     Unknown(Location),
+}
+
+impl Item {
+    /// The last location it speaks of.
+    fn last(&self) -> Location {
+        match self {
+            Self::Object { location, .. } => *location,
+            Self::Unknown(end) => *end,
+        }
+    }
 }
 
 /// What a FETCH will be answered with.
@@ -55,7 +66,6 @@ impl Plan {
         cache: &Cache,
         start: Location,
         end: Location,
-        order: GroupOrder,
         (objects_max, bytes_max): (usize, usize),
         now: Instant,
     ) -> Result<Self, PlanError> {
@@ -131,14 +141,77 @@ impl Plan {
             plan.unknown = true;
             plan.items.push_back(Item::Unknown(Location::new(end.group, end.object.min(ID_MAX))));
         }
-        if order == GroupOrder::Descending {
-            if plan.unknown && plan.objects > 0 {
-                return Err(PlanError::Order);
-            }
-            groups.reverse();
-        }
         plan.items.extend(groups.into_iter().flatten());
         Ok(plan)
+    }
+
+    /// Whether something of the range is not known here.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.unknown
+    }
+
+    /// Puts what was found elsewhere into the unknown ranges of a plan that begins at `start`.
+    pub(crate) fn filled(
+        mut self,
+        start: Location,
+        found: &Found,
+        (objects_max, bytes_max): (usize, usize),
+    ) -> Result<Self, PlanError> {
+        let Some(through) = found.through.filter(|_| self.unknown) else { return Ok(self) };
+        let mut at = start;
+        self.unknown = false;
+        for item in std::mem::take(&mut self.items) {
+            let Item::Unknown(end) = item else {
+                at = next(item.last());
+                self.items.push_back(item);
+                continue;
+            };
+            for item in &found.items {
+                if item.last() < at || item.last() > end {
+                    continue;
+                }
+                if let Item::Object { payload, .. } = item {
+                    self.objects += 1;
+                    self.bytes += payload.len();
+                    if self.objects > objects_max || self.bytes > bytes_max {
+                        return Err(PlanError::Budget);
+                    }
+                    self.items.push_back(item.clone());
+                } else {
+                    self.unknown = true;
+                    push_unknown(&mut self.items, item.last());
+                }
+            }
+            if through < end {
+                self.unknown = true;
+                push_unknown(&mut self.items, end);
+            }
+            at = next(end);
+        }
+        Ok(self)
+    }
+
+    /// Brings the groups into the order asked for.
+    pub(crate) fn ordered(mut self, order: GroupOrder) -> Result<Self, PlanError> {
+        if order != GroupOrder::Descending {
+            return Ok(self);
+        }
+        if self.unknown && self.objects > 0 {
+            return Err(PlanError::Order);
+        }
+        let mut groups: Vec<Vec<Item>> = Vec::new();
+        for item in std::mem::take(&mut self.items) {
+            match groups.last_mut() {
+                Some(group)
+                    if group.last().is_some_and(|last| last.last().group == item.last().group) =>
+                {
+                    group.push(item);
+                }
+                _ => groups.push(vec![item]),
+            }
+        }
+        self.items.extend(groups.into_iter().rev().flatten());
+        Ok(self)
     }
 }
 
@@ -156,6 +229,11 @@ impl Plan {
         let end = Location::new(end.group, end.object.min(ID_MAX));
         Self { items: VecDeque::from([Item::Unknown(end)]), unknown: true, ..Self::default() }
     }
+}
+
+/// The location just after another.
+fn next(location: Location) -> Location {
+    Location::new(location.group, location.object.saturating_add(1))
 }
 
 /// The location just before another.

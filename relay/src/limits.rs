@@ -27,6 +27,11 @@ pub struct Limits {
     pub fetches_per_session_max: usize,
     /// Payload one session's open FETCHes may hold together: two groups of 4 s at 8 Mb/s = 8 MB.
     pub fetch_bytes_per_session_max: usize,
+    /// FETCHes of ours that publishers of this shard have not answered yet, each for one hole: with
+    /// `fetch_bytes_per_session_max` at most 64 x 8 MB.
+    pub upstream_fetches_max: usize,
+    /// How long a publisher may take to answer one; then the hole is said to be unknown.
+    pub upstream_fetch_timeout: Duration,
     /// Objects one FETCH may name: 2 groups of 10 s at 60 chunks a second.
     pub fetch_objects_max: usize,
     /// Payload cached per track: 16 s at 12 Mb/s = 24 MB.
@@ -103,6 +108,8 @@ impl Default for Limits {
             rendezvous_max: 1_000,
             rendezvous_timeout_max: Duration::from_secs(30),
             tracks_max: 8_000,
+            upstream_fetches_max: 64,
+            upstream_fetch_timeout: Duration::from_secs(2),
             fetches_per_session_max: 16,
             fetch_bytes_per_session_max: 32 << 20,
             fetch_objects_max: 4_096,

@@ -79,6 +79,12 @@ pub struct Metrics {
     pub limit_subscriptions: u64,
     /// `namespaces_per_session_max`, `namespace_subscriptions_per_session_max` or `namespaces_max` was hit.
     pub limit_namespaces: u64,
+    /// FETCHes sent to publishers for holes of the cache.
+    pub upstream_fetches: u64,
+    /// Those that were not answered in time.
+    pub upstream_fetches_late: u64,
+    /// `upstream_fetches_max` was hit, or an answer was larger than asked for.
+    pub limit_upstream_fetches: u64,
     /// `rendezvous_max` was hit.
     pub limit_rendezvous: u64,
     /// `tracks_max` or `tracks_per_publisher_max` was hit.

@@ -4,8 +4,10 @@
 
 mod drain;
 mod export;
+mod fetches;
 mod fill;
 mod grants;
+pub(crate) mod holes;
 mod inbound;
 mod load;
 mod offers;
@@ -53,6 +55,8 @@ pub struct Relay {
     /// SUBSCRIBEs that wait for a publisher, and those whose publisher came in this turn.
     early: Vec<rendezvous::Early>,
     met: Vec<rendezvous::Early>,
+    /// Our FETCHes to publishers.
+    holes: Vec<holes::Hole>,
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
     timers: BTreeSet<(Instant, Timer)>,
@@ -83,6 +87,8 @@ enum Timer {
     Track(TrackId),
     /// An early SUBSCRIBE may have waited long enough.
     Rendezvous,
+    /// A publisher may have had long enough to answer a FETCH.
+    Holes,
 }
 
 /// Sessions that want to be driven: each at most once, in the order they were marked.
@@ -135,6 +141,7 @@ impl Relay {
             open: open::OpenTrees::default(),
             early: Vec::new(),
             met: Vec::new(),
+            holes: Vec::new(),
             watchers: Vec::new(),
             timers: BTreeSet::new(),
             filling: Vec::new(),
@@ -390,6 +397,7 @@ impl Relay {
                 Timer::Session(session) => self.session_timeout(session, now),
                 Timer::Track(track) => self.linger_over(track, now),
                 Timer::Rendezvous => self.rendezvous_over(now),
+                Timer::Holes => self.holes_over(now),
             }
         }
     }
@@ -524,6 +532,7 @@ impl Relay {
     fn detach(&mut self, session: SessionId, now: Instant) {
         self.watchers.retain(|watcher| watcher.session != session);
         self.forget_early_of(session);
+        self.stop_holes_of(session, now);
         let Some(state) = self.live(session) else { return };
         let subscriptions = std::mem::take(&mut state.subscriptions);
         let waiting = std::mem::take(&mut state.waiting);

@@ -46,7 +46,8 @@ impl Relay {
             }
             Some((start, end)) => {
                 let budget = (limits.fetch_objects_max, bytes_max);
-                let planned = Plan::new(&track.cache, start, end, order, budget, now);
+                let planned = Plan::new(&track.cache, start, end, budget, now)
+                    .and_then(|plan| plan.ordered(order));
                 planned.unwrap_or_else(|_| {
                     metrics.limit_fetch_budget += 1;
                     Plan::unknown(end)

@@ -4,15 +4,13 @@
 use std::time::{Duration, Instant};
 
 use weir_moqt::{
-    Event as Moqt, FetchTarget, Filter, Location, Params, RequestCode, RequestError, RequestId,
-    RequestKind,
+    Event as Moqt, Filter, Location, Params, RequestCode, RequestError, RequestId, RequestKind,
 };
 
 use super::grants::root;
 use super::{Offer, Relay, Watcher};
 use crate::cache::Order;
-use crate::fanout::{Subscription, Timeouts, after, fetch_priority};
-use crate::fetch::{Fetch, Plan, PlanError};
+use crate::fanout::{Subscription, Timeouts, after};
 use crate::session::{Ask, Waiting};
 use crate::track::{Source, State, UpstreamDone, Waiter};
 use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
@@ -69,6 +67,14 @@ impl Relay {
             Moqt::SubscribeOk { request, params, properties, .. } => {
                 self.on_upstream_ok(session, request, params.largest, properties, now);
             }
+            Moqt::FetchOpened { stream, request } => self.on_fetch_opened(session, stream, request),
+            Moqt::FetchObjectStarted { stream, object } => {
+                self.on_fetch_object(session, stream, object, now);
+            }
+            Moqt::FetchGap { stream, end, gap } => self.on_fetch_gap(session, stream, end, gap),
+            Moqt::RequestError { request, kind: RequestKind::Fetch, .. } => {
+                self.end_hole(session, request, false, now);
+            }
             Moqt::RequestError { request, kind: RequestKind::Subscribe, error } => {
                 self.on_upstream_error(session, request, &error, now);
             }
@@ -80,12 +86,17 @@ impl Relay {
             }
             Moqt::ObjectStarted { stream, object } => self.on_object(session, stream, object, now),
             Moqt::Payload { stream, data, last } => {
+                if self.on_fetch_payload(session, stream, &data, last) {
+                    return;
+                }
                 self.on_payload(session, stream, &data, last, now);
             }
             Moqt::Datagram { request, datagram } => {
                 self.on_datagram(session, request, datagram, now);
             }
+            Moqt::DataEnded { stream } if self.on_fetch_ended(session, stream, true, now) => {}
             Moqt::DataEnded { stream } => self.on_data_ended(session, stream, None, now),
+            Moqt::DataReset { stream, .. } if self.on_fetch_ended(session, stream, false, now) => {}
             Moqt::DataReset { stream, code } => {
                 self.on_data_ended(session, stream, Some(code), now);
             }
@@ -354,136 +365,6 @@ impl Relay {
             self.stop_waiting(session, waiting.track, request, now);
         } else {
             self.forget_early(session, request);
-        }
-    }
-
-    // FETCH.
-
-    fn on_fetch(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        target: FetchTarget,
-        params: Params,
-        now: Instant,
-        wall: Duration,
-    ) {
-        let name = match &target {
-            FetchTarget::Standalone { track, .. } | FetchTarget::Recent { track, .. } => {
-                Some(track.clone())
-            }
-            FetchTarget::RelativeJoining { subscription, .. }
-            | FetchTarget::AbsoluteJoining { subscription, .. } => {
-                self.joined(session, *subscription)
-            }
-            _ => None,
-        };
-        let Some(name) = name else {
-            let error =
-                RequestError::new(RequestCode::InvalidJoiningRequest, "no such subscription");
-            return self.refuse_request(session, request, &error);
-        };
-        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
-            return;
-        }
-        let fetches_max = self.limits.fetches_per_session_max;
-        let Some(state) = self.live(session) else { return };
-        let waiting = state.waiting.iter().filter(|w| !matches!(w.ask, Ask::Subscribe(_))).count();
-        if state.fetches.len() + waiting >= fetches_max {
-            self.metrics.limit_fetches += 1;
-            let error = RequestError::new(RequestCode::ExcessiveLoad, "too many fetches");
-            return self.refuse_request(session, request, &error);
-        }
-        self.resolve(session, request, &name, Ask::Fetch(target, params), now);
-    }
-
-    /// The track of a subscription that a FETCH joins.
-    fn joined(&mut self, session: SessionId, subscription: RequestId) -> Option<FullTrackName> {
-        let state = self.live(session)?;
-        let live = state.subscriptions.iter().find(|s| s.request == subscription);
-        let waiting = state
-            .waiting
-            .iter()
-            .find(|w| w.request == subscription && matches!(w.ask, Ask::Subscribe(_)));
-        let id = live.map(|s| s.track).or_else(|| waiting.map(|w| w.track))?;
-        self.tracks.get(id.0).map(|track| track.name.clone())
-    }
-
-    fn serve_fetch(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        id: TrackId,
-        target: &FetchTarget,
-        params: &Params,
-        now: Instant,
-    ) -> Result<(), RequestError> {
-        let Self { sessions, tracks, limits, metrics, .. } = self;
-        let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
-            return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
-        };
-        let invalid = |text| RequestError::new(RequestCode::InvalidRange, text);
-        let largest = track.cache.largest().ok_or_else(|| invalid("nothing published yet"))?;
-        let joint = |subscription: &RequestId| {
-            state
-                .subscriptions
-                .iter()
-                .find(|s| s.request == *subscription)
-                .ok_or(RequestError::new(RequestCode::InvalidJoiningRequest, "not subscribed"))?
-                .joint
-                .ok_or_else(|| invalid("nothing published when subscribed"))
-        };
-        let (start, end) = match target {
-            FetchTarget::Standalone { start, end, .. } => (*start, (*end).min(largest)),
-            FetchTarget::Recent { groups_back, .. } => {
-                let next = largest.group.saturating_add(1);
-                (Location::new(next.saturating_sub(*groups_back), 0), largest)
-            }
-            FetchTarget::RelativeJoining { subscription, groups_back } => {
-                let joint = joint(subscription)?;
-                (Location::new(joint.group.saturating_sub(*groups_back), 0), joint)
-            }
-            FetchTarget::AbsoluteJoining { subscription, start_group } => {
-                (Location::new(*start_group, 0), joint(subscription)?)
-            }
-            _ => return Err(RequestError::new(RequestCode::NotSupported, "unknown fetch")),
-        };
-        if start > end {
-            return Err(invalid("start is behind the largest object"));
-        }
-        let order = params.group_order.unwrap_or_default();
-        let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
-        let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
-        let budget = (limits.fetch_objects_max, bytes_max);
-        let planned = Plan::new(&track.cache, start, end, order, budget, now);
-        let plan = planned.map_err(|error| match error {
-            PlanError::Budget => {
-                metrics.limit_fetch_budget += 1;
-                RequestError::new(RequestCode::ExcessiveLoad, "fetch budget")
-            }
-            PlanError::Order => {
-                RequestError::new(RequestCode::NotSupported, "descending over unknown objects")
-            }
-        })?;
-        state
-            .moqt
-            .accept_fetch(request, false, end, Params::default(), &track.properties)
-            .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
-        let priority = fetch_priority(params.subscriber_priority(), track.priority);
-        state.fetches.push(Fetch::new(request, plan, order, priority).of(id));
-        metrics.fetches_accepted += 1;
-        Ok(())
-    }
-
-    fn on_fetch_cancelled(&mut self, session: SessionId, request: RequestId, now: Instant) {
-        let Some(state) = self.live(session) else { return };
-        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
-        if let Some(at) = state.fetches.iter().position(|fetch| fetch.request == request) {
-            let fetch = state.fetches.remove(at);
-            state.resets.extend(fetch.stream().map(|stream| (stream, cancelled)));
-        } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
-            let waiting = state.waiting.remove(at);
-            self.stop_waiting(session, waiting.track, request, now);
         }
     }
 

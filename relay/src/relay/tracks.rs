@@ -397,7 +397,7 @@ impl Relay {
     /// Frees a track that nobody wants any more, if it is not a local one that is still open.
     pub(super) fn release(&mut self, id: TrackId, now: Instant) {
         let Some(track) = self.tracks.get(id.0) else { return };
-        if track.wanted() {
+        if track.wanted() || self.has_hole_waiters(id) {
             return;
         }
         match (track.source, track.state) {

@@ -10,6 +10,7 @@
 
 mod fills;
 mod grants;
+mod holes;
 mod hostile;
 mod limits;
 mod objects;

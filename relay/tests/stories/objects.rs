@@ -9,6 +9,7 @@ use weir_moqt::{
 };
 use weir_relay::{DoneCode, Draft, DropReason, Forwarding, Limits, ObjectIn, StreamId};
 
+use crate::holes::{fetched, refuse};
 use crate::world::{World, broadcast, track};
 
 const DRAFTS: [Draft; 2] = [Draft::D18, Draft::D16];
@@ -218,6 +219,8 @@ fn a_stream_reset_in_the_middle_of_an_object_resets_its_subscribers_with_the_sam
         };
         let fetch = world.peer(joiner).moqt.fetch(&target, Params::default()).unwrap();
         world.settle();
+        let asked = fetched(&mut world, publisher.at)[0];
+        refuse(&mut world, publisher.at, asked);
         let peer = world.peer(joiner);
         assert_eq!(peer.locations(fetch), [(0, 0), (0, 4)]);
         let gap = peer.heard.iter().find_map(|heard| match heard {
@@ -478,6 +481,8 @@ fn the_publishers_cache_duration_is_honoured() {
     feed.send(&mut world, &publisher, b"", false);
     let joiner = world.viewer(Draft::D18);
     let (_, fetch) = world.join(joiner, "video");
+    let asked = fetched(&mut world, publisher.at)[0];
+    refuse(&mut world, publisher.at, asked);
     assert_eq!(world.peer(joiner).locations(fetch), [(0, 1)]);
     let unknown =
         world.peer(joiner).heard.iter().any(|heard| matches!(heard, Heard::FetchGap { .. }));

@@ -12,7 +12,7 @@ use crate::world::{World, broadcast, ns, payload, track};
 const DRAFTS: &[Draft] = &Draft::ALL;
 
 /// A publisher that the engine let in; its namespace is announced.
-fn publishing(world: &mut World, draft: Draft) -> usize {
+pub(crate) fn publishing(world: &mut World, draft: Draft) -> usize {
     let publisher = world.dial(draft, "/publish/lv_1?sk=sk_live_hush");
     let session = world.peer(publisher).id;
     let asked = world.events.iter().any(|event| {
@@ -27,7 +27,7 @@ fn publishing(world: &mut World, draft: Draft) -> usize {
 }
 
 /// Subscriptions of the relay that reached the publisher.
-fn asked_for(world: &mut World, publisher: usize) -> Vec<RequestId> {
+pub(crate) fn asked_for(world: &mut World, publisher: usize) -> Vec<RequestId> {
     let heard = &world.peer(publisher).heard;
     heard
         .iter()

@@ -1,0 +1,297 @@
+//! What the cache lacks of a fetched range, asked of the track's publisher: one FETCH for each hole, however many wait
+//! for it, within limits of number, bytes and time. What comes back answers those who wait and is not cached: a
+//! publisher's past must not disturb the live edge.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::data::{FetchObject, Gap, convert_properties};
+use weir_moqt::{FetchTarget, Location, Params, RequestId};
+
+use super::fetches::Wanted;
+use super::{Relay, Timer};
+use crate::cache::Payload;
+use crate::encode::PROPERTIES_DRAFT;
+use crate::fetch::Item;
+use crate::track::Source;
+use crate::{Draft, SessionId, StreamId, TrackId};
+
+/// What a publisher brought for a hole, ascending, and how far that goes.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) items: VecDeque<Item>,
+    /// Everything up to here is answered: what is not among the items does not exist.
+    pub(crate) through: Option<Location>,
+}
+
+/// A FETCH of ours.
+#[derive(Debug)]
+pub(super) struct Hole {
+    session: SessionId,
+    request: RequestId,
+    track: TrackId,
+    wanted: Wanted,
+    until: Instant,
+    stream: Option<StreamId>,
+    object: Option<(FetchObject, BytesMut)>,
+    found: Found,
+    bytes: usize,
+    waiters: Vec<HoleWaiter>,
+}
+
+#[derive(Debug)]
+struct HoleWaiter {
+    session: SessionId,
+    request: RequestId,
+    wanted: Wanted,
+    params: Params,
+}
+
+impl Relay {
+    /// Leaves a FETCH waiting while its publisher is asked. False when nobody can be asked.
+    pub(super) fn ask_for_hole(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        wanted: Wanted,
+        params: &Params,
+        now: Instant,
+    ) -> bool {
+        let Some(track) = self.tracks.get(id.0) else { return false };
+        let Source::Upstream { session: publisher, .. } = track.source else { return false };
+        let name = track.name.clone();
+        let waiter = HoleWaiter { session, request, wanted, params: params.clone() };
+        let covers = |hole: &Hole| {
+            hole.track == id && hole.wanted.start <= wanted.start && hole.wanted.end >= wanted.end
+        };
+        if let Some(hole) = self.holes.iter_mut().find(|hole| covers(hole)) {
+            hole.waiters.push(waiter);
+            return true;
+        }
+        if self.holes.len() >= self.limits.upstream_fetches_max {
+            self.metrics.limit_upstream_fetches += 1;
+            return false;
+        }
+        let target = FetchTarget::Standalone { track: name, start: wanted.start, end: wanted.end };
+        let Some(state) = self.live(publisher) else { return false };
+        let Ok(asked) = state.moqt.fetch(&target, Params::default()) else { return false };
+        let until = now + self.limits.upstream_fetch_timeout;
+        self.timers.insert((until, Timer::Holes));
+        self.holes.push(Hole {
+            session: publisher,
+            request: asked,
+            track: id,
+            wanted,
+            until,
+            stream: None,
+            object: None,
+            found: Found::default(),
+            bytes: 0,
+            waiters: vec![waiter],
+        });
+        self.metrics.upstream_fetches += 1;
+        self.dirty.mark(publisher);
+        true
+    }
+
+    fn hole_of(&mut self, session: SessionId, stream: StreamId) -> Option<&mut Hole> {
+        self.holes.iter_mut().find(|hole| hole.session == session && hole.stream == Some(stream))
+    }
+
+    /// FETCH_HEADER of an answer.
+    pub(super) fn on_fetch_opened(
+        &mut self,
+        session: SessionId,
+        stream: StreamId,
+        request: RequestId,
+    ) {
+        let ours = |hole: &&mut Hole| hole.session == session && hole.request == request;
+        if let Some(hole) = self.holes.iter_mut().find(ours) {
+            hole.stream = Some(stream);
+        }
+    }
+
+    pub(super) fn on_fetch_object(
+        &mut self,
+        session: SessionId,
+        stream: StreamId,
+        object: FetchObject,
+        now: Instant,
+    ) {
+        let objects_max = self.limits.fetch_objects_max;
+        let bytes_max = self.limits.fetch_bytes_per_session_max;
+        let draft = self.sessions.get(session.0).map(|state| state.draft);
+        let (Some(hole), Some(draft)) = (self.hole_of(session, stream), draft) else { return };
+        let expected = hole.found.through.is_none_or(|through| object.location > through)
+            && object.location >= hole.wanted.start
+            && object.location <= hole.wanted.end;
+        let length = usize::try_from(object.payload_len).unwrap_or(usize::MAX);
+        hole.bytes = hole.bytes.saturating_add(length);
+        let request = hole.request;
+        if !expected || hole.bytes > bytes_max || hole.found.items.len() >= objects_max {
+            self.metrics.limit_upstream_fetches += 1;
+            return self.end_hole(session, request, false, now);
+        }
+        if length == 0 {
+            hole.take(&object, Bytes::new(), draft);
+        } else {
+            // Grows with what arrives: the length is only a claim.
+            hole.object = Some((object, BytesMut::new()));
+        }
+    }
+
+    /// True when the payload belongs to an answer of ours.
+    pub(super) fn on_fetch_payload(
+        &mut self,
+        session: SessionId,
+        stream: StreamId,
+        piece: &Bytes,
+        last: bool,
+    ) -> bool {
+        let draft = self.sessions.get(session.0).map(|state| state.draft);
+        let (Some(hole), Some(draft)) = (self.hole_of(session, stream), draft) else {
+            return false;
+        };
+        let Some((_, payload)) = &mut hole.object else { return true };
+        payload.extend_from_slice(piece);
+        if last && let Some((object, payload)) = hole.object.take() {
+            hole.take(&object, payload.freeze(), draft);
+        }
+        true
+    }
+
+    pub(super) fn on_fetch_gap(
+        &mut self,
+        session: SessionId,
+        stream: StreamId,
+        end: Location,
+        gap: Gap,
+    ) {
+        let Some(hole) = self.hole_of(session, stream) else { return };
+        let end = end.min(hole.wanted.end);
+        if gap != Gap::NonExistent {
+            hole.found.items.push_back(Item::Unknown(end));
+        }
+        hole.found.through = hole.found.through.max(Some(end));
+    }
+
+    /// The answer's stream came to its end; true when it was one of ours.
+    pub(super) fn on_fetch_ended(
+        &mut self,
+        session: SessionId,
+        stream: StreamId,
+        whole: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(request) = self.hole_of(session, stream).map(|hole| hole.request) else {
+            return false;
+        };
+        self.end_hole(session, request, whole, now);
+        true
+    }
+
+    /// REQUEST_ERROR, a broken answer, or its end: those who wait get what there is.
+    pub(super) fn end_hole(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        whole: bool,
+        now: Instant,
+    ) {
+        let ours = |hole: &Hole| hole.session == session && hole.request == request;
+        let Some(at) = self.holes.iter().position(ours) else { return };
+        let mut hole = self.holes.swap_remove(at);
+        if whole {
+            hole.found.through = Some(hole.wanted.end);
+        } else if let Some(state) = self.live(session) {
+            state.moqt.cancel(request);
+            self.dirty.mark(session);
+        }
+        for waiter in std::mem::take(&mut hole.waiters) {
+            let HoleWaiter { session, request, wanted, params } = waiter;
+            let answered =
+                self.answer_fetch(session, request, hole.track, wanted, &params, &hole.found, now);
+            if let Err(error) = answered {
+                self.refuse_request(session, request, &error);
+            }
+        }
+        self.release(hole.track, now);
+    }
+
+    /// A FETCH that waits was cancelled.
+    pub(super) fn stop_hole(&mut self, session: SessionId, request: RequestId, now: Instant) {
+        self.drop_waiters(now, |waiter| waiter.session == session && waiter.request == request);
+    }
+
+    /// A session is over: it waits no more, and answers no more.
+    pub(super) fn stop_holes_of(&mut self, session: SessionId, now: Instant) {
+        self.drop_waiters(now, |waiter| waiter.session == session);
+        let asked: Vec<RequestId> = self
+            .holes
+            .iter()
+            .filter(|hole| hole.session == session)
+            .map(|hole| hole.request)
+            .collect();
+        for request in asked {
+            self.end_hole(session, request, false, now);
+        }
+    }
+
+    fn drop_waiters(&mut self, now: Instant, gone: impl Fn(&HoleWaiter) -> bool) {
+        let mut idle = Vec::new();
+        for hole in &mut self.holes {
+            let before = hole.waiters.len();
+            hole.waiters.retain(|waiter| !gone(waiter));
+            if hole.waiters.is_empty() && before > 0 {
+                idle.push((hole.session, hole.request));
+            }
+        }
+        for (session, request) in idle {
+            self.end_hole(session, request, false, now);
+        }
+    }
+
+    /// Publishers that did not answer in time: what they were asked for stays unknown.
+    pub(super) fn holes_over(&mut self, now: Instant) {
+        let late: Vec<_> = self
+            .holes
+            .iter()
+            .filter(|hole| hole.until <= now)
+            .map(|hole| (hole.session, hole.request))
+            .collect();
+        for (session, request) in late {
+            self.metrics.upstream_fetches_late += 1;
+            self.end_hole(session, request, false, now);
+        }
+    }
+
+    /// FETCHes of a session that wait for a publisher; they count as its fetches.
+    pub(super) fn waits_for_holes(&self, session: SessionId) -> usize {
+        let waiters = self.holes.iter().flat_map(|hole| &hole.waiters);
+        waiters.filter(|waiter| waiter.session == session).count()
+    }
+
+    /// Somebody waits for a publisher's past of this track.
+    pub(super) fn has_hole_waiters(&self, track: TrackId) -> bool {
+        self.holes.iter().any(|hole| hole.track == track)
+    }
+}
+
+impl Hole {
+    fn take(&mut self, object: &FetchObject, payload: Bytes, draft: Draft) {
+        let properties =
+            convert_properties(draft, PROPERTIES_DRAFT, &object.properties).unwrap_or_default();
+        let mut whole = Payload::growing(payload.len());
+        whole.push(payload);
+        self.found.through = Some(object.location);
+        self.found.items.push_back(Item::Object {
+            location: object.location,
+            subgroup: object.subgroup,
+            priority: object.priority,
+            properties: Bytes::copy_from_slice(&properties),
+            payload: whole,
+        });
+    }
+}

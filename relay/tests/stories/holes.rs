@@ -1,0 +1,199 @@
+//! FETCH of what the cache does not have: the publisher is asked once, its answer reaches everybody who waits, and what
+//! nobody knows is said to be unknown.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use weir_moqt::data::{FetchEncoder, FetchHeader, FetchObject, Gap};
+use weir_moqt::{Event as Heard, FetchTarget, GroupOrder, Location, Params, RequestId};
+use weir_relay::{Draft, Limits};
+
+use crate::publishers::{Group, asked_for, publishing};
+use crate::world::{World, payload, track};
+
+/// A publisher whose track has groups 50 and on in the relay's cache; older ones only it has.
+fn joined_late(draft: Draft, limits: Limits) -> (World, usize, usize, RequestId) {
+    let mut world = World::with(limits, 0);
+    let publisher = publishing(&mut world, draft);
+    let viewer = world.viewer(Draft::D18);
+    let request = world.subscribe(viewer, "video");
+    let upstream = asked_for(&mut world, publisher)[0];
+    let largest = Params { largest: Some(Location::new(49, 2)), ..Params::default() };
+    world.peer(publisher).moqt.accept_subscribe(upstream, 1, largest, &[]).unwrap();
+    world.settle();
+    let mut group = Group::begin(&mut world, publisher, draft, 1, 50);
+    (0..2).for_each(|object| group.object(object));
+    group.send(&mut world, publisher, true);
+    (world, publisher, viewer, request)
+}
+
+fn fetch(world: &mut World, viewer: usize, from: u64, to: u64, params: Params) -> RequestId {
+    let target = FetchTarget::Standalone {
+        track: track("video"),
+        start: Location::new(from, 0),
+        end: Location::whole_group(to),
+    };
+    let request = world.peer(viewer).moqt.fetch(&target, params).unwrap();
+    world.settle();
+    request
+}
+
+/// The publisher serves no past.
+pub(crate) fn refuse(world: &mut World, publisher: usize, request: RequestId) {
+    let code = weir_relay::RequestCode::NotSupported;
+    let error = weir_moqt::RequestError::new(code, "no past here");
+    world.peer(publisher).moqt.reject(request, &error).unwrap();
+    world.settle();
+}
+
+/// FETCHes that reached the publisher.
+pub(crate) fn fetched(world: &mut World, publisher: usize) -> Vec<RequestId> {
+    let heard = &world.peer(publisher).heard;
+    heard
+        .iter()
+        .filter_map(|heard| match heard {
+            Heard::Fetch { request, .. } => Some(*request),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The publisher answers with these objects, and then says of the rest up to `gap` that it does not know it.
+fn answer(
+    world: &mut World,
+    publisher: usize,
+    draft: Draft,
+    request: RequestId,
+    objects: &[(u64, u64)],
+    gap: Option<Location>,
+) {
+    let end = Location::new(50, 1);
+    let moqt = &mut world.peer(publisher).moqt;
+    moqt.accept_fetch(request, false, end, Params::default(), &[]).unwrap();
+    let mut out = BytesMut::new();
+    let header = FetchHeader { request };
+    let mut encoder = FetchEncoder::new(draft, &header, GroupOrder::Ascending, &mut out).unwrap();
+    for (group, object) in objects {
+        let payload = payload(*group, *object);
+        let head = FetchObject {
+            location: Location::new(*group, *object),
+            subgroup: Some(0),
+            priority: 2,
+            properties: Bytes::new(),
+            payload_len: payload.len() as u64,
+        };
+        encoder.object(&head, &mut out).unwrap();
+        out.extend_from_slice(&payload);
+    }
+    if let Some(gap) = gap {
+        encoder.gap(gap, Gap::Unknown, &mut out).unwrap();
+    }
+    let stream = world.new_uni(publisher);
+    world.send_raw(publisher, stream, out.freeze(), true);
+}
+
+/// Ends of the ranges a viewer was told are unknown.
+fn unknown(world: &mut World, viewer: usize) -> Vec<Location> {
+    let heard = &world.peer(viewer).heard;
+    heard
+        .iter()
+        .filter_map(|heard| match heard {
+            Heard::FetchGap { end, gap: Gap::Unknown, .. } => Some(*end),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_hole_is_asked_of_the_publisher_once_and_answers_all_who_wait() {
+    for draft in Draft::ALL {
+        let (mut world, publisher, viewer, _) = joined_late(draft, Limits::default());
+        let other = world.viewer(Draft::D16);
+        let first = fetch(&mut world, viewer, 48, 50, Params::default());
+        let second = fetch(&mut world, other, 49, 50, Params::default());
+        let asked = fetched(&mut world, publisher);
+        assert_eq!(asked.len(), 1, "{draft:?}: one for both");
+        assert!(!world.peer(viewer).was_accepted(first));
+        let objects = [(48, 0), (48, 1), (49, 0), (49, 2), (50, 0), (50, 1)];
+        answer(&mut world, publisher, draft, asked[0], &objects, None);
+        assert_eq!(world.peer(viewer).locations(first), objects, "{draft:?}");
+        assert_eq!(world.peer(other).locations(second), objects[2..]);
+        for at in [viewer, other] {
+            world.peer(at).assert_unaltered();
+            assert_eq!(unknown(&mut world, at), [], "{draft:?}");
+        }
+        assert_eq!(world.relay.metrics().upstream_fetches, 1);
+        // The live edge is where it was.
+        let mut group = Group::begin(&mut world, publisher, draft, 1, 51);
+        group.object(0);
+        group.send(&mut world, publisher, true);
+        let live = world.peer(viewer).got.last().unwrap().location;
+        assert_eq!(live, Location::new(51, 0));
+    }
+}
+
+#[test]
+fn what_the_publisher_does_not_know_either_is_said_to_be_unknown() {
+    let (mut world, publisher, viewer, _) = joined_late(Draft::D18, Limits::default());
+    let request = fetch(&mut world, viewer, 40, 50, Params::default());
+    let asked = fetched(&mut world, publisher)[0];
+    let gap = Some(Location::new(49, u64::MAX >> 2));
+    answer(&mut world, publisher, Draft::D18, asked, &[], gap);
+    assert_eq!(world.peer(viewer).locations(request), [(50, 0), (50, 1)]);
+    assert_eq!(unknown(&mut world, viewer).len(), 1);
+}
+
+#[test]
+fn a_publisher_that_refuses_or_stays_silent_leaves_the_hole_unknown() {
+    for silent in [false, true] {
+        let (mut world, publisher, viewer, _) = joined_late(Draft::D18, Limits::default());
+        let request = fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        if silent {
+            world.advance(Limits::default().upstream_fetch_timeout + Duration::from_millis(1));
+            assert_eq!(world.relay.metrics().upstream_fetches_late, 1);
+        } else {
+            refuse(&mut world, publisher, asked);
+        }
+        assert_eq!(world.peer(viewer).locations(request), [(50, 0), (50, 1)], "silent: {silent}");
+        assert_eq!(unknown(&mut world, viewer).len(), 1, "silent: {silent}");
+        world.peer(viewer).assert_unaltered();
+    }
+}
+
+#[test]
+fn an_answer_beyond_what_was_asked_for_is_cut_off() {
+    for evil in [&[(47, 0)][..], &[(51, 0)][..]] {
+        let (mut world, publisher, viewer, _) = joined_late(Draft::D16, Limits::default());
+        let request = fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        answer(&mut world, publisher, Draft::D16, asked, evil, None);
+        let got = world.peer(viewer).locations(request);
+        assert!(got.ends_with(&[(50, 0), (50, 1)]), "{evil:?}: {got:?}");
+        assert_eq!(world.relay.metrics().limit_upstream_fetches, 1, "{evil:?}");
+        assert_eq!(world.peer(publisher).wire.closed, None);
+    }
+}
+
+#[test]
+fn fetches_of_ours_are_limited_in_number_and_end_with_those_who_wait() {
+    let mut limits = Limits::default();
+    limits.upstream_fetches_max = 1;
+    let (mut world, publisher, viewer, _) = joined_late(Draft::D18, limits);
+    let first = fetch(&mut world, viewer, 48, 50, Params::default());
+    let second = fetch(&mut world, viewer, 10, 50, Params::default());
+    assert_eq!(world.relay.metrics().limit_upstream_fetches, 1);
+    assert_eq!(world.peer(viewer).locations(second), [(50, 0), (50, 1)], "served without");
+    world.peer(viewer).moqt.cancel(first);
+    world.settle();
+    let cancelled =
+        world.peer(publisher).heard.iter().any(|h| matches!(h, Heard::FetchCancelled { .. }));
+    assert!(cancelled, "nobody waits any more");
+    // And there is room again.
+    fetch(&mut world, viewer, 45, 50, Params::default());
+    assert_eq!(fetched(&mut world, publisher).len(), 2);
+    let id = world.peer(publisher).id;
+    world.relay.close_session(id, world.now);
+    world.settle();
+    assert_eq!(world.peer(viewer).wire.closed, None);
+}
