@@ -107,13 +107,19 @@ fn probe(file: &Path, entries: &str) -> Value {
 }
 
 #[test]
-fn a_broadcast_is_recorded_whole_over_both_transports_and_both_drafts() {
+fn a_broadcast_is_recorded_whole_over_both_transports_and_a_draft_of_each_family() {
     let node = Node::start("record");
     let webtransport = node.demo("playback_url");
     let quic = webtransport.replace("https://", "moqt://");
     let mut said = String::new();
-    for (url, draft) in [(&webtransport, "18"), (&quic, "16"), (&webtransport, "16"), (&quic, "18")]
-    {
+    for (url, draft) in [
+        (&webtransport, "22"),
+        (&quic, "20"),
+        (&webtransport, "18"),
+        (&quic, "16"),
+        (&webtransport, "16"),
+        (&quic, "18"),
+    ] {
         let file = node.dir.join("out.mp4");
         let path = file.to_str().unwrap();
         let output = play(url, &["--duration", "3", "--draft", draft, "-o", path]);

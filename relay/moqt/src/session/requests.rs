@@ -134,14 +134,16 @@ impl Session {
         params: Params,
     ) -> Result<(), SessionError> {
         let kind = Kind::PublishState;
-        match self.requests.get(&request) {
-            None => self.expect_late(request, kind),
-            Some(open) if open.ours && !open.answered => Err(misplaced(kind, "this request")),
-            Some(_) => {
-                self.events.push_back(Event::PublishState { request, params });
-                Ok(())
-            }
+        let Some(open) = self.requests.get(&request) else {
+            return self.expect_late(request, kind);
+        };
+        match (open.ours, open.kind) {
+            (true, RequestKind::Subscribe) if open.answered => {}
+            (false, RequestKind::Publish) => {}
+            _ => return Err(misplaced(kind, "this request")),
         }
+        self.events.push_back(Event::PublishState { request, params });
+        Ok(())
     }
 
     pub(super) fn on_publish_done(

@@ -197,3 +197,30 @@ fn a_request_is_sent_elsewhere_as_far_as_the_draft_can_say_it() {
         }
     });
 }
+
+#[test]
+fn a_state_told_by_the_wrong_side_or_of_another_request_ends_the_session() {
+    each_draft(|draft| {
+        if !draft.codec().rules().features.contains(&Feature::PublishState) {
+            return;
+        }
+        let state = [0x22, 0, 1, 0];
+        // After SUBSCRIBE, FETCH, PUBLISH_NAMESPACE and SUBSCRIBE_TRACKS of the same peer.
+        for request in [
+            &[3, 0, 6, 0, 1, 1, b'n', 1, b't', 0][..],
+            &[0x16, 0, 7, 0, 1, 1, b'n', 1, b't', 0],
+            &[6, 0, 5, 0, 1, 1, b'n', 0],
+            &[0x51, 0, 5, 0, 1, 1, b'n', 0],
+        ] {
+            let mut request = request.to_vec();
+            request[2] = request.len() as u8 - 3;
+            let bytes = [&request[..], &state].concat();
+            let code = code_after(draft, &[SETUP_18, (true, &bytes)]);
+            assert_eq!(code, SessionCode::ProtocolViolation, "{draft:?} {request:?}");
+        }
+        // A publisher may say it of what it publishes.
+        let publish = [0x1D, 0, 8, 0, 1, 1, b'n', 1, b't', 9, 0];
+        let bytes = [&publish[..], &state].concat();
+        assert!(server_after(draft, &[SETUP_18, (true, &bytes)]).is_ok(), "{draft:?}");
+    });
+}
