@@ -50,6 +50,11 @@ fn viewer_sees_every_object_in_order_despite_loss() {
 }
 
 #[test]
+fn viewer_of_draft_22_sees_every_object_in_order_despite_loss() {
+    sees_everything(Draft::D22);
+}
+
+#[test]
 fn viewer_of_draft_16_sees_every_object_in_order_despite_loss() {
     sees_everything(Draft::D16);
 }

@@ -28,7 +28,7 @@ pub use viewer::Watcher;
 
 pub const INPUT: &str = "lv_sim";
 pub const ORG: &str = "org_sim";
-const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+const DRAFTS: &[Draft] = &Draft::ALL;
 const CLIP: &[u8] = include_bytes!("../../assets/demo.mp4");
 
 /// Where virtual wall time begins.
