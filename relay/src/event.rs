@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
+use weir_moqt::{Location, Property};
 
 use crate::admission::Place;
 use crate::{Carrier, DoneCode, Draft, FullTrackName, Namespace, RequestCode, ResetCode, Secret};
@@ -74,6 +75,15 @@ impl Default for TrackOptions {
     fn default() -> Self {
         Self { priority: 128, replica: false }
     }
+}
+
+/// What a publisher said of its track, for a shard that opens a replica of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrackFacts {
+    /// Track properties.
+    pub properties: Vec<Property>,
+    /// Largest location known, cached or told by the publisher.
+    pub largest: Option<Location>,
 }
 
 /// One object, as a publisher made it or as a cache holds it.

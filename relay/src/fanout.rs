@@ -14,6 +14,10 @@ use crate::{DatagramError, Draft, DropReason, Limits, Metrics, StreamId, TrackId
 use cursor::{Cursor, Outcome, Reader};
 use terms::stream_priority;
 
+/// Bytes of one cursor, for the account of what a subscriber costs.
+#[cfg(test)]
+pub(crate) const CURSOR_BYTES: usize = size_of::<Cursor>();
+
 pub(crate) use terms::{CONTROL_PRIORITY, Terms, Timeouts, fetch_priority};
 
 /// A live downstream subscription: a filter and a few cursors.

@@ -35,8 +35,9 @@
 //! The owner of a namespace calls `publish(namespace)`; every other shard `publish_remote(namespace, owner)`.
 //! A viewer on shard B of a track of shard A: B raises [`Event::TrackWanted`]; the engine asks A, which
 //! calls [`Relay::find_track`], then `set_export(id, true)` and in the same turn sends
-//! [`Relay::cached`] and thereafter each [`Event::Exported`] to B; B calls
-//! `open_track(name, TrackOptions { replica: true, .. })`, `write_object` for what A had, then
+//! [`Relay::facts`], [`Relay::cached`] and [`Relay::cached_ends`], and thereafter each [`Event::Exported`]
+//! and [`Event::ExportedEnd`] to B; B calls `open_track(name, TrackOptions { replica: true, .. })`,
+//! `set_facts`, `write_object` and `end_subgroup` for what A had, then
 //! [`Relay::track_ready`] (see `open_track` for an engine that cannot tell); from then on `write_object` for each new object. Replay and live may overlap. On [`Event::ExportEnded`] B calls `end_track`; on `Found::Missing` `refuse_track`.
 //! After [`Event::TrackUnwanted`] A calls `set_export(id, false)`.
 
@@ -70,7 +71,7 @@ mod transport;
 pub use auth::{KeySet, Revocation, Subject, Trust};
 pub use event::{
     Event, Forwarding, Found, ObjectError, ObjectIn, Origin, RefuseReason, SessionId,
-    SessionParams, SubgroupEnd, TrackId, TrackOptions,
+    SessionParams, SubgroupEnd, TrackFacts, TrackId, TrackOptions,
 };
 pub use limits::Limits;
 pub use metrics::{DropReason, Metrics};

@@ -524,6 +524,11 @@ fn a_finished_stream_is_reported_once_it_is_acknowledged() {
     weir_relay::Transport::finish(&mut link, stream);
     assert!(!pair.events.iter().any(|event| matches!(event, Event::Acknowledged { .. })));
     pair.run();
+    // The browser may hold its acknowledgement back for a while (RFC 9000 §13.2.1).
+    for _ in 0..3 {
+        pair.now += Duration::from_millis(30);
+        pair.run();
+    }
     let told = |event: &Event| matches!(event, Event::Acknowledged { id } if *id == stream);
     assert!(pair.events.iter().any(told));
 }

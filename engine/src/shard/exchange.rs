@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use weir_moqt::{FullTrackName, Namespace};
 use weir_relay::{
     DoneCode, Event, Forwarding, Found, ObjectIn, Relay, RequestCode, ResetCode, SubgroupEnd,
-    TrackId, TrackOptions,
+    TrackFacts, TrackId, TrackOptions,
 };
 use weir_ring::link::{self, Flags, Header, Poll};
 use weir_ring::spsc;
@@ -46,6 +46,8 @@ pub(super) enum Command {
         track: FullTrackName,
         /// Descriptor key.
         key: u64,
+        /// What its publisher said of it.
+        facts: TrackFacts,
     },
     /// There is no such track.
     Refused {
@@ -321,10 +323,11 @@ impl Exchange {
                 Command::Unwant(track) => {
                     self.unwant(&track, shard, relay, now);
                 }
-                Command::Opened { track, key } => {
+                Command::Opened { track, key, facts } => {
                     let mut options = TrackOptions::default();
                     options.replica = true;
                     if let Some(id) = relay.open_track(track.clone(), options, now) {
+                        relay.set_facts(id, facts);
                         let import = Import { track: id, name: track, skipping: false };
                         self.peers[at].imports.insert(key, import);
                     }
@@ -375,7 +378,8 @@ impl Exchange {
         });
         export.wanted_by.insert(shard);
         let key = export.key;
-        self.send(shard, Command::Opened { track: name.clone(), key });
+        let facts = relay.facts(id);
+        self.send(shard, Command::Opened { track: name.clone(), key, facts });
         let replay: Vec<ObjectIn> = relay.cached(id).collect();
         for object in &replay {
             self.put(key, object, shard);

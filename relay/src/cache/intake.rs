@@ -42,7 +42,7 @@ impl Cache {
             status: if marker { Status::EndOfGroup } else { Status::Normal },
             arrived,
         };
-        match self.start(head, object_bytes_max)? {
+        match self.start(&head, object_bytes_max)? {
             Started::New { serial } => {
                 self.append(Place { group, subgroup, serial }, id, payload);
                 if end_of_group && !marker {
@@ -65,7 +65,7 @@ impl Cache {
     /// Takes the head of an object, or refuses it and stays as it was.
     pub(crate) fn start(
         &mut self,
-        head: ObjectHead,
+        head: &ObjectHead,
         object_bytes_max: usize,
     ) -> Result<Started, ObjectError> {
         let at = Location::new(head.group, head.object);
@@ -139,7 +139,7 @@ impl Cache {
     }
 
     /// The head of an object in a group that is here.
-    fn go_on(&mut self, head: ObjectHead) -> Result<Started, ObjectError> {
+    fn go_on(&mut self, head: &ObjectHead) -> Result<Started, ObjectError> {
         let (order, alias, next) = (self.order, self.alias, self.serial + 1);
         let is_newest = self.newest().is_some_and(|newest| newest.id == head.group);
         let Some(group) = self.group_mut(head.group) else { return Ok(Started::TooOld) };
@@ -169,7 +169,7 @@ impl Cache {
         let serial = match group.subgroup_mut(head.subgroup) {
             None if is_full => return Ok(Started::Full),
             None => {
-                let added = new_subgroup(alias, next, &head)?;
+                let added = new_subgroup(alias, next, head)?;
                 let at = group.rank(head.subgroup);
                 group.subgroups.insert(at, added);
                 next
@@ -204,33 +204,33 @@ impl Cache {
                 }
             }
         };
-        group.store(head.subgroup, (&head).into())?;
+        group.store(head.subgroup, head.into())?;
         if head.status == Status::EndOfGroup {
             group.end.get_or_insert(head.object);
         }
         self.bytes -= freed;
         self.serial = self.serial.max(serial);
-        self.note_whole(&head);
+        self.note_whole(head);
         Ok(Started::New { serial })
     }
 
     /// The head of an object in a group that is not here.
-    fn begin(&mut self, head: ObjectHead) -> Result<Started, ObjectError> {
+    fn begin(&mut self, head: &ObjectHead) -> Result<Started, ObjectError> {
         let Some(group) = self.new_group(head.group, head.object, head.arrived)? else {
             return Ok(Started::TooOld);
         };
         let is_newest = self.newest().is_none_or(|newest| newest.id < group.id);
         let serial = self.serial + 1;
         let mut group = group;
-        group.subgroups.push(new_subgroup(self.alias, serial, &head)?);
-        group.store(head.subgroup, (&head).into())?;
+        group.subgroups.push(new_subgroup(self.alias, serial, head)?);
+        group.store(head.subgroup, head.into())?;
         if is_newest && self.order == Order::Strict {
             // A feed writes one group after the other; the next one ends all before it.
             self.complete_all(head.arrived);
         }
         self.serial = serial;
         self.enter(group, is_newest);
-        self.note_whole(&head);
+        self.note_whole(head);
         Ok(Started::New { serial })
     }
 

@@ -8,7 +8,9 @@ use weir_moqt::data::Status;
 use super::Relay;
 use crate::cache::{Group, Object, Place, Subgroup};
 use crate::track::{Source, State};
-use crate::{Event, Forwarding, Found, FullTrackName, ObjectIn, Origin, SubgroupEnd, TrackId};
+use crate::{
+    Event, Forwarding, Found, FullTrackName, ObjectIn, Origin, SubgroupEnd, TrackFacts, TrackId,
+};
 
 impl Relay {
     pub(super) fn export(&mut self, event: Event) {
@@ -62,6 +64,24 @@ impl Relay {
                 self.resume_offer(track);
             }
             self.release(track, now);
+        }
+    }
+
+    /// What a replica of the track has to know beside its objects.
+    pub fn facts(&self, track: TrackId) -> TrackFacts {
+        let track = self.tracks.get(track.0);
+        track.map_or_else(TrackFacts::default, |track| TrackFacts {
+            properties: track.properties.clone(),
+            largest: track.cache.largest(),
+        })
+    }
+
+    /// What the owner of a replica knows of the track; before [`Relay::track_ready`].
+    pub fn set_facts(&mut self, track: TrackId, facts: TrackFacts) {
+        let Some(track) = self.tracks.get_mut(track.0) else { return };
+        track.set_properties(facts.properties);
+        if let Some(largest) = facts.largest {
+            track.cache.note_largest(largest);
         }
     }
 

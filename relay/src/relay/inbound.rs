@@ -62,7 +62,7 @@ impl Relay {
         &mut self,
         session: SessionId,
         stream: StreamId,
-        object: ObjectHeader,
+        object: &ObjectHeader,
         now: Instant,
     ) {
         if !self.count_rate(session, 1, 0, now) {
@@ -94,7 +94,7 @@ impl Relay {
             arrived: now,
         };
         let priority = head.priority;
-        let started = track.cache.start(head, self.limits.object_bytes_max);
+        let started = track.cache.start(&head, self.limits.object_bytes_max);
         match started {
             Ok(Started::New { serial }) => {
                 track.priority = priority;

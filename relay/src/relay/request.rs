@@ -84,7 +84,7 @@ impl Relay {
             Moqt::SubgroupOpened { stream, request, header } => {
                 self.on_subgroup(session, stream, request, header, now);
             }
-            Moqt::ObjectStarted { stream, object } => self.on_object(session, stream, object, now),
+            Moqt::ObjectStarted { stream, object } => self.on_object(session, stream, &object, now),
             Moqt::Payload { stream, data, last } => {
                 if self.on_fetch_payload(session, stream, &data, last) {
                     return;

@@ -49,7 +49,7 @@ fn bytes_behind_max_gives_up_a_group_that_grew_too_large_for_its_reader() {
 fn publisher_bytes_per_second_max_ends_a_publisher_that_floods() {
     let mut limits = Limits::default();
     limits.publisher_bytes_per_second_max = 10_000;
-    let (mut world, publisher) = publishing_with(Draft::D18, limits, Vec::new(), Params::default());
+    let (mut world, publisher) = publishing_with(Draft::D18, limits, &[], Params::default());
     let mut feed = Feed::open(&mut world, &publisher, 0, 0);
     feed.object(0, &[0; 9_000]);
     feed.send(&mut world, &publisher, b"", false);
@@ -91,7 +91,7 @@ fn control_bytes_max_ends_a_session_that_reads_no_answers() {
 fn tracks_per_publisher_max_refuses_the_next_track() {
     let mut limits = Limits::default();
     limits.tracks_per_publisher_max = 2;
-    let (mut world, publisher) = publishing_with(Draft::D18, limits, Vec::new(), Params::default());
+    let (mut world, publisher) = publishing_with(Draft::D18, limits, &[], Params::default());
     let viewer = world.viewer(Draft::D16);
     let second = world.subscribe(viewer, "audio");
     let third = world.subscribe(viewer, "captions");

@@ -25,13 +25,13 @@ pub(crate) struct Publisher {
 }
 
 pub(crate) fn publishing(draft: Draft) -> (World, Publisher) {
-    publishing_with(draft, Limits::default(), Vec::new(), Params::default())
+    publishing_with(draft, Limits::default(), &[], Params::default())
 }
 
 pub(crate) fn publishing_with(
     draft: Draft,
     limits: Limits,
-    properties: Vec<Property>,
+    properties: &[Property],
     params: Params,
 ) -> (World, Publisher) {
     let mut world = World::with(limits, 0);
@@ -53,7 +53,7 @@ pub(crate) fn publishing_with(
     });
     let alias = 77;
     let moqt = &mut world.peer(at).moqt;
-    moqt.accept_subscribe(asked.unwrap(), alias, Params::default(), &properties).unwrap();
+    moqt.accept_subscribe(asked.unwrap(), alias, Params::default(), properties).unwrap();
     world.settle();
     (world, Publisher { at, draft, alias, viewer, viewer_draft, subscription })
 }
@@ -292,7 +292,7 @@ fn subgroups_are_streams_of_their_own_and_may_come_late() {
 #[test]
 fn the_first_object_bit_is_set_only_on_a_stream_that_has_it() {
     let params = Params { priority: Some(9), ..Params::default() };
-    let (mut world, publisher) = publishing_with(Draft::D18, Limits::default(), Vec::new(), params);
+    let (mut world, publisher) = publishing_with(Draft::D18, Limits::default(), &[], params);
     let mut feed = Feed::open(&mut world, &publisher, 0, 4);
     feed.object(3, b"first");
     feed.send(&mut world, &publisher, b"", false);
@@ -429,7 +429,7 @@ fn the_smaller_of_both_sides_delivery_timeouts_counts() {
         let property = Property { kind: 0x02, value: PropertyValue::Int(publisher_ms) };
         let params = Params { object_timeout_ms: subscriber, ..Params::default() };
         let (mut world, publisher) =
-            publishing_with(Draft::D18, Limits::default(), vec![property], params);
+            publishing_with(Draft::D18, Limits::default(), &[property], params);
         world.peer(publisher.viewer).wire.credit = 10;
         let mut feed = Feed::open(&mut world, &publisher, 0, 0);
         feed.object(0, &[1; 100]);
@@ -450,7 +450,7 @@ fn the_smaller_of_both_sides_delivery_timeouts_counts() {
 #[test]
 fn a_subgroup_not_acknowledged_in_time_is_reset() {
     let params = Params { subgroup_timeout_ms: Some(500), ..Params::default() };
-    let (mut world, publisher) = publishing_with(Draft::D18, Limits::default(), Vec::new(), params);
+    let (mut world, publisher) = publishing_with(Draft::D18, Limits::default(), &[], params);
     for group in 0..2 {
         let mut feed = Feed::open(&mut world, &publisher, group, 0);
         feed.object(0, b"all of it");
@@ -472,7 +472,7 @@ fn a_subgroup_not_acknowledged_in_time_is_reset() {
 fn the_publishers_cache_duration_is_honoured() {
     let property = Property { kind: 0x04, value: PropertyValue::Int(1_000) };
     let (mut world, publisher) =
-        publishing_with(Draft::D18, Limits::default(), vec![property], Params::default());
+        publishing_with(Draft::D18, Limits::default(), &[property], Params::default());
     let mut feed = Feed::open(&mut world, &publisher, 0, 0);
     feed.object(0, b"old");
     feed.send(&mut world, &publisher, b"", false);
@@ -493,7 +493,7 @@ fn the_publishers_cache_duration_is_honoured() {
 fn a_viewer_that_lost_the_middle_of_a_subgroup_gets_a_new_stream_behind_it() {
     let mut limits = Limits::default();
     limits.group_objects_max = 4;
-    let (mut world, publisher) = publishing_with(Draft::D18, limits, Vec::new(), Params::default());
+    let (mut world, publisher) = publishing_with(Draft::D18, limits, &[], Params::default());
     let request: RequestId = publisher.subscription;
     let mut feed = Feed::open(&mut world, &publisher, 0, 0);
     feed.object(0, &[0; 10]);

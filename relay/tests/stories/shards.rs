@@ -1,12 +1,12 @@
 //! Two shards of one node: a viewer on one, the broadcast on the other. The engine's part is played
 //! by hand.
 
-use weir_moqt::Event as Heard;
+use weir_moqt::{Event as Heard, Property, PropertyValue};
 use weir_relay::{
     DoneCode, Draft, Event, Found, Limits, ObjectIn, RequestCode, TrackId, TrackOptions,
 };
 
-use crate::objects::{Feed, publishing};
+use crate::objects::{Feed, publishing_with};
 use crate::world::{World, broadcast, track};
 
 fn replica() -> TrackOptions {
@@ -180,7 +180,13 @@ fn exports_nobody_collects_are_dropped_and_counted() {
 
 #[test]
 fn subgroups_ends_and_datagrams_reach_a_viewer_on_another_shard() {
-    let (mut owner, publisher) = publishing(Draft::D18);
+    let property = Property { kind: 0x3800, value: PropertyValue::Int(7) };
+    let (mut owner, publisher) = publishing_with(
+        Draft::D18,
+        Limits::default(),
+        std::slice::from_ref(&property),
+        weir_moqt::Params::default(),
+    );
     let Found::Open(video) = owner.relay.find_track(&track("video"), owner.now) else {
         panic!("the track is open")
     };
@@ -196,6 +202,7 @@ fn subgroups_ends_and_datagrams_reach_a_viewer_on_another_shard() {
     let viewer = edge.viewer(Draft::D16);
     let (subscription, fetch) = edge.join(viewer, "video");
     let copy = edge.relay.open_track(track("video"), replica(), edge.now).unwrap();
+    edge.relay.set_facts(copy, owner.relay.facts(video));
     for object in owner.relay.cached(video).collect::<Vec<_>>() {
         edge.relay.write_object(copy, object).unwrap();
     }
@@ -205,6 +212,10 @@ fn subgroups_ends_and_datagrams_reach_a_viewer_on_another_shard() {
     edge.relay.track_ready(copy, edge.now);
     edge.settle();
     assert_eq!(edge.peer(viewer).locations(fetch), [(0, 0), (0, 1)]);
+    let told = edge.peer(viewer).heard.iter().any(|heard| {
+        matches!(heard, Heard::SubscribeOk { properties, .. } if *properties == [property.clone()])
+    });
+    assert!(told, "the publisher's track properties come over too");
     // Live: an object in two pieces goes over whole, then the end of its stream, then a datagram.
     base.head(2, 3_000);
     base.send(&mut owner, &publisher, &[2; 2_000], false);
