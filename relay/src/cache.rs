@@ -150,6 +150,20 @@ impl Cache {
         self.largest
     }
 
+    /// Where a subscription begins that asks for all there is: with the newest group, here or at the publisher.
+    pub(crate) fn newest_start(&self, now: Instant) -> Location {
+        let held = self.newest().map(|group| (group.id, group.touched));
+        match (held, self.largest) {
+            (Some((_, touched)), Some(largest))
+                if self.age_max.is_some_and(|max| now.saturating_duration_since(touched) > max) =>
+            {
+                Location::new(largest.group, largest.object.saturating_add(1))
+            }
+            (Some((group, _)), _) => Location::new(group, 0),
+            (None, largest) => Location::new(largest.map_or(0, |largest| largest.group), 0),
+        }
+    }
+
     /// The publisher says that objects up to `location` exist, whether or not they are here.
     pub(crate) fn note_largest(&mut self, location: Location) {
         self.largest = self.largest.max(Some(location));

@@ -64,8 +64,6 @@ pub(crate) struct Track {
     pub(crate) waiting: Vec<Waiter>,
     /// Its publisher offered it (PUBLISH); we did not ask.
     pub(crate) offered: bool,
-    /// What is offered is being sent.
-    pub(crate) flows: bool,
     /// Other shards want every new object.
     pub(crate) exported: bool,
     pub(crate) upstream_done: Option<UpstreamDone>,
@@ -89,7 +87,6 @@ impl Track {
             subscribers: Vec::new(),
             waiting: Vec::new(),
             offered: false,
-            flows: true,
             exported: false,
             upstream_done: None,
             upstream_streams: 0,

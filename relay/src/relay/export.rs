@@ -60,9 +60,6 @@ impl Relay {
     pub fn set_export(&mut self, track: TrackId, export: bool, now: Instant) {
         if let Some(state) = self.tracks.get_mut(track.0) {
             state.exported = export;
-            if export {
-                self.resume_offer(track);
-            }
             self.release(track, now);
         }
     }

@@ -1,16 +1,17 @@
 //! PUBLISH from a publisher: tracks it offers without being asked for them. An offered track enters the same
-//! directory and cache as one we subscribed to; nothing of it flows while nobody watches (FORWARD 0). Who may
-//! publish what is `publisher`'s affair, what arrives `inbound`'s.
+//! directory and cache as one we subscribed to, and flows whether or not somebody watches (FORWARD 1), so that the
+//! first viewer finds its newest group. To let it rest would take a REQUEST_UPDATE when somebody comes, which publishers
+//! in use (moq-rs 0.17) answer by ending the track. Who may publish what is `publisher`'s affair, what arrives `inbound`'s.
 
 use std::time::Instant;
 
 use weir_moqt::{Params, Property, RequestCode, RequestError, RequestId};
 
 use super::Relay;
-use crate::cache::{Cache, Order};
+use crate::cache::Order;
 use crate::session::{Access, Publisher};
 use crate::track::{Source, State};
-use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
+use crate::{Event, FullTrackName, Namespace, Origin, SessionId};
 
 /// A PUBLISH as it came.
 #[derive(Clone, Debug)]
@@ -82,8 +83,6 @@ impl Relay {
         if let Some(track) = self.tracks.get_mut(id.0) {
             track.state = State::Open;
             track.offered = true;
-            // What it sends before our answer reaches it is for nobody.
-            track.flows = params.forwards();
             track.set_properties(properties);
             if let Some(largest) = params.largest {
                 track.cache.note_largest(largest);
@@ -93,12 +92,9 @@ impl Relay {
         if let Some(publisher) = &mut state.publisher {
             publisher.upstreams.push((request, id));
         }
-        let answer = Params { forward: Some(false), ..Params::default() };
+        let answer = Params { forward: Some(true), ..Params::default() };
         let _ = state.moqt.accept(request, answer, &[]);
         self.metrics.upstream_subscriptions += 1;
-        if let Some(track) = self.tracks.get_mut(id.0) {
-            track.flows = false;
-        }
         self.dirty.mark(session);
         Ok(())
     }
@@ -152,48 +148,5 @@ impl Relay {
             let namespace = namespace.clone();
             self.events.push_back(Event::NamespaceEnded { session, namespace });
         }
-    }
-
-    /// Somebody wants an offered track: its publisher sends from now on.
-    pub(super) fn resume_offer(&mut self, id: TrackId) {
-        self.set_flow(id, true);
-    }
-
-    /// Nobody watches an offered track any more. What is cached would be stale when somebody comes back.
-    pub(super) fn pause_offer(&mut self, id: TrackId) {
-        if !self.set_flow(id, false) {
-            return;
-        }
-        let Some(track) = self.tracks.get_mut(id.0) else { return };
-        let (bytes, largest) = (track.cache.bytes() as u64, track.cache.largest());
-        track.cache = Cache::new(track.alias, Order::Streams);
-        track.cache.set_age_max(track.terms.cache);
-        if let Some(largest) = largest {
-            track.cache.note_largest(largest);
-        }
-        self.metrics.cache_bytes = self.metrics.cache_bytes.saturating_sub(bytes);
-        let Source::Upstream { session, .. } = track.source else { return };
-        if let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) {
-            for inbound in publisher.inbound.iter_mut().filter(|inbound| inbound.track == id) {
-                inbound.ignore();
-            }
-        }
-    }
-
-    /// Tells the publisher to send or to rest; true when that is a change.
-    fn set_flow(&mut self, id: TrackId, flows: bool) -> bool {
-        let Some(track) = self.tracks.get_mut(id.0) else { return false };
-        let Source::Upstream { session, request } = track.source else { return false };
-        if !track.offered || track.flows == flows || track.state != State::Open {
-            return false;
-        }
-        track.flows = flows;
-        if let Some(state) = self.live(session) {
-            let params = Params { forward: Some(flows), ..Params::default() };
-            // Refused when the publisher ended it in the same moment, or takes no more updates now.
-            let _ = state.moqt.update(request, params);
-            self.dirty.mark(session);
-        }
-        true
     }
 }

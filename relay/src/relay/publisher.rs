@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use weir_moqt::{Filter, Location, Params, Property, RequestCode, RequestError, RequestId};
+use weir_moqt::{
+    Feature, Filter, Location, Params, Property, RequestCode, RequestError, RequestId,
+};
 
 use super::Relay;
 use crate::cache::Order;
@@ -171,7 +173,9 @@ impl Relay {
             self.metrics.limit_tracks += 1;
             return None;
         }
-        let params = Params { filter: Some(Filter::LargestObject), ..Params::default() };
+        // Unfiltered, so that a publisher that holds its newest group sends it from the beginning.
+        let filter = state.moqt.supports(Feature::Fill).then_some(Filter::LargestObject);
+        let params = Params { filter, ..Params::default() };
         let request = state.moqt.subscribe(name, params).ok()?;
         let source = Source::Upstream { session: publisher, request };
         let added = self.add_track(name.clone(), source, Order::Streams);

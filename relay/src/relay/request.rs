@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use weir_moqt::{
-    Event as Moqt, Filter, Location, Params, RequestCode, RequestError, RequestId, RequestKind,
+    Event as Moqt, Feature, Filter, Location, Params, RequestCode, RequestError, RequestId,
+    RequestKind,
 };
 
 use super::grants::root;
@@ -242,7 +243,12 @@ impl Relay {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
         };
         let largest = track.cache.largest();
-        let (start, end_group) = range(params.filter.unwrap_or_default(), largest)?;
+        let (start, end_group) = match params.filter {
+            // Without a filter everything is asked for that is there to be had. Where no fill can bring the newest
+            // group's beginning it comes first: clients in use (moq-rs) count on it, and play nothing without.
+            None if !state.moqt.supports(Feature::Fill) => (track.cache.newest_start(now), None),
+            filter => range(filter.unwrap_or_default(), largest)?,
+        };
         let mut subscription =
             Subscription::new(request, id, track.alias, start, end_group, largest);
         subscription.forward = params.forwards();
@@ -258,7 +264,6 @@ impl Relay {
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
         subscription.seat = track.add_subscriber(session);
         state.subscriptions.push(subscription);
-        self.resume_offer(id);
         self.metrics.subscriptions += 1;
         self.metrics.subscriptions_accepted += 1;
         let track = self.tracks.get(id.0).map(|track| track.name.clone());

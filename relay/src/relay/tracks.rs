@@ -402,7 +402,8 @@ impl Relay {
         }
         match (track.source, track.state) {
             (_, State::Ended(_)) => self.free(id),
-            (Source::Upstream { .. }, _) if track.offered => self.pause_offer(id),
+            // What is offered flows on, to be there for the next viewer.
+            (Source::Upstream { .. }, _) if track.offered => {}
             (Source::Local, _) => {}
             (Source::Upstream { .. }, _) => {
                 self.drop_upstream(id);

@@ -57,7 +57,6 @@ fn two_drafts_watch_one_broadcast_and_get_equal_objects() {
 fn filters_choose_where_a_subscription_starts_and_ends() {
     let start = Location::new(3, 1);
     let cases = [
-        (None, vec![(1, 2), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]),
         (Some(Filter::LargestObject), vec![(1, 2), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]),
         (Some(Filter::NextGroupStart), vec![(2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]),
         (Some(Filter::AbsoluteStart(start)), vec![(3, 1), (4, 0)]),
@@ -80,6 +79,24 @@ fn filters_choose_where_a_subscription_starts_and_ends() {
             let done = peer.heard.iter().any(|heard| matches!(heard, Heard::PublishDone { .. }));
             assert_eq!(done, matches!(filter, Some(Filter::AbsoluteRange { .. })));
         }
+    }
+}
+
+#[test]
+fn without_a_filter_the_newest_group_comes_whole_unless_a_fill_could_bring_it() {
+    for (draft, expected) in [
+        (Draft::D18, &[(1, 0), (1, 1), (1, 2)][..]),
+        (Draft::D16, &[(1, 0), (1, 1), (1, 2)]),
+        (Draft::D22, &[(1, 2)]),
+    ] {
+        let (mut world, video) = World::broadcasting();
+        for (group, object) in [(0, 0), (1, 0), (1, 1)] {
+            world.write(video, group, object);
+        }
+        let viewer = world.viewer(draft);
+        let request = world.subscribe_with(viewer, "video", Params::default());
+        world.write(video, 1, 2);
+        assert_eq!(world.peer(viewer).locations(request), expected, "{draft:?}");
     }
 }
 

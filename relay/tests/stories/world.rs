@@ -304,8 +304,10 @@ impl World {
         &mut self.peers[at]
     }
 
+    /// From the next object on.
     pub(crate) fn subscribe(&mut self, at: usize, name: &str) -> RequestId {
-        self.subscribe_with(at, name, Params::default())
+        let params = Params { filter: Some(Filter::LargestObject), ..Params::default() };
+        self.subscribe_with(at, name, params)
     }
 
     pub(crate) fn subscribe_with(&mut self, at: usize, name: &str, params: Params) -> RequestId {
