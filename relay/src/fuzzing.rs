@@ -70,6 +70,8 @@ struct Peer {
     pipe: Pipe,
     next: BTreeMap<bool, u64>,
     requests: Vec<RequestId>,
+    /// Subscriptions accepted so far, from which aliases are made: odd ones.
+    accepted: u64,
 }
 
 /// A transport with a little credit.
@@ -149,7 +151,7 @@ impl World {
             );
             let pipe = Pipe { credit: 1 << 16, ..Pipe::default() };
             let next = BTreeMap::new();
-            peers.push(Peer { id, moqt, pipe, next, requests: Vec::new() });
+            peers.push(Peer { id, moqt, pipe, next, requests: Vec::new(), accepted: 0 });
         }
         let mut world = Self { relay, now, namespace, name, track: None, peers };
         world.settle();
@@ -316,7 +318,8 @@ impl World {
                 peer.moqt.fetch(&target, Params::default())
             }
             14 if a & 1 == 0 => peer.moqt.publish_namespace(&self.namespace, Params::default()),
-            14 => peer.moqt.subscribe_namespace(&self.namespace, Params::default()),
+            14 if a & 2 == 0 => peer.moqt.subscribe_namespace(&self.namespace, Params::default()),
+            14 => peer.moqt.publish(&self.name, u64::from(a), Params::default(), &[]),
             _ => {
                 let at = usize::from(a) % peer.requests.len().max(1);
                 if at < peer.requests.len() {
@@ -390,7 +393,9 @@ impl Peer {
             let _ = self.moqt.handle_stream(stream, dir, data, fin);
             while let Some(event) = self.moqt.poll_event() {
                 if let weir_moqt::Event::Subscribe { request, .. } = event {
-                    let _ = self.moqt.accept_subscribe(request, request.0, Params::default(), &[]);
+                    let alias = 2 * self.accepted + 1;
+                    self.accepted += 1;
+                    let _ = self.moqt.accept_subscribe(request, alias, Params::default(), &[]);
                 }
             }
         }

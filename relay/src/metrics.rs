@@ -79,6 +79,8 @@ pub struct Metrics {
     pub limit_subscriptions: u64,
     /// `namespaces_per_session_max`, `namespace_subscriptions_per_session_max` or `namespaces_max` was hit.
     pub limit_namespaces: u64,
+    /// NEW_GROUP_REQUESTs sent to publishers, each for all subscribers who wanted the same.
+    pub new_group_requests: u64,
     /// FETCHes sent to publishers for holes of the cache.
     pub upstream_fetches: u64,
     /// Those that were not answered in time.

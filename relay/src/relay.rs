@@ -16,6 +16,7 @@ mod publisher;
 mod rendezvous;
 mod request;
 mod tracks;
+mod wishes;
 
 pub(crate) use offers::Offer;
 
@@ -446,6 +447,7 @@ impl Relay {
             state.grants.present(Secret::new(String::from_utf8_lossy(&cut)));
         }
         self.send_goaway(session, now);
+        self.ask_for_namespaces(session);
     }
 
     fn set_resource(&mut self, session: SessionId, resource: Resource, now: Instant) {

@@ -80,6 +80,9 @@ pub(crate) struct Publisher {
     pub(crate) offers: Vec<Offer>,
     /// Namespaces it holds because it offers tracks in them.
     pub(crate) implied: Vec<Namespace>,
+    /// Our SUBSCRIBE_NAMESPACE to it, and the namespaces it holds by its answer.
+    pub(crate) listing: Option<RequestId>,
+    pub(crate) listed: Vec<Namespace>,
     /// Namespaces it announced and holds.
     pub(crate) held: Vec<(RequestId, Namespace)>,
     /// Tracks we subscribe to here.
@@ -183,6 +186,8 @@ impl Publisher {
             announced: Vec::new(),
             offers: Vec::new(),
             implied: Vec::new(),
+            listing: None,
+            listed: Vec::new(),
             held: Vec::new(),
             upstreams: Vec::new(),
             inbound: Vec::new(),

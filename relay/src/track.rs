@@ -64,6 +64,8 @@ pub(crate) struct Track {
     pub(crate) waiting: Vec<Waiter>,
     /// Its publisher offered it (PUBLISH); we did not ask.
     pub(crate) offered: bool,
+    /// A new group was asked for, after this one.
+    pub(crate) new_group_after: Option<u64>,
     /// Other shards want every new object.
     pub(crate) exported: bool,
     pub(crate) upstream_done: Option<UpstreamDone>,
@@ -87,6 +89,7 @@ impl Track {
             subscribers: Vec::new(),
             waiting: Vec::new(),
             offered: false,
+            new_group_after: None,
             exported: false,
             upstream_done: None,
             upstream_streams: 0,

@@ -41,6 +41,7 @@ impl Relay {
                 for offer in offers {
                     self.take_offer(session, offer);
                 }
+                self.ask_for_namespaces(session);
                 self.reschedule(session);
                 self.dirty.mark(session);
             }
@@ -142,8 +143,11 @@ impl Relay {
         publisher.inbound.clear();
         let held = std::mem::take(&mut publisher.held);
         let implied = std::mem::take(&mut publisher.implied);
+        let listed = std::mem::take(&mut publisher.listed);
         let upstreams = std::mem::take(&mut publisher.upstreams);
-        for namespace in held.into_iter().map(|(_, namespace)| namespace).chain(implied) {
+        for namespace in
+            held.into_iter().map(|(_, namespace)| namespace).chain(implied).chain(listed)
+        {
             self.withdraw(session, namespace, now);
         }
         for (_, track) in upstreams {
@@ -151,7 +155,7 @@ impl Relay {
         }
     }
 
-    fn withdraw(&mut self, session: SessionId, namespace: Namespace, now: Instant) {
+    pub(super) fn withdraw(&mut self, session: SessionId, namespace: Namespace, now: Instant) {
         if self.directory.origin(&namespace) == Some(Origin::Session(session)) {
             self.unpublish(&namespace, now);
             self.events.push_back(Event::NamespaceEnded { session, namespace });

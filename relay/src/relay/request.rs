@@ -68,6 +68,12 @@ impl Relay {
             Moqt::SubscribeOk { request, params, properties, .. } => {
                 self.on_upstream_ok(session, request, params.largest, properties, now);
             }
+            Moqt::Namespace { request, suffix } => {
+                self.on_namespace(session, request, &suffix, true, now);
+            }
+            Moqt::NamespaceDone { request, suffix } => {
+                self.on_namespace(session, request, &suffix, false, now);
+            }
             Moqt::FetchOpened { stream, request } => self.on_fetch_opened(session, stream, request),
             Moqt::FetchObjectStarted { stream, object } => {
                 self.on_fetch_object(session, stream, object, now);
@@ -269,6 +275,9 @@ impl Relay {
         let track = self.tracks.get(id.0).map(|track| track.name.clone());
         self.events.extend(track.map(|track| Event::Subscribed { session, track }));
         self.fill(session, request, id, params, now);
+        if let Some(after) = params.new_group {
+            self.wish_new_group(id, after);
+        }
         Ok(())
     }
 
@@ -351,6 +360,9 @@ impl Relay {
         // An error means that the peer ended the request in the same moment.
         let _ = state.moqt.accept(update, Params::default(), &[]);
         self.fill(session, request, id, params, now);
+        if let Some(after) = params.new_group {
+            self.wish_new_group(id, after);
+        }
         self.dirty.mark(session);
     }
 

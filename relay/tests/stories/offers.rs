@@ -1,4 +1,5 @@
-//! Publishers that offer tracks with PUBLISH, subscribers that come before their publisher.
+//! Publishers that offer tracks with PUBLISH or wait to be asked for their namespaces, subscribers that come before
+//! their publisher, and what is asked of publishers for all subscribers at once.
 
 use std::time::Duration;
 
@@ -223,5 +224,73 @@ fn an_open_tree_takes_offers_without_a_key() {
         assert!(world.peer(viewer).was_accepted(request), "{draft:?}");
         let closed = offer(&mut world, publisher, &track("video"), 5);
         assert!(world.peer(publisher).was_refused(closed).is_some(), "{draft:?}");
+    }
+}
+
+#[test]
+fn a_publisher_that_waits_to_be_asked_is_asked_and_its_answer_counts_as_an_announcement() {
+    for draft in Draft::ALL {
+        let mut world = World::new();
+        let publisher = admitted(&mut world, draft);
+        let asked: Vec<_> = world
+            .peer(publisher)
+            .heard
+            .iter()
+            .filter_map(|heard| match heard {
+                Heard::SubscribeNamespace { request, prefix, .. } => {
+                    Some((*request, prefix.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        let [(request, prefix)] = &asked[..] else { panic!("{draft:?}: asked {asked:?}") };
+        assert_eq!(*prefix, broadcast(), "{draft:?}: for what it may publish, no more");
+        let moqt = &mut world.peer(publisher).moqt;
+        moqt.accept(*request, Params::default(), &[]).unwrap();
+        moqt.namespace(*request, &ns(&["cam"])).unwrap();
+        world.settle();
+        let namespace = ns(&["stream", "org_a", "lv_1", "cam"]);
+        let told = world.events.iter().any(
+            |event| matches!(event, Event::NamespacePublished { namespace: n, .. } if *n == namespace),
+        );
+        assert!(told, "{draft:?}");
+        world.peer(publisher).moqt.namespace_done(*request, &ns(&["cam"])).unwrap();
+        world.settle();
+        assert_eq!(world.relay.metrics().namespaces, 0, "{draft:?}");
+    }
+}
+
+#[test]
+fn wishes_for_a_new_group_are_merged_and_go_only_where_groups_are_made_on_demand() {
+    for dynamic in [1, 0] {
+        let mut world = World::new();
+        let publisher = admitted(&mut world, Draft::D18);
+        let property =
+            weir_moqt::Property { kind: 0x30, value: weir_moqt::PropertyValue::Int(dynamic) };
+        let moqt = &mut world.peer(publisher).moqt;
+        let request = moqt.publish(&track("video"), 1, Params::default(), &[property]).unwrap();
+        world.settle();
+        let wish = |world: &mut World, after| {
+            let viewer = world.viewer(Draft::D18);
+            let params = Params { new_group: Some(after), ..Params::default() };
+            world.subscribe_with(viewer, "video", params);
+        };
+        let wishes = |world: &mut World| {
+            let heard = &world.peer(publisher).heard;
+            let of_ours = heard.iter().filter_map(|heard| match heard {
+                Heard::Update { request: of, params, .. } if *of == request => params.new_group,
+                _ => None,
+            });
+            of_ours.collect::<Vec<_>>()
+        };
+        wish(&mut world, 0);
+        let mut group = Group::begin(&mut world, publisher, Draft::D18, 1, 4);
+        group.object(0);
+        group.send(&mut world, publisher, false);
+        for after in [4, 0, 3, 4] {
+            wish(&mut world, after);
+        }
+        let expected: &[u64] = if dynamic == 1 { &[0, 4] } else { &[] };
+        assert_eq!(wishes(&mut world), expected, "dynamic: {dynamic}");
     }
 }
