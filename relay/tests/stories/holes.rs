@@ -46,7 +46,7 @@ pub(crate) fn refuse(world: &mut World, publisher: usize, request: RequestId) {
     world.settle();
 }
 
-/// FETCHes that reached the publisher.
+/// Every FETCH that reached the publisher.
 pub(crate) fn fetched(world: &mut World, publisher: usize) -> Vec<RequestId> {
     let heard = &world.peer(publisher).heard;
     heard
