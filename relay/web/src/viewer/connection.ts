@@ -13,10 +13,22 @@ export interface Ending {
   reason: string;
 }
 
+/** What an engine needs of a connection; tests have one without a network. */
+export interface Link {
+  readonly session: Session;
+  /** Resolves once, never rejects. */
+  readonly ended: Promise<Ending>;
+  /** Until the relay has accepted; rejects with a reason for people. */
+  ready(): Promise<void>;
+  /** Carries out what the session asks for; call after every command. */
+  pump(): void;
+  close(code: number, reason: string): void;
+}
+
 /** From `new WebTransport` to `ready`: a round trip or two, and a certificate check. */
 const READY_WITHIN_MS = 8000;
 
-export class Connection {
+export class Connection implements Link {
   readonly session = new Session('weir-player');
   /** Resolves once, never rejects. */
   readonly ended: Promise<Ending>;

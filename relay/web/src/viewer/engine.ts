@@ -3,16 +3,17 @@
 
 import { DoneCode, type RequestError, RequestCode } from '../moqt/message.js';
 import type { Event } from '../moqt/session.js';
-import { type Catalog, type CatalogTrack, type Kind, mimeOf, parseCatalog } from './catalog.js';
+import { type Catalog, type CatalogTrack, type Kind, parseCatalog } from './catalog.js';
 import { readChunk } from './chunk.js';
-import { Connection, DRAFT, type Ending, isAuthFailure } from './connection.js';
-import { Merge } from './merge.js';
-import type { EngineOptions, EngineStats, FromEngine, Phase, ToEngine, TrackStats } from './protocol.js';
-import { Sink, mediaSourceClass } from './sink.js';
+import { DRAFT, type Ending, isAuthFailure } from './connection.js';
+import { Lane, choose, sameBytes, sameKinds } from './lane.js';
+import { type Asked, type Connect, Leg } from './leg.js';
+import { apart, askCertificate } from './move.js';
+import { Mover, type Roaming } from './mover.js';
+import type { EngineOptions, EngineStats, FromEngine, Phase, ToEngine } from './protocol.js';
+import { Sink } from './sink.js';
+import { withToken } from './source.js';
 
-const CATALOG = '.catalog';
-/** Subscriber priorities; lower is served first. */
-const PRIORITY = { catalog: 0, audio: 1, video: 2 } as const;
 const TICK_MS = 100;
 /** First pause before a new connection; doubles with each failure, and is spread by half. */
 const BACKOFF_MS = 250;
@@ -34,41 +35,26 @@ const RTT_EVERY_MS = 5000;
 const PATIENCE_MIN_MS = 120;
 const PATIENCE_MAX_MS = 2000;
 const STATS_EVERY_MS = 250;
-const RATE_SPAN_MS = 5000;
 /** Media sources replaced after errors within a minute; past it, this browser cannot play the broadcast. */
 const REPAIRS_MAX = 4;
 
 type Post = (message: FromEngine, transfer?: Transferable[]) => void;
 
-/** One track being watched. */
-interface Lane {
-  track: CatalogTrack;
-  merge: Merge;
-  subscription: number | null;
-  fetch: number | null;
-  bytes: number;
-  recent: { at: number; bytes: number }[];
-  /** When to ask again after a refusal. */
-  retryAt: number | null;
-}
-
 /** Why an attempt ended. */
 type Outcome = { kind: 'ended'; ending: Ending } | { kind: 'unreachable'; reason: string } | { kind: 'again' };
 
-export class Engine {
+export class Engine implements Roaming {
   #options: EngineOptions | null = null;
   #running = false;
-  #connection: Connection | null = null;
+  #leg: Leg | null = null;
   #lanes = new Map<Kind, Lane>();
+  #mover = new Mover(this);
+  /** Where the relay wants us, should its connection end before the move. */
+  #aim: EngineOptions | null = null;
   #sink: Sink | null = null;
   #phase: Phase = 'connecting';
   #reason = '';
   #catalog: Catalog | null = null;
-  #catalogAt = { group: -1, object: -1 };
-  #catalogSubscription: number | null = null;
-  #catalogFetch: number | null = null;
-  #askAgainAt: number | null = null;
-  #status: { request: number; sent: number } | null = null;
   #statusAt = 0;
   #answeredAt = 0;
   #attempts = 0;
@@ -82,9 +68,50 @@ export class Engine {
   #timer: ReturnType<typeof setInterval> | undefined;
   #wake: (() => void) | null = null;
   #statsAt = 0;
-  #stats: EngineStats = { draft: DRAFT, rttMs: null, connectMs: null, reconnects: 0, stalls: 0, tracks: {} };
+  #stats: EngineStats = { draft: DRAFT, rttMs: null, connectMs: null, reconnects: 0, moves: 0, stalls: 0, tracks: {} };
 
-  constructor(readonly post: Post) {}
+  constructor(
+    readonly post: Post,
+    readonly dial?: Connect,
+  ) {}
+
+  // As the mover sees it.
+
+  get leg(): Leg | null {
+    return this.#leg;
+  }
+
+  get options(): EngineOptions | null {
+    return this.#options;
+  }
+
+  get lanes(): ReadonlyMap<Kind, Lane> {
+    return this.#lanes;
+  }
+
+  connect(options: EngineOptions): Leg {
+    return new Leg(options, (leg, event) => this.#onEvent(leg, event), this.dial);
+  }
+
+  aim(options: EngineOptions): void {
+    this.#aim = options;
+  }
+
+  adopt(next: Leg): void {
+    const left = this.#leg;
+    const token = this.#options && new URL(this.#options.source.url).searchParams.get('tok');
+    // The token may have been renewed since that connection was begun.
+    this.#options = token ? { ...next.options, source: withToken(next.options.source, token) } : next.options;
+    this.#aim = null;
+    this.#leg = next;
+    this.#stats.moves += 1;
+    this.#heardAt = Date.now();
+    this.#answeredAt = 0;
+    left?.connection.close(0, '');
+    const { catalogHeld, goaway } = next;
+    if (catalogHeld) this.#onCatalogEvent(next, catalogHeld, this.#heardAt);
+    if (goaway) setTimeout(() => this.#mover.sentAway(goaway.uri, goaway.timeoutMs));
+  }
 
   handle(message: ToEngine): void {
     switch (message.kind) {
@@ -103,11 +130,12 @@ export class Engine {
         this.#repair(message.reason);
         break;
       case 'token':
-        if (this.#options) this.#options = { ...this.#options, source: message.source };
-        if (this.#catalogSubscription !== null) {
-          this.#connection?.session.renewToken(this.#catalogSubscription, message.token);
-          this.#connection?.pump();
+        // The address stays: we may have moved since the page gave us one.
+        if (this.#options) {
+          this.#options = { ...this.#options, source: withToken(this.#options.source, message.token) };
         }
+        this.#leg?.renewToken(message.token);
+        this.#mover.next?.renewToken(message.token);
         break;
     }
   }
@@ -115,7 +143,8 @@ export class Engine {
   #stop(): void {
     this.#running = false;
     clearInterval(this.#timer);
-    this.#connection?.close(0, '');
+    this.#mover.stop();
+    this.#leg?.connection.close(0, '');
     this.#sink?.close();
     this.#wake?.();
   }
@@ -128,7 +157,7 @@ export class Engine {
     this.#tell('connecting', '');
     while (this.#running) {
       const outcome = await this.#attempt();
-      this.#connection = null;
+      this.#leg = null;
       if (!this.#running) return;
       if (outcome.kind === 'ended' && isAuthFailure(outcome.ending)) {
         this.#finish('auth failed', outcome.ending.reason);
@@ -144,6 +173,8 @@ export class Engine {
       this.#attempts += 1;
       this.#tell('reconnecting', reason, pause);
       await this.#sleep(pause);
+      if (this.#aim) this.#options = this.#aim;
+      this.#aim = null;
       if (this.#options?.certificateUrl) await this.#refreshCertificate(this.#options.certificateUrl);
     }
   }
@@ -151,30 +182,41 @@ export class Engine {
   async #attempt(): Promise<Outcome> {
     const options = this.#options;
     if (!options) return { kind: 'again' };
-    const started = Date.now();
-    let connection: Connection;
+    let leg: Leg;
     try {
-      const hash = options.certificateSha256 ? hexBytes(options.certificateSha256) : null;
-      connection = new Connection(options.source.url, hash, (event) => this.#onEvent(event));
+      leg = this.connect(options);
     } catch (error) {
       return { kind: 'unreachable', reason: error instanceof Error ? error.message : String(error) };
     }
-    this.#connection = connection;
-    this.#resetSession();
-    this.#askForCatalog();
+    this.#leg = leg;
+    this.#reconnectNow = false;
+    this.#heardAt = Date.now();
+    this.#answeredAt = 0;
+    leg.askForCatalog();
     try {
-      await connection.ready();
+      await leg.connection.ready();
     } catch (error) {
       // A session refused with a close says more than the failed handshake.
-      const ending = await Promise.race([connection.ended, Promise.resolve(null)]);
+      const ending = await Promise.race([leg.connection.ended, Promise.resolve(null)]);
       if (ending && isAuthFailure(ending)) return { kind: 'ended', ending };
       return { kind: 'unreachable', reason: error instanceof Error ? error.message : String(error) };
     }
     if (this.#stats.connectMs !== null) this.#stats.reconnects += 1;
-    this.#stats.connectMs = Date.now() - started;
+    this.#stats.connectMs = Date.now() - leg.started;
     this.#heardAt = Date.now();
-    const ending = await connection.ended;
+    const ending = await this.#ending(leg);
     return this.#reconnectNow ? { kind: 'again' } : { kind: 'ended', ending };
+  }
+
+  /** The end of the connection, or of those that took over from it. */
+  async #ending(first: Leg): Promise<Ending> {
+    for (let leg = first; ; ) {
+      const ending = await leg.connection.ended;
+      // A move under way may still succeed.
+      if (this.#leg === leg && !this.#reconnectNow) await this.#mover.settle();
+      if (this.#leg === leg || !this.#leg) return ending;
+      leg = this.#leg;
+    }
   }
 
   #reconnectNow = false;
@@ -182,34 +224,13 @@ export class Engine {
   /** Gives up a connection for a new one at once. */
   #reconnect(reason: string): void {
     this.#reconnectNow = true;
-    this.#connection?.close(0, reason);
-  }
-
-  #resetSession(): void {
-    this.#reconnectNow = false;
-    this.#catalogSubscription = null;
-    this.#catalogFetch = null;
-    this.#catalogAt = { group: -1, object: -1 };
-    this.#askAgainAt = null;
-    this.#status = null;
-    this.#heardAt = Date.now();
-    this.#answeredAt = 0;
-    for (const lane of this.#lanes.values()) {
-      lane.subscription = null;
-      lane.fetch = null;
-    }
+    this.#leg?.connection.close(0, reason);
   }
 
   async #refreshCertificate(url: string): Promise<void> {
-    try {
-      const response = await fetch(url, { cache: 'no-store' });
-      const text = (await response.text()).trim();
-      if (response.ok && /^[0-9a-f]{64}$/i.test(text) && this.#options) {
-        this.#options = { ...this.#options, certificateSha256: text };
-      }
-    } catch {
-      // The page's server is away too; the old hash may still be right.
-    }
+    const hash = await askCertificate(url);
+    // The page's server may be away too; the old hash may still be right.
+    if (hash !== null && this.#options) this.#options = { ...this.#options, certificateSha256: hash };
   }
 
   #sleep(ms: number): Promise<void> {
@@ -237,81 +258,73 @@ export class Engine {
 
   // Events of the session.
 
-  #onEvent(event: Event): void {
+  #onEvent(leg: Leg, event: Event): void {
+    const isNext = leg === this.#mover.next;
+    // What a connection that was left still brings is nobody's.
+    if (leg !== this.#leg && !isNext) return;
     const now = Date.now();
     this.#heardAt = now;
     if (event.kind === 'goaway') {
-      this.#moveTo(event.uri);
+      leg.goaway ??= { uri: event.uri, timeoutMs: event.timeoutMs };
+      if (!isNext) this.#mover.sentAway(event.uri, event.timeoutMs);
       return;
     }
     if (event.kind === 'setup') return;
-    if (event.request === this.#catalogSubscription || event.request === this.#catalogFetch) {
-      this.#onCatalogEvent(event, now);
+    if (leg.isCatalog(event.request)) {
+      if (!isNext) this.#onCatalogEvent(leg, event, now);
+      else if (event.kind === 'object') leg.catalogHeld = event;
       return;
     }
-    if (this.#status && event.request === this.#status.request) {
-      this.#stats.rttMs = now - this.#status.sent;
+    if (leg.status && event.request === leg.status.request) {
+      this.#stats.rttMs = now - leg.status.sent;
       this.#answeredAt = now;
-      this.#status = null;
+      leg.status = null;
       return;
     }
-    for (const lane of this.#lanes.values()) {
-      if (event.request === lane.subscription || event.request === lane.fetch) {
-        this.#onMediaEvent(lane, event, now);
-        return;
-      }
-    }
+    const kind = leg.kindOf(event.request);
+    const asked = kind && leg.tracks.get(kind);
+    const lane = kind && this.#lanes.get(kind);
+    if (asked && lane) this.#onMediaEvent(leg, asked, lane, event, now);
   }
 
-  #askForCatalog(): void {
-    const { session } = this.#connection ?? {};
-    if (!session || !this.#options) return;
-    this.#askAgainAt = null;
-    this.#catalogSubscription = session.subscribe(this.#options.source.namespace, CATALOG, PRIORITY.catalog);
-    this.#catalogFetch = session.fetchJoining(this.#catalogSubscription, 0, PRIORITY.catalog);
-    this.#connection?.pump();
-  }
-
-  #onCatalogEvent(event: Event, now: number): void {
+  #onCatalogEvent(leg: Leg, event: Event, now: number): void {
     if (event.kind === 'object') {
       const newer =
-        event.group > this.#catalogAt.group ||
-        (event.group === this.#catalogAt.group && event.object > this.#catalogAt.object);
+        event.group > leg.catalogAt.group ||
+        (event.group === leg.catalogAt.group && event.object > leg.catalogAt.object);
       if (!newer) return;
       const catalog = parseCatalog(event.payload);
       if (!catalog) return;
-      this.#catalogAt = { group: event.group, object: event.object };
+      leg.catalogAt = { group: event.group, object: event.object };
       this.#follow(catalog, now);
       return;
     }
-    if (!('request' in event) || event.request !== this.#catalogSubscription) return;
+    if (!('request' in event) || event.request !== leg.catalogSubscription) return;
     if (event.kind === 'refused') {
       if (this.#refusedForGood(event.error)) return;
       const gone = event.error.code === RequestCode.DoesNotExist;
       this.#tell(this.#phase === 'ended' ? 'ended' : 'offline', gone ? '' : event.error.reason);
-      this.#askLater(event.error.retryMs);
+      this.#askLater(leg, event.error.retryMs);
     } else if (event.kind === 'done') {
       if (event.code === DoneCode.Unauthorized || event.code === DoneCode.Expired) {
         this.#finish('auth failed', event.reason);
       } else if (event.code === DoneCode.GoingAway) {
-        this.#reconnect('going away');
+        // A relay that says where to, too, is left by a move.
+        if (!leg.goaway) this.#reconnect('going away');
       } else {
         if (event.code === DoneCode.TrackEnded) this.#end();
-        this.#askLater(null);
+        this.#askLater(leg, null);
       }
     }
   }
 
-  #askLater(retryMs: number | null): void {
-    this.#catalogSubscription = null;
-    this.#catalogFetch = null;
-    this.#catalogAt = { group: -1, object: -1 };
-    this.#askAgainAt = Date.now() + Math.max(retryMs ?? 0, OFFLINE_POLL_MS) * (0.75 + Math.random() / 2);
+  #askLater(leg: Leg, retryMs: number | null): void {
+    leg.askLater(Date.now() + Math.max(retryMs ?? 0, OFFLINE_POLL_MS) * (0.75 + Math.random() / 2));
   }
 
   #end(): void {
     this.#catalog = null;
-    for (const lane of this.#lanes.values()) lane.subscription = null;
+    this.#leg?.tracks.clear();
     this.#tell('ended', '');
   }
 
@@ -321,20 +334,6 @@ export class Engine {
     if (!codes.includes(error.code) && !error.reason.startsWith('auth_failed')) return false;
     this.#finish('auth failed', error.reason);
     return true;
-  }
-
-  #moveTo(uri: string): void {
-    if (uri !== '' && this.#options) {
-      try {
-        const to = new URL(uri.replace(/^moqt?:/, 'https:'));
-        const url = new URL(this.#options.source.url);
-        url.host = to.host;
-        if (to.protocol === 'https:') this.#options = { ...this.#options, source: { ...this.#options.source, url: url.href } };
-      } catch {
-        // A URI we cannot read: the old address may still serve.
-      }
-    }
-    this.#reconnect('moved');
   }
 
   // Tracks.
@@ -365,34 +364,27 @@ export class Engine {
       const changed = lane.track.codec !== track.codec || !sameBytes(lane.track.init, track.init);
       lane.track = track;
       if (changed) this.#sink?.change(track);
-      if (lane.subscription === null) this.#subscribe(lane);
+      if ((this.#leg?.tracks.get(track.kind)?.subscription ?? null) === null) this.#subscribe(lane);
       return;
     }
     if (lane) {
-      if (lane.subscription !== null) this.#connection?.session.cancel(lane.subscription);
-      if (lane.fetch !== null) this.#connection?.session.cancel(lane.fetch);
+      this.#leg?.cancel(track.kind);
       this.#sink?.change(track);
     }
-    const fresh: Lane = { track, merge: new Merge(), subscription: null, fetch: null, bytes: 0, recent: [], retryAt: null };
+    const fresh = new Lane(track);
     this.#lanes.set(track.kind, fresh);
     this.#subscribe(fresh);
   }
 
   #subscribe(lane: Lane): void {
-    const { session } = this.#connection ?? {};
-    if (!session || !this.#options) return;
-    const priority = PRIORITY[lane.track.kind];
+    if (!this.#leg) return;
     lane.merge.beginFetch();
-    lane.subscription = session.subscribe(this.#options.source.namespace, lane.track.name, priority);
-    lane.fetch = session.fetchJoining(lane.subscription, 0, priority);
-    this.#connection?.pump();
+    this.#leg.subscribe(lane.track.kind, lane.track.name);
   }
 
   #build(tracks: CatalogTrack[]): void {
     this.#sink?.close();
-    for (const lane of this.#lanes.values()) {
-      if (lane.subscription !== null) this.#connection?.session.cancel(lane.subscription);
-    }
+    for (const kind of this.#lanes.keys()) this.#leg?.cancel(kind);
     this.#lanes.clear();
     this.#sink = new Sink(tracks, { onBroken: (reason) => this.#repair(reason) });
     const { source } = this.#sink;
@@ -415,49 +407,61 @@ export class Engine {
     this.#follow(this.#catalog, now);
   }
 
-  #onMediaEvent(lane: Lane, event: Event, now: number): void {
+  /** Both connections of a move feed the same lane, which takes each object once. */
+  #onMediaEvent(leg: Leg, asked: Asked, lane: Lane, event: Event, now: number): void {
+    leg.follow(asked, event);
+    if (leg === this.#mover.next && event.kind === 'subscribed' && event.largest) {
+      const shown = lane.merge.counters.lastGroup;
+      // Another count of groups: the two cannot be joined, so this is a seam, and the sooner the better.
+      if (shown !== null && apart(shown, event.largest.group)) {
+        for (const { merge } of this.#lanes.values()) merge.beginFetch();
+        this.#mover.complete(true);
+      }
+    }
+    const joins = leg === this.#leg;
     switch (event.kind) {
       case 'subscribed':
-        if (event.request === lane.subscription) lane.merge.join(event.largest);
+        if (joins && event.request === asked.subscription) lane.merge.join(event.largest);
         break;
       case 'object':
-        if (event.request === lane.subscription) {
+        if (event.request === asked.subscription) {
           // What a FETCH brings may be old: only live objects are a sign of life of the publisher.
           this.#mediaAt = now;
           this.#triedInAbsence = false;
           this.#attempts = 0;
         }
-        lane.bytes += event.payload.length;
-        lane.recent.push({ at: now, bytes: event.payload.length });
+        lane.count(event.payload.length, now);
         lane.merge.push(event.group, event.object, event.payload, now);
         break;
       case 'group-end':
         lane.merge.endGroup(event.group, event.object, now);
         break;
       case 'group-lost':
-        lane.merge.loseGroup(event.group, now);
+        // What one connection gave up may still come over the other.
+        if (joins && !this.#mover.next) lane.merge.loseGroup(event.group, now);
         break;
       case 'gap':
-        lane.merge.gap(event.end, !event.known);
+        if (joins) lane.merge.gap(event.end, !event.known);
         break;
       case 'fetch-end':
-        lane.merge.endFetch();
-        lane.fetch = null;
+        if (joins) lane.merge.endFetch();
         break;
       case 'refused':
-        if (event.request === lane.fetch) {
-          lane.merge.endFetch();
-          lane.fetch = null;
+        if (asked.fetch === null && asked.fetched && event.request !== asked.subscription) {
+          if (joins) lane.merge.endFetch();
+        } else if (!joins) {
+          asked.subscription = null;
+          asked.retryAt = now + TRACK_RETRY_MS;
         } else if (!this.#refusedForGood(event.error)) {
           // A subscription just taken back may still be in the relay's books, or the track is not open yet.
-          lane.subscription = null;
-          lane.retryAt = now + TRACK_RETRY_MS;
+          asked.subscription = null;
+          asked.retryAt = now + TRACK_RETRY_MS;
         }
         break;
       case 'done':
-        if (event.request === lane.subscription) {
-          lane.subscription = null;
-          if (event.code === DoneCode.Unauthorized || event.code === DoneCode.Expired) {
+        if (event.request === asked.subscription) {
+          asked.subscription = null;
+          if (joins && (event.code === DoneCode.Unauthorized || event.code === DoneCode.Expired)) {
             this.#finish('auth failed', event.reason);
           }
         }
@@ -466,6 +470,7 @@ export class Engine {
         break;
     }
     this.#deliver(lane, now);
+    this.#mover.check();
   }
 
   #deliver(lane: Lane, now: number): void {
@@ -480,7 +485,7 @@ export class Engine {
       if (media !== null) {
         const seconds = media / timescale + offset;
         const captured = times.capturedMs;
-        const joining = lane.fetch !== null;
+        const joining = (this.#leg?.tracks.get(kind)?.fetch ?? null) !== null;
         this.post({ kind: 'chunk', track: kind, media: seconds, captured, arrived: now, joining });
       }
       if (opens && kind === this.#clockKind) {
@@ -503,15 +508,12 @@ export class Engine {
   #tick(): void {
     const now = Date.now();
     for (const lane of this.#lanes.values()) this.#deliver(lane, now);
-    if (this.#askAgainAt !== null && now >= this.#askAgainAt && this.#connection) this.#askForCatalog();
+    const leg = this.#leg;
+    if (leg && leg.askAgainAt !== null && now >= leg.askAgainAt) leg.askForCatalog();
     this.#watchdog(now);
     this.#sink?.trim();
-    for (const lane of this.#lanes.values()) {
-      if (lane.retryAt === null || now < lane.retryAt || lane.subscription !== null) continue;
-      lane.retryAt = null;
-      if (this.#catalog) this.#subscribe(lane);
-    }
-    if (now - this.#statusAt >= RTT_EVERY_MS && this.#catalogAt.group >= 0) this.#probe(now);
+    if (this.#catalog) this.#retry(now);
+    if (leg && now - this.#statusAt >= RTT_EVERY_MS && leg.catalogAt.group >= 0) this.#probe(now);
     if (now - this.#statsAt >= STATS_EVERY_MS) this.#report(now);
   }
 
@@ -520,18 +522,29 @@ export class Engine {
     this.post({ kind: 'stats', stats: this.#measure(now) });
   }
 
+  /** Asks again for tracks that were refused. */
+  #retry(now: number): void {
+    for (const leg of [this.#leg, this.#mover.next]) {
+      for (const [kind, { subscription, retryAt }] of leg?.tracks ?? []) {
+        const lane = this.#lanes.get(kind);
+        if (retryAt === null || now < retryAt || subscription !== null || !lane) continue;
+        if (leg === this.#leg) this.#subscribe(lane);
+        else leg?.subscribe(kind, lane.track.name);
+      }
+    }
+  }
+
   /** Asks the relay something that it answers at once: a round trip, and a sign of life. */
   #probe(now: number): void {
-    if (this.#status || !this.#connection || !this.#options) return;
+    if (!this.#leg || this.#leg.status) return;
     this.#statusAt = now;
-    const request = this.#connection.session.trackStatus(this.#options.source.namespace, CATALOG);
-    this.#status = { request, sent: now };
-    this.#connection.pump();
+    this.#leg.probe(now);
   }
 
   #watchdog(now: number): void {
     const silent = now - this.#heardAt;
-    if (this.#status && now - this.#status.sent > ANSWER_MS && silent > ANSWER_MS) {
+    const { status } = this.#leg ?? {};
+    if (status && now - status.sent > ANSWER_MS && silent > ANSWER_MS) {
       this.#stats.stalls += 1;
       this.#reconnect('nothing came for a while');
       return;
@@ -541,7 +554,7 @@ export class Engine {
       return;
     }
     // Until a catalog has come, connecting has its own deadlines.
-    if (this.#catalogAt.group < 0) return;
+    if (!this.#leg || this.#leg.catalogAt.group < 0) return;
     const absent = now - this.#mediaAt;
     if (absent < Math.max(ABSENCE_MS, 2 * this.#groupMs)) return;
     if (this.#answeredAt < this.#mediaAt) {
@@ -559,42 +572,7 @@ export class Engine {
 
   #measure(now: number): EngineStats {
     const tracks: EngineStats['tracks'] = {};
-    for (const [kind, lane] of this.#lanes) {
-      lane.recent = lane.recent.filter(({ at }) => now - at < RATE_SPAN_MS);
-      const bytes = lane.recent.reduce((sum, entry) => sum + entry.bytes, 0);
-      const span = Math.max(1000, now - (lane.recent[0]?.at ?? now));
-      const stats: TrackStats = {
-        name: lane.track.name,
-        codec: lane.track.codec,
-        bytes: lane.bytes,
-        bitrate: Math.round((bytes * 8000) / span),
-        ...lane.merge.counters,
-      };
-      tracks[kind] = stats;
-    }
+    for (const [kind, lane] of this.#lanes) tracks[kind] = lane.stats(now);
     return { ...this.#stats, tracks };
   }
-}
-
-/** One track of each kind: the tallest picture and the first sound that this browser decodes. */
-function choose(catalog: Catalog): CatalogTrack[] {
-  const Source = mediaSourceClass();
-  const playable = catalog.tracks.filter((track) => Source?.isTypeSupported(mimeOf(track)));
-  const video = playable
-    .filter(({ kind }) => kind === 'video')
-    .sort((left, right) => (right.height ?? 0) - (left.height ?? 0))[0];
-  const audio = playable.find(({ kind }) => kind === 'audio');
-  return [video, audio].filter((track) => track !== undefined);
-}
-
-function sameKinds(left: Kind[], right: Kind[]): boolean {
-  return left.length === right.length && left.every((kind) => right.includes(kind));
-}
-
-function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
-  return left.length === right.length && left.every((byte, index) => byte === right[index]);
-}
-
-function hexBytes(hex: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));
 }

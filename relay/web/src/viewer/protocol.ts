@@ -47,6 +47,8 @@ export interface EngineStats {
   rttMs: number | null;
   connectMs: number | null;
   reconnects: number;
+  /** Moves to another relay on the word of the last one, without a cut. */
+  moves: number;
   stalls: number;
   tracks: Partial<Record<Kind, TrackStats>>;
 }

@@ -69,6 +69,8 @@ export interface ViewerStats {
   rebuffers: number;
   jumps: number;
   reconnects: number;
+  /** Times a relay that was drained handed us to another one. */
+  moves: number;
   firstFrameMs: number | null;
   tracks: Partial<Record<Kind, TrackStats>>;
 }
@@ -79,7 +81,7 @@ const STEP_MS = 100;
 const TOKEN_WARNING_S = 60;
 const TOKEN_PAUSE_MS = 10_000;
 
-const NOTHING: EngineStats = { draft: DRAFT, rttMs: null, connectMs: null, reconnects: 0, stalls: 0, tracks: {} };
+const NOTHING: EngineStats = { draft: DRAFT, rttMs: null, connectMs: null, reconnects: 0, moves: 0, stalls: 0, tracks: {} };
 
 export class BroadcastViewer extends Emitter<ViewerEvents> {
   #playback: Playback | null = null;
@@ -271,6 +273,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
       rebuffers: playback?.rebuffers ?? 0,
       jumps: playback?.jumps ?? 0,
       reconnects: this.#engine.reconnects,
+      moves: this.#engine.moves,
       firstFrameMs: round(playback?.firstFrameMs ?? null),
       tracks,
     };
