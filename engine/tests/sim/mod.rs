@@ -115,11 +115,18 @@ struct Encoder {
     next: TimedSample,
 }
 
+/// A second node that is given the same samples at the same moments, so that both make the same objects.
+pub struct Twin {
+    pub node: Node,
+    feed: Option<FeedId>,
+}
+
 pub struct World {
     pub net: Network,
     pub start: Instant,
     pub now: Instant,
     pub nodes: Vec<Node>,
+    pub twin: Option<Twin>,
     pub watchers: Vec<Watcher>,
     pub truth: Truth,
     encoder: Option<Encoder>,
@@ -200,6 +207,7 @@ impl World {
             start,
             now: start,
             nodes,
+            twin: None,
             watchers: Vec::new(),
             truth: Truth::default(),
             encoder: None,
@@ -209,6 +217,39 @@ impl World {
             filler: setup.filler,
             tokens,
         }
+    }
+
+    /// Starts another node, of one shard, that trusts the same tokens. Before anybody publishes.
+    pub fn add_twin(&mut self) -> SocketAddr {
+        let address = SocketAddr::from((Ipv4Addr::new(10, 0, 2, 1), 4433));
+        let limits = quic::Limits::default();
+        let tls = tls::server(&quic::config::alpn(DRAFTS));
+        let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
+        let port = self.net.port(address).expect("a free port");
+        let sizes = RingSizes {
+            links: vec![link::Options { depth: 2, slot_bytes: 64 }],
+            commands: 1024,
+            datagrams: 1024,
+        };
+        let (mut rings, _wakes) = rings(&sizes).expect("bells");
+        let options = shard::Options {
+            steering: Steering { shard: 0, shards: 1, key: self.key },
+            server: config,
+            drafts: DRAFTS,
+            quic: limits,
+            relay: weir_relay::Limits::default(),
+            rings: rings.remove(0),
+            open_trees: Vec::new(),
+            policy: Policy::default(),
+            epoch: self.start,
+        };
+        let mut shard = Shard::new(options, self.now);
+        let mut keys = KeySet::new();
+        keys.insert_ed25519(tls::KID, &self.tokens.public(), ORG);
+        shard.set_keys(keys, self.now);
+        let node = Node { shard, port, stalled: false };
+        self.twin = Some(Twin { node, feed: None });
+        address
     }
 
     pub fn wall(&self) -> Duration {
@@ -223,6 +264,11 @@ impl World {
         let id = shard
             .open_feed(INPUT, &namespace(), Rank::Encoder, now, wall)
             .expect("the input is free");
+        if let Some(twin) = &mut self.twin {
+            let shard = &mut twin.node.shard;
+            let feed = shard.open_feed(INPUT, &namespace(), Rank::Encoder, now, wall);
+            twin.feed = Some(feed.expect("the input is free there too"));
+        }
         match &mut self.mirror {
             Some(mirror) => mirror.handle_discontinuity(),
             None => {
@@ -261,6 +307,10 @@ impl World {
             _ => {}
         }
         self.note();
+        if let Some(Twin { node, feed: Some(id), .. }) = &mut self.twin {
+            let event = event.clone();
+            assert!(node.shard.handle_media(INPUT, *id, event, now, wall), "feed replaced");
+        }
         assert!(self.nodes[0].shard.handle_media(INPUT, id, event, now, wall), "feed replaced");
     }
 
@@ -346,7 +396,8 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         loop {
             let mut busy = false;
-            for node in self.nodes.iter_mut().filter(|node| !node.stalled) {
+            let twin = self.twin.as_mut().map(|twin| &mut twin.node);
+            for node in self.nodes.iter_mut().chain(twin).filter(|node| !node.stalled) {
                 let turn = node.shard.turn(&mut node.port, now, wall).expect("a virtual port");
                 busy |= turn.busy;
                 while node.shard.poll_event().is_some() {}
@@ -364,7 +415,8 @@ impl World {
     fn next_event(&self) -> Instant {
         let encoder = self.encoder.as_ref().map(|encoder| encoder.begun + encoder.next.due);
         let mirror = self.mirror.as_ref().and_then(Packager::poll_timeout);
-        let nodes = self.nodes.iter().filter(|node| !node.stalled);
+        let twin = self.twin.as_ref().map(|twin| &twin.node);
+        let nodes = self.nodes.iter().chain(twin).filter(|node| !node.stalled);
         let nodes = nodes.filter_map(|node| node.shard.poll_timeout());
         let watchers = self.watchers.iter().filter_map(Watcher::poll_timeout);
         let others = [encoder, mirror, self.net.next_event()].into_iter().flatten();

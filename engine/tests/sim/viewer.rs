@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use weir::client::{Event, Options, Viewer};
+use weir::client::{Event, Leg, Outcome, PlaybackUrl, Splice, Viewer};
 use weir::quic::{self, ConnId, Endpoint, Steering};
-use weir_moqt::{Draft, Transport};
+use weir_moqt::Draft;
 use weir_xdp::Port as _;
 use weir_xdp::steer::Key;
 use weir_xdp::virt::VirtPort;
@@ -24,12 +24,29 @@ pub struct Seen {
     pub at: Instant,
 }
 
-pub struct Watcher {
-    endpoint: Endpoint,
-    port: VirtPort,
+/// One connection and the viewer on it.
+struct Seat {
     conn: ConnId,
     viewer: Viewer,
     open: bool,
+}
+
+pub struct Watcher {
+    endpoint: Endpoint,
+    port: VirtPort,
+    seat: Seat,
+    /// Where it moves to.
+    next: Option<Seat>,
+    splice: Splice,
+    url: PlaybackUrl,
+    draft: Draft,
+    first_byte: u8,
+    /// Hears GOAWAY and does nothing about it.
+    pub stubborn: bool,
+    /// Where it was sent, and how long it had.
+    pub sent: Vec<(String, Option<Duration>)>,
+    /// Codes and reasons of connections that could not be had.
+    pub turned_away: Vec<(u32, String)>,
     /// While false, packets are acknowledged and nothing is read from streams.
     pub reads: bool,
     pub catalogs: u32,
@@ -51,26 +68,22 @@ impl Watcher {
         token: &str,
         now: Instant,
     ) -> Self {
-        let limits = quic::Limits::default();
-        let mut config =
-            quic::config::client(weir::client::trust::any_certificate(), draft, &limits)
-                .expect("TLS");
-        // The first byte of the first connection id decides on the shard.
-        config.initial_dst_cid_provider(Arc::new(move || {
-            quinn_proto::ConnectionId::new(&[first_byte, 2, 3, 4, 5, 6, 7, 8])
-        }));
         let steering = Steering { shard: 0, shards: 1, key: Key::new(1) };
-        let mut endpoint = Endpoint::new(steering, None, &[], limits, now);
-        let conn = endpoint.connect(config, to, "localhost", now).expect("a connection");
-        let mut options = Options::new(draft, Transport::Quic, super::namespace());
-        options.path = Some(format!("/playback/{}?tok={token}", super::INPUT));
-        options.authority = Some(to.to_string());
+        let mut endpoint = Endpoint::new(steering, None, &[], quic::Limits::default(), now);
+        let url = format!("moqt://{to}/playback/{}?tok={token}", super::INPUT);
+        let url = PlaybackUrl::parse(&url).expect("a playback URL");
         Self {
+            seat: Seat::dial(&mut endpoint, &url, [first_byte, 2], draft, now),
             endpoint,
             port,
-            conn,
-            viewer: Viewer::new(options),
-            open: false,
+            next: None,
+            splice: Splice::default(),
+            url,
+            draft,
+            first_byte,
+            stubborn: false,
+            sent: Vec::new(),
+            turned_away: Vec::new(),
             reads: true,
             catalogs: 0,
             skipped: BTreeMap::new(),
@@ -92,8 +105,17 @@ impl Watcher {
         self.seen.values().flatten().map(|seen| seen.bytes as u64).sum()
     }
 
+    /// Moves made.
+    #[allow(dead_code, reason = "not every story asks")]
+    pub fn moves(&self) -> u64 {
+        self.splice.moves()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.endpoint.poll_timeout(), self.viewer.poll_timeout()].into_iter().flatten().min()
+        let next = self.next.as_ref().and_then(|next| next.viewer.poll_timeout());
+        let here = self.seat.viewer.poll_timeout();
+        let all = [self.endpoint.poll_timeout(), here, next, self.splice.poll_timeout()];
+        all.into_iter().flatten().min()
     }
 
     pub(super) fn turn(&mut self, now: Instant) -> bool {
@@ -109,36 +131,71 @@ impl Watcher {
             self.endpoint.flush(&mut self.port, now).expect("a virtual port");
             return busy;
         }
-        while let Some((_, event)) = self.endpoint.poll_event(now) {
-            match event {
-                quic::Event::Opened { .. } => self.open = true,
-                quic::Event::Stream { id, dir, data, fin } => {
-                    self.viewer.handle_stream(id, dir, data, fin, now);
-                }
-                quic::Event::Reset { id, code } => self.viewer.handle_reset(id, code, now),
-                quic::Event::Stopped { id, code } => self.viewer.handle_stop(id, code, now),
-                quic::Event::Writable { id } => self.viewer.handle_writable(id),
-                quic::Event::Available { dir } => self.viewer.handle_streams_available(dir),
-                quic::Event::Acknowledged { .. } | quic::Event::Datagram { .. } => {}
-                quic::Event::Closed { code, reason } => self.viewer.handle_closed(code, &reason),
+        while let Some((conn, event)) = self.endpoint.poll_event(now) {
+            let next = self.next.as_mut().filter(|next| next.conn == conn);
+            match next {
+                Some(next) => next.hear(event, now),
+                None if self.seat.conn == conn => self.seat.hear(event, now),
+                // Of a connection that was left.
+                None => {}
             }
         }
-        if self.viewer.poll_timeout().is_some_and(|at| at <= now) {
-            self.viewer.handle_timeout(now);
+        self.seat.handle_timeout(now);
+        if let Some(next) = &mut self.next {
+            next.handle_timeout(now);
         }
-        while let Some(event) = self.viewer.poll_event() {
-            self.note(event, now);
+        self.splice.handle_timeout(now);
+        self.take(now);
+        self.seat.drive(&mut self.endpoint, now);
+        if let Some(next) = &mut self.next {
+            next.drive(&mut self.endpoint, now);
         }
-        if self.open
-            && let Some(mut link) = self.endpoint.link(self.conn, now)
-        {
-            self.viewer.drive(&mut link, now);
-        }
-        while let Some(event) = self.viewer.poll_event() {
-            self.note(event, now);
-        }
+        self.take(now);
         self.endpoint.flush(&mut self.port, now).expect("a virtual port");
         busy
+    }
+
+    /// Takes what the viewers tell, through the splice.
+    fn take(&mut self, now: Instant) {
+        loop {
+            let next = self.next.as_mut();
+            if let Some(event) = self.seat.viewer.poll_event() {
+                self.splice.handle_event(Leg::Current, event);
+            } else if let Some(event) = next.and_then(|next| next.viewer.poll_event()) {
+                if let Event::Ended { code, reason } = &event {
+                    self.turned_away.push((*code, reason.clone()));
+                }
+                self.splice.handle_event(Leg::Next, event);
+            } else if !self.settle(now) {
+                return;
+            }
+            self.settle(now);
+        }
+    }
+
+    /// True when a connection changed its part.
+    fn settle(&mut self, now: Instant) -> bool {
+        while let Some(event) = self.splice.poll_event() {
+            self.note(event, now);
+        }
+        let Some(outcome) = self.splice.poll_outcome() else { return false };
+        let Some(mut left) = self.next.take() else { return false };
+        if outcome == Outcome::Moved {
+            std::mem::swap(&mut self.seat, &mut left);
+        }
+        left.viewer.close();
+        left.drive(&mut self.endpoint, now);
+        true
+    }
+
+    /// GOAWAY: dials the new address.
+    fn sent_away(&mut self, uri: String, timeout: Option<Duration>, now: Instant) {
+        if !self.stubborn && self.splice.begin(timeout, now) {
+            self.url = self.url.moved(&uri).expect("an address");
+            let (id, draft) = ([self.first_byte, 3 + self.sent.len() as u8], self.draft);
+            self.next = Some(Seat::dial(&mut self.endpoint, &self.url, id, draft, now));
+        }
+        self.sent.push((uri, timeout));
     }
 
     fn note(&mut self, event: Event, now: Instant) {
@@ -158,7 +215,59 @@ impl Watcher {
             Event::TrackEnded { track, .. } => self.finished.push(track),
             Event::Refused { track, reason, .. } => self.refused.push(format!("{track}: {reason}")),
             Event::Ended { code, reason } => self.ended = Some((code, reason)),
+            Event::GoAway { uri, timeout } => self.sent_away(uri, timeout, now),
             _ => {}
+        }
+    }
+}
+
+impl Seat {
+    fn dial(
+        endpoint: &mut Endpoint,
+        url: &PlaybackUrl,
+        [first, second]: [u8; 2],
+        draft: Draft,
+        now: Instant,
+    ) -> Self {
+        let limits = quic::Limits::default();
+        let mut config =
+            quic::config::client(weir::client::trust::any_certificate(), draft, &limits)
+                .expect("TLS");
+        // The first byte of the first connection id decides on the shard; the second tells connections apart.
+        config.initial_dst_cid_provider(Arc::new(move || {
+            quinn_proto::ConnectionId::new(&[first, second, 3, 4, 5, 6, 7, 8])
+        }));
+        let to = SocketAddr::new(url.host.parse().expect("an IP address"), url.port);
+        let conn = endpoint.connect(config, to, "localhost", now).expect("a connection");
+        Self { conn, viewer: Viewer::new(url.options(draft)), open: false }
+    }
+
+    fn hear(&mut self, event: quic::Event, now: Instant) {
+        match event {
+            quic::Event::Opened { .. } => self.open = true,
+            quic::Event::Stream { id, dir, data, fin } => {
+                self.viewer.handle_stream(id, dir, data, fin, now);
+            }
+            quic::Event::Reset { id, code } => self.viewer.handle_reset(id, code, now),
+            quic::Event::Stopped { id, code } => self.viewer.handle_stop(id, code, now),
+            quic::Event::Writable { id } => self.viewer.handle_writable(id),
+            quic::Event::Available { dir } => self.viewer.handle_streams_available(dir),
+            quic::Event::Acknowledged { .. } | quic::Event::Datagram { .. } => {}
+            quic::Event::Closed { code, reason } => self.viewer.handle_closed(code, &reason),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.viewer.poll_timeout().is_some_and(|at| at <= now) {
+            self.viewer.handle_timeout(now);
+        }
+    }
+
+    fn drive(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        if self.open
+            && let Some(mut link) = endpoint.link(self.conn, now)
+        {
+            self.viewer.drive(&mut link, now);
         }
     }
 }
