@@ -290,7 +290,7 @@ fn expired_token_ends_the_session() {
     // The closing packet may be lost; the viewer's next sign of life draws another.
     world.await_that("the end", seconds(8 + 12), |world| world.watchers[short].ended.is_some());
     let (code, reason) = world.watchers[short].ended.clone().unwrap();
-    assert_eq!(code, weir_moqt::SessionCode::Unauthorized.wire(), "{reason}");
+    assert_eq!(code, weir_moqt::SessionCode::ExpiredToken.wire(), "{reason}");
     assert!(reason.starts_with("auth_failed") && reason.contains("expired"), "{reason}");
     world.run(seconds(2));
     world.check_all(long, LAG);
