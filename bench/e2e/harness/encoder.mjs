@@ -22,9 +22,10 @@ export class Encoder {
 
   /**
    * @param {string} url  where to publish
-   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean }} [options]
+   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string }} [options]  `also`: a second place
+   *   that gets the same, and outlives the first
    */
-  static start(url, { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false } = {}) {
+  static start(url, { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also } = {}) {
     assert.ok(ffmpeg, 'WEIR_FFMPEG9 is not set: run through `make browser` or `make interop`');
     const encoder = new Encoder();
     const video = bFrames
@@ -41,7 +42,11 @@ export class Encoder {
         .concat(['-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
         .concat(['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)])
         .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k', '-c:a', 'aac', '-b:a', '96k', '-ac', '2'])
-        .concat(['-flush_packets', '1', '-f', 'flv', url]),
+        .concat(
+          also
+            ? ['-flags', '+global_header', '-f', 'tee', [url, also].map((to) => `[f=flv:flush_packets=1:onfail=ignore]${to}`).join('|')]
+            : ['-flush_packets', '1', '-f', 'flv', url],
+        ),
       { stdio: ['pipe', 'ignore', 'pipe'] },
     );
     encoder.#child.stderr.on('data', (bytes) => (encoder.#stderr += bytes));

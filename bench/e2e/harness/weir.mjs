@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -34,10 +34,18 @@ export class Weir {
   #secrets = new Set();
   #exited;
 
-  /** Starts a node on free ports and waits until it serves. */
-  static async start({ demo = false, shards = 2, args = [] } = {}) {
+  /**
+   * Starts a node on free ports and waits until it serves. With `like` it knows the inputs and keys of another node, but has
+   * a certificate of its own.
+   */
+  static async start({ demo = false, shards = 2, args = [], like } = {}) {
     const weir = new Weir();
     weir.dataDir = await mkdtemp(path.join(tmpdir(), 'weir-e2e-'));
+    if (like) {
+      const kept = (name) => !/^(runtime|node\.sock|ready|tls)/.test(path.basename(name));
+      await cp(like.dataDir, weir.dataDir, { recursive: true, filter: kept });
+      for (const secret of like.#secrets) weir.secret(secret);
+    }
     weir.readyFile = path.join(weir.dataDir, 'ready.json');
     const listen = ['--http', '--https', '--quic', '--rtmp'].flatMap((flag) => [flag, '127.0.0.1:0']);
     weir.#child = spawn(
@@ -136,6 +144,11 @@ export class Weir {
 
   page(id, token) {
     return `${this.http}/watch/${id}?tok=${token}`;
+  }
+
+  /** `weir drain ARGS…`: sends everybody away, and returns what it said once the node has ended. */
+  drain(...args) {
+    return outcome(BINARY, ['drain', '--data-dir', this.dataDir, '--json', ...args]);
   }
 
   /** Interrupts it as Ctrl-C does; it must end by itself, soon, and have kept its secrets. */
