@@ -256,8 +256,8 @@ impl Viewer {
             return self.refused(track, RequestCode::Internal, "the name is too long");
         };
         let joins = self.options.join == Join::NewestGroup || self.is_catalog(name);
-        // No filter means the next object.
-        let filter = joins.then_some(Filter::LargestObject);
+        // Without a filter a relay may begin with the newest group.
+        let filter = Some(Filter::LargestObject);
         let fills = joins && self.session.supports(Feature::Fill);
         // One group back from the next one is the current one.
         let past = Some(Filter::Relative { groups_back: 1 });
