@@ -12,6 +12,7 @@ use crate::Draft;
 /// One value for each draft family spoken here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PerDraft<T> {
+    d14: T,
     d16: T,
     d18: T,
 }
@@ -19,6 +20,7 @@ pub(crate) struct PerDraft<T> {
 impl<T> PerDraft<T> {
     pub(crate) fn of(&self, draft: Draft) -> &T {
         match draft {
+            Draft::D14 => &self.d14,
             Draft::D16 => &self.d16,
             _ => &self.d18,
         }
@@ -63,7 +65,9 @@ pub(crate) fn stream_heads(
     holds_end: bool,
 ) -> Option<PerDraft<Bytes>> {
     let head = |draft| stream_head(draft, alias, group, subgroup, priority, holds_end, true);
-    Some(PerDraft { d16: head(Draft::D16)?, d18: head(Draft::D18)? })
+    // With its priority named, a head of draft 16 is one of draft 14.
+    let d16 = head(Draft::D16)?;
+    Some(PerDraft { d14: d16.clone(), d16, d18: head(Draft::D18)? })
 }
 
 /// Encodes the head of one object that follows `previous` on its stream.
@@ -80,7 +84,8 @@ pub(crate) fn object_head(
     Some(out.freeze())
 }
 
-/// The object head for all drafts, in one allocation.
+/// The object head for all drafts, in one allocation. Drafts 14 and 16 write properties differently, and
+/// nothing else.
 pub(crate) fn object_heads(
     previous: Option<u64>,
     object: u64,
@@ -88,11 +93,18 @@ pub(crate) fn object_heads(
     payload_len: usize,
     status: Status,
 ) -> Option<PerDraft<Bytes>> {
-    let mut out = BytesMut::with_capacity(2 * (16 + properties.len()));
+    let mut out = BytesMut::with_capacity(3 * (16 + properties.len()));
     append_object_head(Draft::D16, previous, object, properties, payload_len, status, &mut out)?;
     let d16 = out.split().freeze();
+    let d14 = if properties.is_empty() {
+        d16.clone()
+    } else {
+        let draft = Draft::D14;
+        append_object_head(draft, previous, object, properties, payload_len, status, &mut out)?;
+        out.split().freeze()
+    };
     append_object_head(Draft::D18, previous, object, properties, payload_len, status, &mut out)?;
-    Some(PerDraft { d16, d18: out.freeze() })
+    Some(PerDraft { d14, d16, d18: out.freeze() })
 }
 
 fn append_object_head(
@@ -136,7 +148,9 @@ pub(crate) fn datagrams(
         datagram.encode(draft, &mut out).ok()?;
         Some(out.freeze())
     };
-    Some(PerDraft { d16: encode(Draft::D16)?, d18: encode(Draft::D18)? })
+    let d16 = encode(Draft::D16)?;
+    let d14 = if properties.is_empty() { d16.clone() } else { encode(Draft::D14)? };
+    Some(PerDraft { d14, d16, d18: encode(Draft::D18)? })
 }
 
 /// A property block rewritten for `draft`; one that does not fit there is left out.

@@ -159,7 +159,7 @@ pub(super) struct Play {
     /// Accept any certificate
     #[arg(long)]
     insecure: bool,
-    /// Speak this draft of MoQT only: 16 or 18 to 22 [default: the newest both sides speak]
+    /// Speak this draft of MoQT only: 14, 16 or 18 to 22 [default: the newest both sides speak]
     #[arg(long, value_name = "N", value_parser = parse_draft)]
     draft: Option<Draft>,
 }
@@ -277,8 +277,10 @@ impl Up {
 }
 
 fn parse_draft(text: &str) -> Result<Draft, String> {
-    Draft::from_token(&format!("moqt-{text}"))
-        .ok_or_else(|| format!("{text:?} is not 16 or 18 to 22"))
+    text.parse()
+        .ok()
+        .and_then(Draft::from_number)
+        .ok_or_else(|| format!("{text:?} is not 14, 16 or 18 to 22"))
 }
 
 #[cfg(test)]

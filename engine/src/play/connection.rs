@@ -133,7 +133,7 @@ impl Connection {
             let draft = session.protocol().and_then(Draft::from_token);
             let draft = draft.filter(|draft| drafts.contains(draft)).ok_or_else(|| {
                 Failure::new("the relay speaks no draft of MoQT that we know")
-                    .help("drafts 16 and 18 to 22 are spoken here")
+                    .help("drafts 14, 16 and 18 to 22 are spoken here")
             })?;
             return Ok(Self::new(endpoint, session, url.transport, draft));
         }

@@ -14,8 +14,8 @@ use crate::session::{Event, Output, Session, SetupOptions};
 /// The draft a byte of an input stands for. The first two keep what older inputs mean; later drafts are
 /// added behind.
 pub fn draft_of(byte: u8) -> Draft {
-    const ORDER: [Draft; 6] =
-        [Draft::D18, Draft::D16, Draft::D22, Draft::D20, Draft::D19, Draft::D21];
+    const ORDER: [Draft; 7] =
+        [Draft::D18, Draft::D16, Draft::D22, Draft::D20, Draft::D19, Draft::D21, Draft::D14];
     ORDER.into_iter().cycle().nth(usize::from(byte)).unwrap_or(Draft::D18)
 }
 
@@ -29,7 +29,9 @@ pub fn fuzz_control(draft: Draft, bytes: &[u8]) {
         let body = Bytes::copy_from_slice(bytes.get(head..).unwrap_or_default());
         let Ok(first) = codec.decode(kind, body, RequestId(0)) else { continue };
         let mut out = bytes::BytesMut::new();
-        if !first.aside.tokens.is_empty() || codec.encode(&first.message, sender, &mut out).is_err()
+        let about = &first.aside.about;
+        if !first.aside.tokens.is_empty()
+            || codec.encode_about(&first.message, about, sender, &mut out).is_err()
         {
             continue;
         }

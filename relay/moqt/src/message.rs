@@ -105,6 +105,10 @@ pub(crate) enum Message {
         want: Want,
         params: Params,
     },
+    /// Ends a namespace subscription where no stream can say so.
+    UnsubscribeNamespace {
+        request: RequestId,
+    },
     Namespace {
         suffix: Namespace,
     },
@@ -154,12 +158,29 @@ pub(crate) struct Aside {
     pub(crate) tokens: Vec<TokenAction>,
     /// The request can be read but must be refused; first flaw found.
     pub(crate) refusal: Option<RequestError>,
+    /// What it names beside its request id, or instead.
+    pub(crate) about: About,
 }
+
+/// How a draft that says things in full names the request a message is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// Its kind: each has answers of its own type.
+    pub(crate) kind: Option<RequestKind>,
+    /// Its namespace or prefix, in place of its id.
+    pub(crate) namespace: Option<Namespace>,
+}
+
+/// Stands for a request id that is not on the wire; no id reaches it, since ids are below 2^64-1 by
+/// parity or by MAX_REQUEST_ID.
+pub(crate) const NO_REQUEST: RequestId = RequestId(u64::MAX);
 
 /// Which message; decides scope of parameters and where a message may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Setup,
+    /// The server's SETUP, where it reads otherwise than the client's.
+    ServerSetup,
     GoAway,
     MaxRequestId,
     RequestsBlocked,
@@ -181,10 +202,15 @@ pub(crate) enum Kind {
     PublishNamespaceCancel,
     SubscribeNamespace,
     SubscribeTracks,
+    UnsubscribeNamespace,
     Namespace,
     NamespaceDone,
     RequestOk,
     RequestError,
+    /// REQUEST_OK to requests of one kind only.
+    OkTo(RequestKind),
+    /// REQUEST_ERROR to requests of one kind only.
+    ErrorTo(RequestKind),
     /// No message: the inside of FILL_PARAMETERS, a parameter scope of its own.
     Fill,
 }
@@ -194,6 +220,7 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Setup => "SETUP",
+            Self::ServerSetup => "SERVER_SETUP",
             Self::GoAway => "GOAWAY",
             Self::MaxRequestId => "MAX_REQUEST_ID",
             Self::RequestsBlocked => "REQUESTS_BLOCKED",
@@ -219,8 +246,27 @@ impl Kind {
             Self::NamespaceDone => "NAMESPACE_DONE",
             Self::RequestOk => "REQUEST_OK",
             Self::RequestError => "REQUEST_ERROR",
+            Self::UnsubscribeNamespace => "UNSUBSCRIBE_NAMESPACE",
+            Self::OkTo(kind) => match kind {
+                RequestKind::PublishNamespace => "PUBLISH_NAMESPACE_OK",
+                RequestKind::SubscribeNamespace => "SUBSCRIBE_NAMESPACE_OK",
+                _ => "TRACK_STATUS_OK",
+            },
+            Self::ErrorTo(kind) => match kind {
+                RequestKind::Subscribe => "SUBSCRIBE_ERROR",
+                RequestKind::Publish => "PUBLISH_ERROR",
+                RequestKind::Fetch => "FETCH_ERROR",
+                RequestKind::PublishNamespace => "PUBLISH_NAMESPACE_ERROR",
+                RequestKind::SubscribeNamespace => "SUBSCRIBE_NAMESPACE_ERROR",
+                _ => "TRACK_STATUS_ERROR",
+            },
             Self::Fill => "FILL_PARAMETERS",
         }
+    }
+
+    /// SETUP of either side.
+    pub(crate) const fn is_setup(self) -> bool {
+        matches!(self, Self::Setup | Self::ServerSetup)
     }
 
     /// The request this message opens, if it opens one.
@@ -263,6 +309,7 @@ impl Message {
             Self::PublishNamespaceCancel { .. } => Kind::PublishNamespaceCancel,
             Self::SubscribeNamespace { want: Want::Tracks, .. } => Kind::SubscribeTracks,
             Self::SubscribeNamespace { .. } => Kind::SubscribeNamespace,
+            Self::UnsubscribeNamespace { .. } => Kind::UnsubscribeNamespace,
             Self::Namespace { .. } => Kind::Namespace,
             Self::NamespaceDone { .. } => Kind::NamespaceDone,
             Self::RequestOk { .. } => Kind::RequestOk,

@@ -3,7 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Datagram, FetchHeader, FetchObject, Gap, ObjectHeader, Status, SubgroupHeader};
+use super::{
+    DEFAULT_PRIORITY, Datagram, FetchHeader, FetchObject, Gap, ObjectHeader, Status, SubgroupHeader,
+};
 use crate::draft::{Draft, Rules};
 use crate::error::CommandError;
 use crate::model::{GroupOrder, Location};
@@ -67,6 +69,14 @@ impl Status {
     }
 }
 
+/// The fourth status of draft 14, "object does not exist": later drafts say it by a gap.
+pub(super) const STATUS_MISSING: u64 = 1;
+
+/// The priority to write, if any: a draft that says things in full names the default too.
+fn written(rules: &Rules, priority: Option<u8>) -> Option<u8> {
+    if rules.in_full { Some(priority.unwrap_or(DEFAULT_PRIORITY)) } else { priority }
+}
+
 /// Checks ids of another draft before they are written: RFC 9000 varints end at 2^62-1.
 fn fits(rules: &Rules, ids: &[u64]) -> Result<(), CommandError> {
     if ids.iter().all(|&id| id <= rules.ints.max()) {
@@ -93,12 +103,13 @@ impl SubgroupEncoder {
         let rules = draft.codec().rules();
         let ints = rules.ints;
         fits(rules, &[header.alias, header.group, header.subgroup])?;
+        let priority = written(rules, header.priority);
         let mut kind = subgroup::BASE;
         for (bit, set) in [
             (subgroup::PROPERTIES, header.properties),
             (subgroup::MODE_EXPLICIT, header.subgroup != 0),
             (subgroup::END_OF_GROUP, header.end_of_group),
-            (subgroup::DEFAULT_PRIORITY, header.priority.is_none()),
+            (subgroup::DEFAULT_PRIORITY, priority.is_none()),
             (subgroup::FIRST_OBJECT, header.first_object && rules.first_object_bit),
         ] {
             kind |= if set { bit } else { 0 };
@@ -109,7 +120,7 @@ impl SubgroupEncoder {
         if header.subgroup != 0 {
             ints.encode(header.subgroup, out);
         }
-        if let Some(priority) = header.priority {
+        if let Some(priority) = priority {
             out.put_u8(priority);
         }
         Ok(Self::resume(draft, header.properties, None))
@@ -189,6 +200,10 @@ impl FetchEncoder {
         fits(self.rules, &[group, id, object.subgroup.unwrap_or(0), object.payload_len])?;
         let group_field = self.group_field(group)?;
         let object_field = self.object_field(group_field.is_some(), id)?;
+        if self.rules.in_full {
+            self.object_in_full(object, out);
+            return Ok(());
+        }
         let (mode, subgroup_field) = match object.subgroup {
             None => (fetch::DATAGRAM, None),
             Some(0) => (0, None),
@@ -228,6 +243,24 @@ impl FetchEncoder {
         Ok(())
     }
 
+    /// Draft 14, section 10.4.4: all fields, and a status behind an empty payload. A datagram has its
+    /// object id for a subgroup.
+    fn object_in_full(&mut self, object: &FetchObject, out: &mut BytesMut) {
+        let ints = self.rules.ints;
+        let Location { group, object: id } = object.location;
+        for field in [group, object.subgroup.unwrap_or(id), id] {
+            ints.encode(field, out);
+        }
+        out.put_u8(object.priority);
+        ints.encode(object.properties.len() as u64, out);
+        out.put_slice(&object.properties);
+        ints.encode(object.payload_len, out);
+        if object.payload_len == 0 {
+            ints.encode(Status::Normal.wire(), out);
+        }
+        self.prior = Some(object.location);
+    }
+
     /// Says that everything since the last object up to and including `end` is missing, and why. Both
     /// numbers are ids in every draft: section 11.4.4.2 of draft 18 calls them so, its successors kept the
     /// words, and a delta could not end a gap in the group it began in. Codecs that read deltas from draft
@@ -237,6 +270,14 @@ impl FetchEncoder {
         fits(self.rules, &[end.group])?;
         // "The whole group" is the largest object id the draft can write.
         let end = Location { object: end.object.min(ints.max()), ..end };
+        if self.rules.in_full {
+            // What is left out does not exist; what is not known cannot be said (section 9.16.3).
+            if gap != Gap::NonExistent {
+                return Err(CommandError::NotEncodable("a range that is not known"));
+            }
+            self.prior = Some(end);
+            return Ok(());
+        }
         let flags = match gap {
             Gap::NonExistent => fetch::GAP_NON_EXISTENT,
             Gap::TimedOut if self.rules.gap_timed_out => fetch::GAP_TIMED_OUT,
@@ -294,12 +335,15 @@ impl Datagram {
         {
             return Err(CommandError::NotEncodable("a status beside payload or properties"));
         }
+        let priority = written(rules, self.priority);
+        // Draft 14 has no status datagram without an object id.
+        let object = self.location.object != 0 || status && rules.in_full;
         let mut kind = 0;
         for (bit, set) in [
             (datagram::PROPERTIES, !self.properties.is_empty()),
             (datagram::END_OF_GROUP, self.end_of_group),
-            (datagram::ZERO_OBJECT, self.location.object == 0),
-            (datagram::DEFAULT_PRIORITY, self.priority.is_none()),
+            (datagram::ZERO_OBJECT, !object),
+            (datagram::DEFAULT_PRIORITY, priority.is_none()),
             (datagram::STATUS, status),
         ] {
             kind |= if set { bit } else { 0 };
@@ -307,10 +351,10 @@ impl Datagram {
         ints.encode(kind, out);
         ints.encode(self.alias, out);
         ints.encode(self.location.group, out);
-        if self.location.object != 0 {
+        if object {
             ints.encode(self.location.object, out);
         }
-        if let Some(priority) = self.priority {
+        if let Some(priority) = priority {
             out.put_u8(priority);
         }
         if !self.properties.is_empty() {

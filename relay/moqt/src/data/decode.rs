@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::codec::{datagram as dg, fetch, subgroup};
+use super::codec::{STATUS_MISSING, datagram as dg, fetch, subgroup};
 use super::{Datagram, FetchHeader, FetchObject, Gap, ObjectHeader, Status, SubgroupHeader};
 use crate::draft::{Draft, Rules};
 use crate::error::{ResetCode, SessionCode};
@@ -376,11 +376,11 @@ impl Decoder {
         if cursor.rules.padding.is_some_and(|(stream, _)| stream == kind) {
             return Ok((State::Padding, 0..0));
         }
-        let mut allowed = subgroup::BASE
-            | subgroup::PROPERTIES
-            | subgroup::MODE
-            | subgroup::END_OF_GROUP
-            | subgroup::DEFAULT_PRIORITY;
+        let mut allowed =
+            subgroup::BASE | subgroup::PROPERTIES | subgroup::MODE | subgroup::END_OF_GROUP;
+        if !cursor.rules.in_full {
+            allowed |= subgroup::DEFAULT_PRIORITY;
+        }
         if cursor.rules.first_object_bit {
             allowed |= subgroup::FIRST_OBJECT;
         }
@@ -413,25 +413,30 @@ impl Decoder {
     }
 
     fn next_object(&mut self) -> Result<Option<Item>, DataError> {
-        let Some(object) = self.read(|cursor, decoder| match &decoder.state {
-            State::Subgroup(stream) => read_object(cursor, stream, decoder.property_bytes),
-            _ => Err(Stuck::Short),
-        })?
-        else {
-            return Ok(None);
-        };
-        self.expect_payload(object.payload_len)?;
-        let State::Subgroup(stream) = &mut self.state else {
-            return Ok(None);
-        };
-        stream.previous = Some(object.object);
-        if stream.announced {
-            return Ok(Some(Item::Object(object)));
+        loop {
+            let Some(Head { object, missing }) =
+                self.read(|cursor, decoder| match &decoder.state {
+                    State::Subgroup(stream) => read_object(cursor, stream, decoder.property_bytes),
+                    _ => Err(Stuck::Short),
+                })?
+            else {
+                return Ok(None);
+            };
+            self.expect_payload(object.payload_len)?;
+            let State::Subgroup(stream) = &mut self.state else {
+                return Ok(None);
+            };
+            stream.previous = Some(object.object);
+            if !stream.announced {
+                stream.announced = true;
+                stream.header.subgroup = object.object;
+                self.pending = (!missing).then_some(Item::Object(object));
+                return Ok(Some(Item::Subgroup(stream.header)));
+            }
+            if !missing {
+                return Ok(Some(Item::Object(object)));
+            }
         }
-        stream.announced = true;
-        stream.header.subgroup = object.object;
-        self.pending = Some(Item::Object(object));
-        Ok(Some(Item::Subgroup(stream.header)))
     }
 
     fn next_fetch_object(&mut self) -> Result<Option<Item>, DataError> {
@@ -477,6 +482,19 @@ impl TakesProperties for ObjectHeader {
     }
 }
 
+/// An object on a subgroup stream.
+struct Head {
+    object: ObjectHeader,
+    /// It says of itself that it does not exist (draft 14): a gap, in the model.
+    missing: bool,
+}
+
+impl TakesProperties for Head {
+    fn properties(&mut self, block: Bytes) {
+        self.object.properties(block);
+    }
+}
+
 enum Found {
     Object(FetchObject),
     Gap(Location, Gap),
@@ -495,7 +513,7 @@ fn read_object(
     cursor: &mut Cursor<'_>,
     stream: &Subgroup,
     property_bytes: usize,
-) -> Result<(ObjectHeader, std::ops::Range<usize>), Stuck> {
+) -> Result<(Head, std::ops::Range<usize>), Stuck> {
     let delta = cursor.int()?;
     let object = match stream.previous {
         None => Some(delta),
@@ -506,20 +524,39 @@ fn read_object(
         .ok_or_else(|| cursor.broken("object id", "overflows"))?;
     let properties = if stream.header.properties { cursor.block(property_bytes)? } else { 0..0 };
     let payload_len = cursor.int()?;
-    let status = if payload_len == 0 {
-        let status = cursor.int()?;
-        read_status(cursor, status)?
+    let (status, properties) = if payload_len == 0 {
+        let wire = cursor.int()?;
+        read_status(cursor, wire, properties)?
     } else {
-        Status::Normal
+        (Some(Status::Normal), properties)
     };
-    if status != Status::Normal && !properties.is_empty() {
-        return Err(cursor.broken("properties", "beside a status"));
-    }
-    Ok((ObjectHeader { object, properties: Bytes::new(), payload_len, status }, properties))
+    let missing = status.is_none();
+    let status = status.unwrap_or_default();
+    let object = ObjectHeader { object, properties: Bytes::new(), payload_len, status };
+    Ok((Head { object, missing }, properties))
 }
 
-fn read_status(cursor: &Cursor<'_>, wire: u64) -> Result<Status, Stuck> {
-    Status::read(wire).ok_or_else(|| cursor.broken("object status", &format!("{wire} is unknown")))
+type ReadStatus = (Option<Status>, std::ops::Range<usize>);
+
+/// A status, and what of the properties beside it is kept: none but those of an object. `None` = the
+/// object does not exist, which only draft 14 says; there other markers may have properties too
+/// (section 10.2.1.1), which later drafts refuse.
+fn read_status(
+    cursor: &Cursor<'_>,
+    wire: u64,
+    properties: std::ops::Range<usize>,
+) -> Result<ReadStatus, Stuck> {
+    let in_full = cursor.rules.in_full;
+    let status = match Status::read(wire) {
+        Some(Status::Normal) => return Ok((Some(Status::Normal), properties)),
+        None if in_full && wire == STATUS_MISSING => None,
+        None => return Err(cursor.broken("object status", &format!("{wire} is unknown"))),
+        marker => marker,
+    };
+    if !properties.is_empty() && (!in_full || status.is_none()) {
+        return Err(cursor.broken("properties", "beside a status"));
+    }
+    Ok((status, 0..0))
 }
 
 /// Section 11.4.4.1.
@@ -529,6 +566,9 @@ fn read_fetch_object(
     order: GroupOrder,
     property_bytes: usize,
 ) -> Result<(Found, std::ops::Range<usize>), Stuck> {
+    if cursor.rules.in_full {
+        return read_object_in_full(cursor, property_bytes);
+    }
     let flags = cursor.int()?;
     let gap = match flags {
         fetch::GAP_NON_EXISTENT => Some(Gap::NonExistent),
@@ -579,6 +619,42 @@ fn read_fetch_object(
     let object =
         FetchObject { location, subgroup, priority, properties: properties_later, payload_len };
     Ok((Found::Object(object), properties))
+}
+
+/// Draft 14, section 10.4.4: all fields, and a status behind an empty payload. Markers become the gaps
+/// they stand for.
+fn read_object_in_full(
+    cursor: &mut Cursor<'_>,
+    property_bytes: usize,
+) -> Result<(Found, std::ops::Range<usize>), Stuck> {
+    let group = cursor.int()?;
+    let subgroup = Some(cursor.int()?);
+    let location = Location { group, object: cursor.int()? };
+    let priority = cursor.byte()?;
+    let properties = cursor.block(property_bytes)?;
+    let payload_len = cursor.int()?;
+    let (status, properties) = if payload_len == 0 {
+        let wire = cursor.int()?;
+        read_status(cursor, wire, properties)?
+    } else {
+        (Some(Status::Normal), properties)
+    };
+    let end = match status {
+        Some(Status::Normal) => {
+            let properties_later = Bytes::new();
+            let object = FetchObject {
+                location,
+                subgroup,
+                priority,
+                properties: properties_later,
+                payload_len,
+            };
+            return Ok((Found::Object(object), properties));
+        }
+        None => location,
+        Some(Status::EndOfGroup | Status::EndOfTrack) => Location::whole_group(group),
+    };
+    Ok((Found::Gap(end, Gap::NonExistent), 0..0))
 }
 
 /// The first object is absolute in every draft; what follows is relative to the prior one (draft 18)
@@ -641,7 +717,14 @@ fn read_datagram(cursor: &mut Cursor<'_>) -> Result<DatagramHead, Stuck> {
         return Ok(None);
     }
     let both = dg::STATUS | dg::END_OF_GROUP;
-    if kind & !dg::ALL != 0 || kind & both == both {
+    let mut allowed = dg::ALL;
+    if cursor.rules.in_full {
+        allowed &= !dg::DEFAULT_PRIORITY;
+        if kind & dg::STATUS != 0 {
+            allowed &= !dg::ZERO_OBJECT;
+        }
+    }
+    if kind & !allowed != 0 || kind & both == both {
         return Err(cursor.broken("type", &format!("{kind:#x} is unknown")));
     }
     let alias = cursor.int()?;
@@ -655,15 +738,16 @@ fn read_datagram(cursor: &mut Cursor<'_>) -> Result<DatagramHead, Stuck> {
             return Err(cursor.broken("properties", "are announced and empty"));
         }
     }
-    let status = if kind & dg::STATUS == 0 {
-        Status::Normal
+    let (status, properties) = if kind & dg::STATUS == 0 {
+        (Some(Status::Normal), properties)
     } else {
-        let status = cursor.byte()?;
-        read_status(cursor, u64::from(status))?
+        // One byte in draft 18, a varint before: the same for the values there are.
+        let wire = u64::from(cursor.byte()?);
+        read_status(cursor, wire, properties)?
     };
-    if status != Status::Normal && !properties.is_empty() {
-        return Err(cursor.broken("properties", "beside a status"));
-    }
+    let Some(status) = status else {
+        return Ok(None);
+    };
     let datagram = Datagram {
         alias,
         location: Location { group, object },

@@ -1,9 +1,9 @@
-//! Property blocks of objects: delta-coded key-value pairs in the integer encoding of a draft. A relay
-//! forwards them unread; only towards a peer of another family are they rewritten here.
+//! Property blocks of objects: key-value pairs in the integer encoding of a draft, delta-coded but for
+//! draft 14. A relay forwards them unread; only towards a peer of another family are they rewritten here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::draft::Draft;
+use crate::draft::{Draft, Rules};
 use crate::varint::Ints;
 
 /// Immutable properties hold pairs themselves (section 12.7).
@@ -12,23 +12,32 @@ const IMMUTABLE: u64 = 0x0B;
 /// Rewrites a property block for a peer of another draft; `None` when it cannot be parsed or does not
 /// fit. Between drafts of one family the same bytes come back.
 pub fn convert_properties(from: Draft, to: Draft, block: &Bytes) -> Option<Bytes> {
-    let (from, to) = (from.codec().rules().ints, to.codec().rules().ints);
-    if from == to || block.is_empty() {
+    let (from, to) = (from.codec().rules(), to.codec().rules());
+    if (from.ints == to.ints && from.pair_deltas == to.pair_deltas) || block.is_empty() {
         return Some(block.clone());
     }
     Some(convert(from, to, block, true)?.freeze())
 }
 
-fn convert(from: Ints, to: Ints, mut block: &[u8], outermost: bool) -> Option<BytesMut> {
+fn convert(from: &Rules, to: &Rules, mut block: &[u8], outermost: bool) -> Option<BytesMut> {
+    let whole = block;
     let mut out = BytesMut::with_capacity(block.len() + 8);
-    let mut key = 0u64;
+    let (mut key, mut written) = (0u64, 0u64);
     while !block.is_empty() {
-        let delta = int(from, &mut block)?;
-        key = key.checked_add(delta)?;
-        put(to, delta, &mut out)?;
-        let value = int(from, &mut block)?;
+        let kind = int(from.ints, &mut block)?;
+        key = if from.pair_deltas { key.checked_add(kind)? } else { kind };
+        if to.pair_deltas {
+            let Some(delta) = key.checked_sub(written) else {
+                return convert(from, to, &ascending(from, whole)?, outermost);
+            };
+            put(to.ints, delta, &mut out)?;
+            written = key;
+        } else {
+            put(to.ints, key, &mut out)?;
+        }
+        let value = int(from.ints, &mut block)?;
         if key.is_multiple_of(2) {
-            put(to, value, &mut out)?;
+            put(to.ints, value, &mut out)?;
             continue;
         }
         let (bytes, rest) = block.split_at_checked(usize::try_from(value).ok()?)?;
@@ -37,10 +46,26 @@ fn convert(from: Ints, to: Ints, mut block: &[u8], outermost: bool) -> Option<By
         let nested =
             if key == IMMUTABLE && outermost { convert(from, to, bytes, false) } else { None };
         let bytes = nested.as_deref().unwrap_or(bytes);
-        put(to, bytes.len() as u64, &mut out)?;
+        put(to.ints, bytes.len() as u64, &mut out)?;
         out.put_slice(bytes);
     }
     Some(out)
+}
+
+/// A list whose types stand as they are, in ascending order of type; equal ones keep theirs.
+fn ascending(rules: &Rules, mut block: &[u8]) -> Option<Vec<u8>> {
+    let mut pairs = Vec::new();
+    while !block.is_empty() {
+        let pair = block;
+        let key = int(rules.ints, &mut block)?;
+        let value = int(rules.ints, &mut block)?;
+        if !key.is_multiple_of(2) {
+            block = block.get(usize::try_from(value).ok()?..)?;
+        }
+        pairs.push((key, pair.get(..pair.len() - block.len())?));
+    }
+    pairs.sort_by_key(|(key, _)| *key);
+    Some(pairs.into_iter().flat_map(|(_, pair)| pair).copied().collect())
 }
 
 fn int(ints: Ints, bytes: &mut &[u8]) -> Option<u64> {
@@ -73,5 +98,24 @@ mod tests {
         assert_eq!(convert_properties(Draft::D18, Draft::D16, &huge), None);
         let cut = Bytes::from_static(&[3, 9, 1]);
         assert_eq!(convert_properties(Draft::D18, Draft::D16, &cut), None);
+        assert_eq!(convert_properties(Draft::D14, Draft::D16, &cut), None);
+    }
+
+    #[test]
+    fn properties_of_draft_14_stand_in_any_order_and_are_put_in_theirs() {
+        // Type 121 = "hi", type 2 = 300, type 11 = {type 6 = 1, type 4 = 200}, type 2 = 7.
+        let block = Bytes::from_static(&[
+            0x40, 121, 2, b'h', b'i', 2, 0x41, 0x2C, 11, 5, 6, 1, 4, 0x40, 200, 2, 7,
+        ]);
+        let sorted = Bytes::from_static(&[
+            2, 0x41, 0x2C, 2, 7, 11, 5, 4, 0x40, 200, 6, 1, 0x40, 121, 2, b'h', b'i',
+        ]);
+        let deltas = [2, 0x41, 0x2C, 0, 7, 9, 5, 4, 0x40, 200, 2, 1, 0x40, 110, 2, b'h', b'i'];
+        let later = convert_properties(Draft::D14, Draft::D16, &block).unwrap();
+        assert_eq!(later[..], deltas);
+        assert_eq!(convert_properties(Draft::D16, Draft::D14, &later).unwrap(), sorted);
+        let newest = convert_properties(Draft::D14, Draft::D22, &block).unwrap();
+        assert_eq!(convert_properties(Draft::D22, Draft::D14, &newest).unwrap(), sorted);
+        assert_eq!(convert_properties(Draft::D14, Draft::D14, &block).unwrap(), block);
     }
 }

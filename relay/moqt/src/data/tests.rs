@@ -10,6 +10,8 @@ use super::*;
 use crate::draft::Draft;
 use crate::model::GroupOrder;
 
+mod d14;
+
 fn v(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap()
 }
@@ -506,6 +508,8 @@ proptest! {
     ) {
         let mut wire = BytesMut::new();
         let mut encoder = SubgroupEncoder::new(draft, &header, &mut wire).unwrap();
+        let default = draft.codec().rules().in_full.then_some(DEFAULT_PRIORITY);
+        let header = SubgroupHeader { priority: header.priority.or(default), ..header };
         let mut items = vec![Item::Subgroup(header)];
         for (object, payload) in objects {
             encoder.object(&object, &mut wire).unwrap();

@@ -26,6 +26,8 @@ static RULES: Rules = Rules {
         matches!(kind, RequestKind::SubscribeNamespace | RequestKind::SubscribeTracks)
     },
     request_ids: true,
+    in_full: false,
+    pair_deltas: true,
     first_object_bit: false,
     fetch_deltas: false,
     padding: None,
@@ -79,7 +81,7 @@ const KINDS: [(u64, Kind); 22] = [
     (0x1E, Kind::PublishOk),
 ];
 
-const SETUP: SetupRules = SetupRules { request_ids: true, limits: false };
+const SETUP: SetupRules = SetupRules { request_ids: true, limits: false, deltas: true };
 
 const CLIENT_SETUP: u64 = 0x20;
 const SERVER_SETUP: u64 = 0x21;
@@ -324,7 +326,14 @@ fn decode_body(
                 error: RequestError { code, retry_ms, reason, redirect: None },
             }
         }
-        Kind::PublishBlocked | Kind::PublishState | Kind::SubscribeTracks | Kind::Fill => {
+        Kind::PublishBlocked
+        | Kind::PublishState
+        | Kind::SubscribeTracks
+        | Kind::ServerSetup
+        | Kind::UnsubscribeNamespace
+        | Kind::OkTo(_)
+        | Kind::ErrorTo(_)
+        | Kind::Fill => {
             let _ = stream;
             return Err(r.violation("type", "is not of this draft"));
         }
@@ -424,7 +433,9 @@ fn encode_body(w: &mut Writer<'_>, message: &Message) {
             w.int("retry interval", error.retry_ms.map_or(0, |ms| ms.saturating_add(1)));
             w.text(&error.reason, REASON_BYTES_MAX);
         }
-        Message::PublishBlocked { .. } | Message::PublishState { .. } => {
+        Message::PublishBlocked { .. }
+        | Message::PublishState { .. }
+        | Message::UnsubscribeNamespace { .. } => {
             w.misfit("a message of another draft");
         }
     }

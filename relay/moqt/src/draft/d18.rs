@@ -37,7 +37,7 @@ pub(super) struct Family {
 pub(super) static D18: Family = Family {
     rules: &RULES,
     params: &PARAMS,
-    setup: SetupRules { request_ids: false, limits: false },
+    setup: SetupRules { request_ids: false, limits: false, deltas: true },
     kinds: &KINDS,
     request_codes: &REQUEST_CODES,
     done_codes: &DONE_CODES,
@@ -64,6 +64,8 @@ pub(super) const LAYOUT: Rules = Rules {
     control: Control::UniPair,
     own_stream: |_| true,
     request_ids: false,
+    in_full: false,
+    pair_deltas: true,
     first_object_bit: true,
     fetch_deltas: true,
     padding: Some((0x132B_3E28, 0x132B_3E29)),
@@ -311,7 +313,11 @@ fn decode_body(
         | Kind::Fill
         | Kind::FetchCancel
         | Kind::PublishNamespaceDone
-        | Kind::PublishNamespaceCancel => {
+        | Kind::PublishNamespaceCancel
+        | Kind::ServerSetup
+        | Kind::UnsubscribeNamespace
+        | Kind::OkTo(_)
+        | Kind::ErrorTo(_) => {
             return Err(r.violation("type", "is not of this draft"));
         }
     };
@@ -527,6 +533,7 @@ fn encode_body(family: &Family, w: &mut Writer<'_>, message: &Message) {
         | Message::Unsubscribe { .. }
         | Message::FetchCancel { .. }
         | Message::PublishNamespaceDone { .. }
+        | Message::UnsubscribeNamespace { .. }
         | Message::PublishNamespaceCancel { .. } => w.misfit("a message of another draft"),
     }
 }

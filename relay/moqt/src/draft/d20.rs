@@ -38,7 +38,7 @@ const NEWEST: Family = Family {
     streams_unknown: u64::MAX,
 };
 
-const SETUP: SetupRules = SetupRules { request_ids: false, limits: true };
+const SETUP: SetupRules = SetupRules { request_ids: false, limits: true, deltas: true };
 
 static RULES_19: Rules = Rules {
     fin_ends_namespace: false,

@@ -82,7 +82,7 @@ pub(super) fn read_filter(
 const NEXT_OBJECT: u64 = 5;
 
 /// Up to draft 19: a type that says what follows.
-fn read_typed(
+pub(super) fn read_typed(
     r: &mut Reader,
     end_absolute: bool,
     short: impl Fn(SessionError) -> SessionError,
@@ -180,7 +180,7 @@ fn with_fields(w: &mut Writer<'_>, filter: Filter, write: impl FnOnce(&mut Write
     }
 }
 
-fn write_typed(w: &mut Writer<'_>, end_absolute: bool, filter: Filter) {
+pub(super) fn write_typed(w: &mut Writer<'_>, end_absolute: bool, filter: Filter) {
     match filter {
         Filter::NextGroupStart => w.int("filter", 1),
         // Of what is published from now on, all that is of the current group or an older one.

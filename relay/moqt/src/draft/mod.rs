@@ -2,6 +2,7 @@
 //! draft-free model and back. Adding a draft means adding a file here; no other module may ask which
 //! draft it is.
 
+mod d14;
 mod d16;
 mod d18;
 mod d20;
@@ -14,7 +15,7 @@ mod params;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{CommandError, RequestError, ResetCode, SessionError};
-use crate::message::{Decoded, Kind, Message};
+use crate::message::{About, Decoded, Kind, Message};
 use crate::model::{RequestId, RequestKind, Role};
 use crate::varint::Ints;
 
@@ -22,6 +23,8 @@ use crate::varint::Ints;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Draft {
+    /// draft-ietf-moq-transport-14.
+    D14,
     /// draft-ietf-moq-transport-16.
     D16,
     /// draft-ietf-moq-transport-18.
@@ -38,12 +41,14 @@ pub enum Draft {
 
 impl Draft {
     /// All drafts, in our order of preference: newest first.
-    pub const ALL: [Draft; 6] =
-        [Draft::D22, Draft::D21, Draft::D20, Draft::D19, Draft::D18, Draft::D16];
+    pub const ALL: [Draft; 7] =
+        [Draft::D22, Draft::D21, Draft::D20, Draft::D19, Draft::D18, Draft::D16, Draft::D14];
 
-    /// The ALPN and WebTransport protocol token.
+    /// The ALPN and WebTransport protocol token. That of draft 14 stood for all drafts up to then: SETUP
+    /// tells which.
     pub const fn token(self) -> &'static str {
         match self {
+            Self::D14 => "moq-00",
             Self::D16 => "moqt-16",
             Self::D18 => "moqt-18",
             Self::D19 => "moqt-19",
@@ -51,6 +56,24 @@ impl Draft {
             Self::D21 => "moqt-21",
             Self::D22 => "moqt-22",
         }
+    }
+
+    /// Its number, as people call it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::D14 => 14,
+            Self::D16 => 16,
+            Self::D18 => 18,
+            Self::D19 => 19,
+            Self::D20 => 20,
+            Self::D21 => 21,
+            Self::D22 => 22,
+        }
+    }
+
+    /// The draft with this number, if it is one of ours.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|draft| draft.number() == number)
     }
 
     /// The draft a token names, if it is one of ours.
@@ -83,6 +106,7 @@ impl Draft {
     /// The one place that turns a draft into code.
     pub(crate) fn codec(self) -> &'static dyn Codec {
         match self {
+            Self::D14 => &d14::D14,
             Self::D16 => &d16::D16,
             Self::D18 => &d18::D18,
             Self::D19 => &d20::D19,
@@ -152,6 +176,18 @@ pub(crate) trait Codec: Sync {
         out: &mut BytesMut,
     ) -> Result<(), CommandError>;
 
+    /// Appends a framed message about an open request, of which drafts that say things in full write
+    /// more than its id.
+    fn encode_about(
+        &self,
+        message: &Message,
+        _about: &About,
+        sender: Role,
+        out: &mut BytesMut,
+    ) -> Result<(), CommandError> {
+        self.encode(message, sender, out)
+    }
+
     /// How the requester ends an open request.
     fn cancel(&self, kind: RequestKind, request: RequestId) -> Ending;
 
@@ -184,6 +220,12 @@ pub(crate) struct Rules {
     pub(crate) own_stream: fn(RequestKind) -> bool,
     /// MAX_REQUEST_ID limits requests.
     pub(crate) request_ids: bool,
+    /// Draft 14 says things in full. An update has the whole subscription and no answer; answers are of a
+    /// type for each kind of request; a namespace is taken back by name and advertised by
+    /// PUBLISH_NAMESPACE; an object names its priority, and on a fetch stream all its ids.
+    pub(crate) in_full: bool,
+    /// Types in lists of key-value pairs are deltas; before, they stood as they are, in any order.
+    pub(crate) pair_deltas: bool,
     /// Subgroup headers can say that the first object is the subgroup's first (bit 0x40).
     pub(crate) first_object_bit: bool,
     /// Fetch objects carry deltas, not ids.
@@ -257,6 +299,7 @@ mod tests {
     fn the_servers_order_decides_among_offered_drafts() {
         let shaka = ["moqt-16", "moq-00"];
         assert_eq!(Draft::negotiate(shaka, &Draft::ALL), Some(Draft::D16));
+        assert_eq!(Draft::negotiate(shaka, &[Draft::D14, Draft::D16]), Some(Draft::D14));
         assert_eq!(Draft::negotiate(["moqt-16", "moqt-18"], &Draft::ALL), Some(Draft::D18));
         assert_eq!(Draft::negotiate(["moqt-18"], &[Draft::D16]), None);
         assert_eq!(Draft::negotiate(["h3", "moq-lite-03"], &Draft::ALL), None);

@@ -1,5 +1,5 @@
 //! Key-value pairs: track properties and setup options, delta-coded lists that all drafts from 16 on
-//! share. Which of them a relay acts on is not decided here.
+//! share, and setup options of draft 14. Which of them a relay acts on is not decided here.
 
 use bytes::Bytes;
 
@@ -10,7 +10,11 @@ use crate::model::{Property, PropertyValue};
 use crate::wire::{Reader, VALUE_BYTES_MAX, Writer};
 
 /// A key-value pair: even types hold an integer, odd ones bytes (section 1.4.3).
-fn read_pair(r: &mut Reader, previous: &mut u64, field: &str) -> Result<Property, SessionError> {
+pub(super) fn read_pair(
+    r: &mut Reader,
+    previous: &mut u64,
+    field: &str,
+) -> Result<Property, SessionError> {
     let kind = next_key(r, *previous, field)?;
     *previous = kind;
     let value = if kind % 2 == 0 {
@@ -107,6 +111,8 @@ pub(super) struct SetupRules {
     pub(super) request_ids: bool,
     /// MAX_FILTER_RANGES and MAX_REQUEST_UPDATES.
     pub(super) limits: bool,
+    /// Types are deltas; otherwise they stand as they are (draft 14).
+    pub(super) deltas: bool,
 }
 
 /// Reads `count` setup options, or all there are. Unknown ones are skipped, even when repeated
@@ -123,6 +129,9 @@ pub(super) fn read_setup(
     let mut left = count;
     while left.map_or(!r.is_empty(), |left| left > 0) {
         left = left.map(|left| left - 1);
+        if !rules.deltas {
+            previous = 0;
+        }
         let Property { kind, value } = read_pair(r, &mut previous, "setup option")?;
         let known = match kind {
             SETUP_MAX_REQUEST_ID => rules.request_ids,
@@ -195,7 +204,9 @@ pub(super) fn write_setup(w: &mut Writer<'_>, setup: &Setup, counted: bool, rule
     let mut previous = 0;
     let mut key = |w: &mut Writer<'_>, key: u64| {
         w.int("setup option", key - previous);
-        previous = key;
+        if rules.deltas {
+            previous = key;
+        }
     };
     if let Some(path) = &options.path {
         key(w, SETUP_PATH);

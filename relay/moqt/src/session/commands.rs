@@ -171,11 +171,17 @@ impl Session {
         }
         self.check_filters(&params)?;
         let order = fill_order(&params);
+        let params = self.whole_update(request, params)?;
+        let standing = self.rules().in_full.then(|| params.clone());
         let bytes = self.encode(&Message::Update { request: update, target: request, params })?;
         self.next_id += 2;
-        self.updates.insert(update, request);
-        if let Some(open) = self.requests.get_mut(&request) {
-            open.updates.push(update);
+        if let Some(standing) = standing {
+            self.updated_in_full(request, update, &standing);
+        } else {
+            self.updates.insert(update, request);
+            if let Some(open) = self.requests.get_mut(&request) {
+                open.updates.push(update);
+            }
         }
         self.expect_order(request, order);
         self.send_on(request, &bytes.freeze(), false);
@@ -213,7 +219,9 @@ impl Session {
     fn end(&mut self, request: RequestId, ending: Ending) {
         match ending {
             Ending::Message(message) => {
-                let _ = self.send_control(&message);
+                if let Ok(bytes) = self.encode_about(request, &message) {
+                    self.send_control_bytes(&bytes.freeze());
+                }
             }
             Ending::Stream => {
                 if let Some(Request { link: Link::Stream(stream), rx_done, .. }) =
@@ -250,9 +258,12 @@ impl Session {
             return Err(CommandError::TooManyRequests);
         }
         let request = RequestId(self.next_id);
-        let first = self.encode(&build(request))?;
+        let message = build(request);
+        let first = self.encode(&message)?;
         self.next_id += 2;
-        self.requests.insert(request, Request::new(kind, true, Link::Blocked(first)));
+        let memory = self.memory_of(&message);
+        let open = Request { memory, ..Request::new(kind, true, Link::Blocked(first)) };
+        self.requests.insert(request, open);
         if request.0 < self.peer_max {
             self.start(request);
         } else {
@@ -380,11 +391,7 @@ impl Session {
             properties: properties.to_vec(),
         };
         if let Some(target) = self.peers_update(request) {
-            let bytes = self.encode(&ok(params, &[]))?;
-            self.updates.remove(&request);
-            self.send_on(target, &bytes.freeze(), false);
-            self.spend();
-            return Ok(());
+            return self.answer_update(request, target, &ok(params, &[]));
         }
         let open = self.requests.get(&request).ok_or(CommandError::UnknownRequest(request))?;
         let kind = open.kind;
@@ -395,6 +402,7 @@ impl Session {
         self.unanswered(request, kind)?;
         match kind {
             RequestKind::Publish => {
+                self.accepted_in_full(request, &params);
                 let rest = if self.rules().publish_ok_params { None } else { rest_of(&params) };
                 if let Some(rest) = &rest {
                     self.check_filters(rest)?;
@@ -431,17 +439,28 @@ impl Session {
     pub fn reject(&mut self, request: RequestId, error: &RequestError) -> Result<(), CommandError> {
         let refusal = Message::RequestError { request, error: error.clone() };
         if let Some(target) = self.peers_update(request) {
-            let bytes = self.encode(&refusal)?;
-            self.updates.remove(&request);
-            self.send_on(target, &bytes.freeze(), false);
-            self.spend();
-            return Ok(());
+            return self.answer_update(request, target, &refusal);
         }
         let open = self.requests.get(&request).ok_or(CommandError::UnknownRequest(request))?;
         self.unanswered(request, open.kind)?;
-        let bytes = self.encode(&refusal)?;
+        let bytes = self.encode_about(request, &refusal)?;
         self.send_on(request, &bytes.freeze(), true);
         self.close(request);
+        Ok(())
+    }
+
+    fn answer_update(
+        &mut self,
+        update: RequestId,
+        target: RequestId,
+        answer: &Message,
+    ) -> Result<(), CommandError> {
+        if !self.rules().in_full {
+            let bytes = self.encode(answer)?;
+            self.send_on(target, &bytes.freeze(), false);
+        }
+        self.updates.remove(&update);
+        self.spend();
         Ok(())
     }
 
@@ -527,6 +546,10 @@ impl Session {
         request: RequestId,
         suffix: &Namespace,
     ) -> Result<(), CommandError> {
+        if self.rules().in_full {
+            self.granted_to_peer(request, &[RequestKind::SubscribeNamespace])?;
+            return self.advertise_in_full(request, suffix);
+        }
         self.advertise(request, &Message::Namespace { suffix: suffix.clone() })
     }
 
@@ -536,6 +559,11 @@ impl Session {
         request: RequestId,
         suffix: &Namespace,
     ) -> Result<(), CommandError> {
+        if self.rules().in_full {
+            self.granted_to_peer(request, &[RequestKind::SubscribeNamespace])?;
+            self.unadvertise_in_full(request, suffix);
+            return Ok(());
+        }
         self.advertise(request, &Message::NamespaceDone { suffix: suffix.clone() })
     }
 
@@ -614,7 +642,7 @@ impl Session {
     }
 
     fn answer(&mut self, request: RequestId, message: &Message) -> Result<(), CommandError> {
-        let bytes: BytesMut = self.encode(message)?;
+        let bytes: BytesMut = self.encode_about(request, message)?;
         if let Some(open) = self.requests.get_mut(&request) {
             open.answered = true;
         }

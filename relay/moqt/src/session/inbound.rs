@@ -4,11 +4,12 @@
 use bytes::{Bytes, BytesMut};
 
 use super::framer::Framer;
-use super::messages::{NO_REQUEST, Place, misplaced};
+use super::in_full::Memory;
+use super::messages::{Place, misplaced};
 use super::{Event, Link, Request, Session, Stream};
 use crate::draft::Control;
 use crate::error::{DoneCode, RequestCode, RequestError, ResetCode, SessionError};
-use crate::message::Kind;
+use crate::message::{Kind, NO_REQUEST};
 use crate::model::{Dir, RequestId, RequestKind, Role, StreamId};
 
 impl Session {
@@ -102,7 +103,7 @@ impl Session {
         };
         let kind = self.codec().kind(number, self.peer());
         let head = head.freeze();
-        if kind == Some(Kind::Setup) {
+        if kind.is_some_and(Kind::is_setup) {
             if self.rules().control == Control::ClientBidi {
                 self.control_ready(id);
             }
@@ -129,7 +130,7 @@ impl Session {
         framer.push(data);
         while let Some((kind, body)) = self.next_message(&mut framer)? {
             match (self.setup_seen, kind) {
-                (false, Kind::Setup) => {
+                (false, kind) if kind.is_setup() => {
                     let decoded = self.codec().decode(kind, body, NO_REQUEST)?;
                     self.on_setup(decoded)?;
                 }
@@ -157,7 +158,8 @@ impl Session {
         match self.rules().control {
             Control::UniPair => kind == Kind::GoAway,
             Control::ClientBidi => {
-                !matches!(kind, Kind::Setup | Kind::Namespace | Kind::NamespaceDone)
+                !kind.is_setup()
+                    && !matches!(kind, Kind::Namespace | Kind::NamespaceDone)
                     && !kind.opens().is_some_and(self.rules().own_stream)
             }
         }
@@ -348,7 +350,10 @@ impl Session {
         let event = match open.kind {
             RequestKind::Subscribe => Event::Unsubscribed { request },
             RequestKind::Fetch => Event::FetchCancelled { request },
-            RequestKind::PublishNamespace => Event::PublishNamespaceDone { request },
+            RequestKind::PublishNamespace => match open.memory.and_then(Memory::advertised) {
+                Some((request, suffix)) => return self.unadvertised(request, suffix),
+                None => Event::PublishNamespaceDone { request },
+            },
             RequestKind::SubscribeNamespace | RequestKind::SubscribeTracks => {
                 Event::UnsubscribedNamespace { request }
             }

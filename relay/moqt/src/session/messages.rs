@@ -19,10 +19,6 @@ pub(super) enum Place {
     Request(RequestId),
 }
 
-/// Stands for the request of a stream whose first message is not read yet; no id reaches it, since ids
-/// are below 2^64-1 by parity or by MAX_REQUEST_ID.
-pub(super) const NO_REQUEST: RequestId = RequestId(u64::MAX);
-
 impl Session {
     pub(super) fn on_setup(&mut self, decoded: Decoded) -> Result<(), SessionError> {
         let Message::Setup(Setup {
@@ -101,9 +97,10 @@ impl Session {
     /// Returns the request opened, if the message opened one that is still open.
     pub(super) fn on_message(
         &mut self,
-        decoded: Decoded,
+        mut decoded: Decoded,
         place: Place,
     ) -> Result<Option<RequestId>, SessionError> {
+        self.settle(&mut decoded)?;
         let (message, refusal) = self.resolve(decoded)?;
         let kind = message.kind();
         match (place, kind.opens()) {
@@ -132,9 +129,16 @@ impl Session {
             Message::PublishNamespaceDone { request } => {
                 self.on_cancel(request, RequestKind::PublishNamespace);
             }
+            Message::UnsubscribeNamespace { request } => {
+                self.on_cancel(request, RequestKind::SubscribeNamespace);
+            }
             Message::PublishNamespaceCancel { request, code, reason } => {
                 if self.is_own(request, RequestKind::PublishNamespace) {
+                    let quiet = self.is_advert(request);
                     self.close(request);
+                    if quiet {
+                        return Ok(None);
+                    }
                     let error = RequestError::new(code, reason);
                     let kind = RequestKind::PublishNamespace;
                     self.events.push_back(Event::Revoked { request, kind, error });
@@ -146,6 +150,7 @@ impl Session {
             Message::SubscribeOk { request, alias, params, properties } => {
                 if self.grant(request, RequestKind::Subscribe, kind)? {
                     self.learn_alias(alias, request)?;
+                    self.learn_start(request, params.largest);
                     self.events.push_back(Event::SubscribeOk {
                         request,
                         alias,
@@ -175,7 +180,9 @@ impl Session {
             }
             Message::RequestOk { request, params, properties } => {
                 if let Some((request, kind)) = self.answered(request, Some(kind))? {
-                    if kind == RequestKind::Update && self.is_own_update(request) {
+                    if kind == RequestKind::Update && self.is_own_update(request)
+                        || self.is_advert(request)
+                    {
                         return Ok(None);
                     }
                     self.events.push_back(Event::RequestOk { request, kind, params, properties });
@@ -190,10 +197,14 @@ impl Session {
                     if kind == RequestKind::Update && self.is_own_update(request) {
                         return Ok(None);
                     }
+                    let quiet = self.is_advert(request);
                     if kind != RequestKind::Update {
                         self.finish_own(request);
                         self.stop_data(request);
                         self.close(request);
+                    }
+                    if quiet {
+                        return Ok(None);
                     }
                     self.events.push_back(Event::RequestError { request, kind, error });
                 }
@@ -306,13 +317,19 @@ impl Session {
             Place::Opening(stream) => Link::Stream(stream),
             _ => Link::Control,
         };
-        self.requests.insert(request, Request { alias, ..Request::new(kind, false, link) });
+        let memory = self.memory_of(&message);
+        self.requests.insert(request, Request { alias, memory, ..Request::new(kind, false, link) });
         self.peer_open += 1;
         if is_namespace(kind) {
             self.peer_namespaces += 1;
         }
         if let Some(error) = self.refusal(&message).or(refusal) {
             let _ = self.reject(request, &error);
+            return Ok(None);
+        }
+        if let Message::PublishNamespace { namespace, .. } = &message
+            && self.advertised_by(request, namespace)
+        {
             return Ok(None);
         }
         self.events.push_back(match message {

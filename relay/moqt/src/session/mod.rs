@@ -1,11 +1,12 @@
 //! One MoQT session, either role: the control plane of a connection and its inbound data streams. This
 //! file owns the state and the doors in and out; streams are sorted in `inbound`, messages obeyed in
-//! `messages`, the books kept in `requests`, the owner's wishes in `commands`, data read in `streams`. Outbound data streams are the caller's.
+//! `messages`, the books kept in `requests`, what draft 14 says in full in `in_full`, the owner's wishes in `commands`, data read in `streams`. Outbound data streams are the caller's.
 
 mod commands;
 mod event;
 mod framer;
 mod ids;
+mod in_full;
 mod inbound;
 mod messages;
 mod requests;
@@ -22,11 +23,12 @@ pub use event::{Event, Output, SetupOptions};
 use crate::draft::{Codec, Control, Draft, Feature, Rules};
 use crate::error::{CommandError, ResetCode, SessionError};
 use crate::limits::{Counters, Limits};
-use crate::message::{Message, Setup};
+use crate::message::{About, Message, Setup};
 use crate::model::{Dir, GroupOrder, OpenKey, RequestId, RequestKind, Role, StreamId, Transport};
 use crate::token::TokenCache;
 use framer::Framer;
 use ids::IdSet;
+use in_full::Memory;
 use streams::DataStream;
 
 /// Key of our control stream; request streams use their request id.
@@ -131,6 +133,8 @@ struct Request {
     updates: Vec<RequestId>,
     /// An update of ours that finishes our answer to a PUBLISH; the owner does not know of it.
     own_update: Option<RequestId>,
+    /// What a draft that says things in full needs to know of it later.
+    memory: Option<Box<Memory>>,
     /// Namespaces the peer advertises on it.
     advertised: usize,
     goaway_seen: bool,
@@ -378,6 +382,18 @@ impl Session {
     fn encode(&self, message: &Message) -> Result<BytesMut, CommandError> {
         let mut out = BytesMut::new();
         self.codec().encode(message, self.role, &mut out)?;
+        Ok(out)
+    }
+
+    /// A message about an open request, or about an update of one.
+    fn encode_about(
+        &self,
+        request: RequestId,
+        message: &Message,
+    ) -> Result<BytesMut, CommandError> {
+        let mut out = BytesMut::new();
+        let about = self.requests.get(&request).map_or_else(About::default, Request::about);
+        self.codec().encode_about(message, &about, self.role, &mut out)?;
         Ok(out)
     }
 

@@ -20,6 +20,7 @@ impl Session {
             }
         }
         self.updates.retain(|_, target| *target != request);
+        self.withdraw(request, &open);
         if !open.ours {
             self.peer_open -= 1;
             if is_namespace(open.kind) {
@@ -82,9 +83,15 @@ impl Session {
         self.check_peer_id(update, Kind::Update)?;
         let open = self.requests.get(&target);
         let fits = open.is_some_and(|open| !open.ours || open.kind == RequestKind::Publish);
+        if self.rules().in_full && fits && !self.is_subscription(target) {
+            return Err(misplaced(Kind::Update, "a request that is no subscription"));
+        }
         if !fits {
             // It may have crossed with the end of its request.
             self.spend();
+            if self.rules().in_full {
+                return Ok(());
+            }
             let error = RequestError::new(RequestCode::DoesNotExist, "no such open request");
             let _ = self.send_control(&Message::RequestError { request: update, error });
             return Ok(());
@@ -308,6 +315,7 @@ impl Request {
             data_done: false,
             updates: Vec::new(),
             own_update: None,
+            memory: None,
             advertised: 0,
             goaway_seen: false,
             goaway_sent: false,

@@ -8,6 +8,7 @@ use moqtap_codec::kvp::{KeyValuePair, KvpValue};
 use moqtap_codec::types::TrackNamespace;
 use moqtap_codec::varint::{Moqt18, VarInt};
 
+mod d14;
 mod d16;
 mod d18;
 mod later;
@@ -49,7 +50,7 @@ fn ints(draft: Draft, values: &[u64]) -> Vec<u8> {
 fn their_token(draft: Draft, token: &AuthorizationToken) -> KeyValuePair {
     let mut out = Vec::new();
     match draft {
-        Draft::D16 => token.encode(&mut out).unwrap(),
+        Draft::D14 | Draft::D16 => token.encode(&mut out).unwrap(),
         _ => token.encode_moqt::<Moqt18>(&mut out),
     }
     bytes(3, &out)

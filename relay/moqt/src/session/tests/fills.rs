@@ -144,6 +144,7 @@ fn an_answer_to_a_publish_is_complete_where_the_draft_allows_it() {
             })
             .collect();
         let whole = draft.codec().rules().publish_ok_params;
+        let wish = publish::taken(draft, wish);
         assert_eq!(told, if whole { vec![wish] } else { vec![Params::default(), wish] });
     });
 }

@@ -9,7 +9,7 @@ fn published(pair: &mut Pair, alias: u64) -> RequestId {
     let properties = [Property { kind: 0x0E, value: PropertyValue::Int(9) }];
     let track = track("video");
     let request = pair.ends[CLIENT].publish(&track, alias, params.clone(), &properties).unwrap();
-    let properties = properties.to_vec();
+    let properties = told(pair.draft, &properties);
     let seen = pair.seen(SERVER);
     assert_eq!(seen, [Event::Publish { request, track, alias, params, properties }]);
     request
@@ -19,10 +19,24 @@ fn granted(pair: &mut Pair, alias: u64) -> RequestId {
     let request = published(pair, alias);
     pair.ends[SERVER].accept(request, Params::default(), &[]).unwrap();
     let kind = RequestKind::Publish;
-    let (params, properties) = (Params::default(), Vec::new());
+    let (params, properties) = (taken(pair.draft, Params::default()), Vec::new());
     let ok = Event::RequestOk { request, kind, params, properties };
     assert_eq!(pair.seen(CLIENT), [ok]);
     request
+}
+
+/// What of the answer to a PUBLISH arrives: draft 14 names all.
+pub(super) fn taken(draft: Draft, params: Params) -> Params {
+    if !draft.codec().rules().in_full {
+        return params;
+    }
+    Params {
+        forward: Some(params.forwards()),
+        priority: Some(params.subscriber_priority()),
+        filter: params.filter.or(Some(Filter::LargestObject)),
+        group_order: params.group_order.or(Some(GroupOrder::Ascending)),
+        ..params
+    }
 }
 
 #[test]
@@ -37,6 +51,13 @@ fn a_published_track_is_taken_changed_and_ended_by_its_publisher() {
 
         let params = Params { forward: Some(false), ..Params::default() };
         let update = pair.ends[SERVER].update(request, params.clone()).unwrap();
+        let params = if draft.codec().rules().in_full {
+            // From behind the largest object, as it was.
+            let filter = Some(Filter::AbsoluteStart(Location::new(4, 3)));
+            Params { filter, priority: Some(128), ..params }
+        } else {
+            params
+        };
         assert_eq!(pair.seen(CLIENT), [Event::Update { request, update, params }]);
         pair.ends[CLIENT].accept(update, Params::default(), &[]).unwrap();
         let seen = pair.seen(SERVER);
@@ -60,7 +81,8 @@ fn a_published_track_is_refused_or_dropped_later() {
         let mut pair = Pair::ready(draft);
         let refused_one = published(&mut pair, 1);
         pair.ends[SERVER].reject(refused_one, &refused()).unwrap();
-        let (kind, error) = (RequestKind::Publish, refused());
+        let kind = RequestKind::Publish;
+        let error = heard(draft, kind);
         assert_eq!(pair.seen(CLIENT), [Event::RequestError { request: refused_one, kind, error }]);
         let request = granted(&mut pair, 1);
         pair.ends[SERVER].cancel(request);
