@@ -260,8 +260,12 @@ impl Session {
         }
         if let Some(Stream::Request(request, _)) = self.streams.get(&id) {
             let request = *request;
-            self.stop(id, ResetCode::Cancelled);
-            self.on_request_reset(request);
+            if self.requests.get(&request).is_some_and(Request::may_say_more) {
+                self.reset(id, ResetCode::Cancelled);
+            } else {
+                self.stop(id, ResetCode::Cancelled);
+                self.on_request_reset(request);
+            }
         }
         Ok(())
     }

@@ -303,6 +303,17 @@ impl Session {
 }
 
 impl Request {
+    /// The peer is the publisher, which may read no more of us and still owes PUBLISH_DONE. A transport may tell of
+    /// the one before the other: STOP_SENDING is often put in front of the data of its packet.
+    pub(super) fn may_say_more(&self) -> bool {
+        let publishes = match self.kind {
+            RequestKind::Subscribe => self.ours && self.answered,
+            RequestKind::Publish => !self.ours,
+            _ => false,
+        };
+        publishes && !self.rx_done
+    }
+
     pub(super) fn new(kind: RequestKind, ours: bool, link: Link) -> Self {
         Self {
             kind,

@@ -76,6 +76,25 @@ fn a_published_track_is_taken_changed_and_ended_by_its_publisher() {
 }
 
 #[test]
+fn a_publisher_that_reads_no_more_still_says_how_its_track_ended() {
+    each_draft(|draft| {
+        let mut pair = Pair::ready(draft);
+        let request = granted(&mut pair, 5);
+        let Link::Stream(stream) = pair.ends[SERVER].requests[&request].link else { return };
+        pair.step(SERVER, |server| server.handle_stop(stream, 0));
+        // Our half is reset, which somebody who stopped it does not look at.
+        let answer = pair.ends[SERVER].poll_output();
+        assert!(matches!(answer, Some(Output::Reset { stream: of, .. }) if of == stream));
+        assert_eq!(pair.seen(SERVER), [], "{draft:?}: not over yet");
+        let (code, streams) = (DoneCode::TrackEnded, Some(1));
+        pair.ends[CLIENT].publish_done(request, code, streams, "over").unwrap();
+        let reason = "over".to_owned();
+        let done = Event::PublishDone { request, code, streams, reason };
+        assert_eq!(pair.seen(SERVER), [done], "{draft:?}");
+    });
+}
+
+#[test]
 fn a_published_track_is_refused_or_dropped_later() {
     each_draft(|draft| {
         let mut pair = Pair::ready(draft);
