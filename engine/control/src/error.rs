@@ -9,6 +9,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A `jti` or `vid` is empty, too long, or holds control characters.
+    #[error("a token id or viewer id has 1 to {max} bytes without control characters", max = crate::revocation::CLAIM_BYTES_MAX)]
+    Claim,
     /// The database answered with an error.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
@@ -29,6 +32,9 @@ pub enum Error {
     /// The organisation has no active signing key.
     #[error("no active signing key: create one first")]
     NoSigningKey,
+    /// As many revocations are in force as relays can hold.
+    #[error("{max} revocations are in force, which is the most", max = crate::REVOCATIONS_MAX)]
+    RevocationsFull,
     /// The database was written by a later version of Weir.
     #[error("the database has schema {found}, this build knows {known}: run the newer Weir")]
     SchemaTooNew {
@@ -46,6 +52,12 @@ pub enum Error {
     /// The token could not be signed.
     #[error("cannot sign the token: {0}")]
     Sign(String),
+    /// A text that was to be withdrawn is no token of this organisation. Its text is not in here.
+    #[error("this is no playback token of this organisation")]
+    TokenUnreadable,
+    /// A token to be withdrawn has no `jti`.
+    #[error("the token has no id (jti): withdraw its viewer or its key")]
+    TokenWithoutId,
     /// No input has this id.
     #[error("no input {0}")]
     UnknownInput(crate::InputId),
@@ -58,9 +70,13 @@ impl Error {
     /// The stable code used by the API, by close reasons and by `--json` output.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Claim => "claim_invalid",
             Self::KeyRefused => "stream_key_invalid",
             Self::Name => "name_invalid",
             Self::NoSigningKey => "no_signing_key",
+            Self::RevocationsFull => "capacity",
+            Self::TokenUnreadable => "token_invalid",
+            Self::TokenWithoutId => "token_without_id",
             Self::UnknownInput(_) | Self::UnknownSigningKey(_) => "not_found",
             Self::Database(_)
             | Self::DataDir { .. }

@@ -11,6 +11,7 @@
 mod error;
 pub mod http;
 mod id;
+mod revocation;
 mod secret;
 mod store;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod watch;
 
 pub use error::Error;
 pub use id::{ApiKeyId, InputId, InvalidId, OrgId, SigningKeyId};
+pub use revocation::{REVOCATIONS_MAX, Revocation, Withdraw};
 pub use secret::{ApiKey, PlaybackToken, StreamKey};
 pub use store::{
     ApiKeyRecord, DATABASE_FILE, Ingest, Input, InvalidIngest, NewInput, Scope, SigningKey, Store,

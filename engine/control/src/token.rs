@@ -57,6 +57,9 @@ pub struct Claims {
     pub exp: u64,
     /// Unique id of this token, for revocation.
     pub jti: String,
+    /// The viewer it was minted for, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vid: Option<String>,
 }
 
 impl Claims {
@@ -73,6 +76,8 @@ pub struct MintedToken {
     pub kid: SigningKeyId,
     /// How it was signed.
     pub algorithm: Algorithm,
+    /// Its id, by which it can be withdrawn.
+    pub jti: String,
     /// When it ends, to the second.
     pub expires_at: Timestamp,
 }
@@ -90,25 +95,32 @@ pub struct PlaybackKey {
     pub org: OrgId,
 }
 
+/// Whom a token is for.
+pub(crate) struct Recipient<'a> {
+    pub(crate) org: &'a OrgId,
+    pub(crate) input: &'a InputId,
+    pub(crate) viewer: Option<&'a str>,
+}
+
 /// Signs a token with an Ed25519 key in PKCS #8 form.
 pub(crate) fn mint(
     kid: SigningKeyId,
     private_pkcs8: &[u8],
-    org: &OrgId,
-    input: &InputId,
+    to: &Recipient<'_>,
     ttl: Duration,
     now: Timestamp,
 ) -> Result<MintedToken, Error> {
     let iat = now.as_secs();
     let exp = iat + ttl.clamp(TTL_MIN, TTL_MAX).as_secs();
     let claims = Claims {
-        iss: org.to_string(),
-        sub: input.to_string(),
+        iss: to.org.to_string(),
+        sub: to.input.to_string(),
         aud: Claims::AUDIENCE.to_owned(),
         iat,
         nbf: iat,
         exp,
         jti: unique(),
+        vid: to.viewer.map(str::to_owned),
     };
     let mut header = Header::new(jsonwebtoken::Algorithm::EdDSA);
     header.kid = Some(kid.to_string());
@@ -118,6 +130,7 @@ pub(crate) fn mint(
         token: PlaybackToken::new(signed),
         kid,
         algorithm: Algorithm::EdDsa,
+        jti: claims.jti,
         expires_at: Timestamp::from_secs(exp),
     })
 }

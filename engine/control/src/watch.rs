@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{Error, PlaybackKey, store::Sqlite};
+use crate::{Error, PlaybackKey, Revocation, Timestamp, store::Sqlite};
 
 /// How often the version is looked at: a change is seen within this, well under half a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -18,6 +18,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Snapshot {
     /// Active signing keys of all organisations, oldest first.
     pub playback_keys: Vec<PlaybackKey>,
+    /// What was withdrawn and could still be in use.
+    pub revocations: Vec<Revocation>,
 }
 
 /// Reads the snapshot now and keeps the receiver current until it is dropped.
@@ -75,5 +77,6 @@ async fn refresh(
 }
 
 async fn snapshot(db: &Sqlite) -> Result<Snapshot, Error> {
-    Ok(Snapshot { playback_keys: db.playback_keys().await? })
+    let revocations = db.revocations(Timestamp::now()).await?;
+    Ok(Snapshot { playback_keys: db.playback_keys().await?, revocations })
 }

@@ -127,10 +127,38 @@ pub(super) enum Token {
         /// Life of the token, such as 90s, 15m or 1h30m; kept within 30s to 24h
         #[arg(long, default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
+        /// Viewer it is for: all tokens of a viewer can be revoked together
+        #[arg(long, value_name = "ID")]
+        vid: Option<String>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Refuse tokens from now on, and end the sessions they opened
+    Revoke {
+        #[command(flatten)]
+        what: Which,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// The token with this id; `token mint` prints it
+    #[arg(long, value_name = "ID")]
+    pub(super) jti: Option<String>,
+    /// All tokens of this viewer issued up to now
+    #[arg(long, value_name = "ID")]
+    pub(super) vid: Option<String>,
+    /// All tokens whose version (claim `ver`) is lower
+    #[arg(long, value_name = "N")]
+    pub(super) ver: Option<u64>,
+    /// The token on standard input, so that it shows in no process list
+    #[arg(long)]
+    pub(super) token_stdin: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,7 +167,7 @@ pub(super) enum SigningKey {
     Create,
     /// List keys, oldest first
     List,
-    /// Refuse the tokens of a key from now on
+    /// Refuse the tokens of a key from now on, and end the sessions they opened
     Deactivate {
         /// Id of the key, sgk_…
         kid: SigningKeyId,
@@ -349,5 +377,8 @@ mod tests {
         assert!(parse("weir token mint sgk_00000000000000000000000000").is_err());
         assert!(parse("weir input create --name x --ingest carrier-pigeon").is_err());
         assert!(parse("weir token mint lv_00000000000000000000000000 --ttl 1h --json").is_ok());
+        assert!(parse("weir token revoke --vid anna").is_ok());
+        assert!(parse("weir token revoke --vid anna --jti j1").is_err(), "one at a time");
+        assert!(parse("weir token revoke").is_err(), "nothing named");
     }
 }

@@ -148,6 +148,9 @@ impl From<weir_control::Error> for Failure {
             Error::DataDir { .. } => {
                 failure.help("name a directory you may write to with --data-dir")
             }
+            Error::RevocationsFull => failure
+                .help("withdraw a whole key instead: `weir signing-key create`, then `deactivate`"),
+            Error::TokenWithoutId => failure.help("use --vid, or `weir signing-key deactivate`"),
             Error::Name => failure.help("choose another --name").usage(),
             _ => failure,
         }

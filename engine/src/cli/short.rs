@@ -1,22 +1,25 @@
 //! The short commands: they open the store, do one thing beside a running server, and print it.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
 use serde_json::json;
-use weir_control::{DATABASE_FILE, Ingest, NewInput, Store};
+use weir_control::{DATABASE_FILE, Ingest, NewInput, Store, Withdraw};
 
 use super::{
     Addresses, Failure,
-    args::{Input, SigningKey, Token},
+    args::{Input, SigningKey, Token, Which},
     failure::written,
 };
 use crate::{
     config::{Config, UpFlags},
     topology::HostFacts,
 };
+
+/// Read from standard input as a token; longer ones are refused by everybody.
+const TOKEN_BYTES_MAX: u64 = 9 * 1024;
 
 pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Result<(), Failure> {
     let addresses = addresses(config);
@@ -74,9 +77,12 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
 }
 
 pub(super) fn token(config: &Config, command: Token, out: &mut dyn Write) -> Result<(), Failure> {
-    let Token::Mint { id, ttl, json } = command;
+    let (id, vid, ttl, json) = match command {
+        Token::Mint { id, vid, ttl, json } => (id, vid, ttl, json),
+        Token::Revoke { what, json } => return revoke(config, what, json, out),
+    };
     let minted = with_store(config, Missing::Refuse, async |store| {
-        store.mint_playback_token(&id, ttl).await
+        store.mint_viewer_token(&id, vid.as_deref(), ttl).await
     })?;
     let addresses = addresses(config);
     let playback_url = addresses.playback_url(&id, &minted.token);
@@ -88,6 +94,8 @@ pub(super) fn token(config: &Config, command: Token, out: &mut dyn Write) -> Res
             "page_url": page_url,
             "kid": minted.kid,
             "alg": minted.algorithm.as_str(),
+            "jti": minted.jti,
+            "vid": vid,
             "expires_at": minted.expires_at,
             "expires_at_unix": minted.expires_at.as_secs(),
         });
@@ -95,10 +103,41 @@ pub(super) fn token(config: &Config, command: Token, out: &mut dyn Write) -> Res
     } else {
         write!(
             out,
-            "playback  {playback_url}\npage      {page_url}\nexpires   {}\n",
-            minted.expires_at
+            "playback  {playback_url}\npage      {page_url}\ntoken id  {}\nexpires   {}\n",
+            minted.jti, minted.expires_at
         )
     })
+}
+
+fn revoke(config: &Config, what: Which, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let token = if what.token_stdin { Some(token_from(&mut std::io::stdin())?) } else { None };
+    let (revocation, _) = with_store(config, Missing::Refuse, async |store| {
+        let org = store.default_org();
+        let what = match (what.jti, what.vid, what.ver, token) {
+            (Some(jti), ..) => Withdraw::Token(jti),
+            (_, Some(vid), ..) => Withdraw::Viewer(vid),
+            (_, _, Some(version), _) => Withdraw::Version(version),
+            (.., token) => Withdraw::token(&token.unwrap_or_default(), org)?,
+        };
+        store.revoke(org, what).await
+    })?;
+    let (kind, value) = (revocation.what.kind(), revocation.what.value());
+    written(if json {
+        writeln!(out, "{}", json!(revocation))
+    } else {
+        let until = revocation.until;
+        writeln!(out, "revoked {kind} {value}: sessions end within a second; kept until {until}")
+    })
+}
+
+/// One token, at most as long as one can be.
+fn token_from(input: &mut dyn Read) -> Result<String, Failure> {
+    let mut token = String::new();
+    input
+        .take(TOKEN_BYTES_MAX)
+        .read_to_string(&mut token)
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+    Ok(token)
 }
 
 pub(super) fn signing_key(
@@ -126,7 +165,10 @@ pub(super) fn signing_key(
             with_store(config, Missing::Refuse, async |store| {
                 store.deactivate_signing_key(&kid).await
             })?;
-            written(writeln!(out, "{kid} is inactive: its tokens are refused from now on"))
+            written(writeln!(
+                out,
+                "{kid} is inactive: its tokens are refused, sessions on them end"
+            ))
         }
     }
 }

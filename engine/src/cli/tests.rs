@@ -187,3 +187,24 @@ fn play_passes_its_options_on() {
     let options = noted.play.take().expect("was called");
     assert_eq!(options.duration, Some(std::time::Duration::from_secs(3)));
 }
+
+#[test]
+fn tokens_are_revoked_by_id_and_by_viewer_and_shown_nowhere() {
+    let dir = TempDir::new();
+    let data = dir.path().join("data");
+    let data = data.to_str().expect("text");
+    let created = json(&["input", "create", "--name", "Stage", "--data-dir", data, "--json"]);
+    let id = created["id"].as_str().expect("an id");
+    let minted = json(&["token", "mint", id, "--vid", "anna", "--data-dir", data, "--json"]);
+    let jti = minted["jti"].as_str().expect("an id");
+    assert_eq!(minted["vid"], "anna");
+    let said = weir(&["token", "mint", id, "--data-dir", data]).expect("works");
+    assert!(said.contains("\ntoken id  "), "{said}");
+    let said = weir(&["token", "revoke", "--jti", jti, "--data-dir", data]).expect("works");
+    assert!(said.starts_with(&format!("revoked jti {jti}: ")), "{said}");
+    let revoked = json(&["token", "revoke", "--vid", "anna", "--data-dir", data, "--json"]);
+    assert_eq!(revoked["vid"], "anna");
+    assert!(revoked["expires_at_unix"].as_u64() >= minted["expires_at_unix"].as_u64());
+    let none = weir(&["token", "revoke", "--vid", "", "--data-dir", data]).expect_err("refused");
+    assert!(none.to_string().contains("1 to 128 bytes"), "{none}");
+}

@@ -4,6 +4,7 @@
 //! files, from the [`Store`] and from the engine by way of [`Site`]; it knows no media and no MoQT.
 //! Every request is logged by path, never with its query, which may carry a token.
 
+mod api;
 mod assets;
 mod connection;
 mod limits;

@@ -13,7 +13,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{Health, Limits, Options, Site, assets::Assets, hex, limits::Counters};
+use super::{Health, Limits, Options, Site, api, assets::Assets, hex, limits::Counters};
 use crate::{InputId, Store, TTL_DEFAULT};
 
 /// Scripts, styles and workers from here only; WebTransport to any host over TLS; video from
@@ -52,6 +52,10 @@ impl Routes {
         Self(Arc::new(Inner { assets, counters, demo, limits, site, store }))
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// The routes of one listener. Metrics are for operators, who have the listener in the clear,
     /// by default reachable from this machine only.
     pub(super) fn router(&self, with_metrics: bool) -> Router {
@@ -65,7 +69,8 @@ impl Routes {
             // The TCP twin of the WebTransport URL: opened in a browser, it shows the player.
             .route("/playback/{id}", get(player_page))
             .route("/player.json", get(player))
-            .route("/watch/{id}", get(player_page));
+            .route("/watch/{id}", get(player_page))
+            .merge(api::routes());
         if with_metrics {
             router = router.route("/metrics", get(metrics));
         }
@@ -79,13 +84,13 @@ impl Routes {
     }
 }
 
-/// Around every answer: no bodies in, a time limit, the common headers, one log line.
+/// Around every answer: no bodies in where none belong, a time limit, the common headers, one log line.
 async fn around(State(routes): State<Routes>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut response = if has_body(request.headers()) {
-        // Nothing here takes a body, so none is read.
+    let mut response = if has_body(request.headers()) && !api::takes_body(&path) {
+        // What takes no body reads none.
         problem(StatusCode::PAYLOAD_TOO_LARGE, "body_not_accepted")
     } else {
         let answer = tokio::time::timeout(routes.0.limits.request, next.run(request)).await;
@@ -227,12 +232,12 @@ fn pinned(site: &dyn Site) -> Option<String> {
 }
 
 /// Answers with a secret or a moment in them are nobody's to keep.
-fn json(value: &serde_json::Value) -> Response {
+pub(super) fn json(value: &serde_json::Value) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (headers, value.to_string()).into_response()
 }
 
-fn problem(status: StatusCode, code: &str) -> Response {
+pub(super) fn problem(status: StatusCode, code: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body = json!({ "title": title, "status": status.as_u16(), "code": code });
     let headers = [(header::CONTENT_TYPE, "application/problem+json")];

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Ingest, NewInput, testing::TempDir};
+use crate::{Ingest, NewInput, Scope, TTL_MIN, testing::TempDir};
 
 struct TestSite {
     health: Health,
@@ -42,6 +42,7 @@ impl Site for TestSite {
 struct Running {
     addr: SocketAddr,
     input: InputId,
+    store: Store,
     stop: oneshot::Sender<()>,
     done: JoinHandle<io::Result<()>>,
     _dir: TempDir,
@@ -57,7 +58,7 @@ async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = tcp.local_addr().expect("bound");
     let options = Options {
-        store,
+        store: store.clone(),
         site: Arc::new(TestSite { health }),
         demo: demo.then(|| input.id.clone()),
         limits,
@@ -66,7 +67,7 @@ async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -
     let done = tokio::spawn(serve(vec![Listener { tcp, tls: None }], options, async {
         let _ = stopped.await;
     }));
-    Running { addr, input: input.id, stop, done, _dir: dir }
+    Running { addr, input: input.id, store, stop, done, _dir: dir }
 }
 
 async fn plain() -> Running {
@@ -216,6 +217,109 @@ async fn shutdown_ends_idle_connections_and_returns() {
     assert!(TcpStream::connect(server.addr).await.is_err());
 }
 
+impl Running {
+    /// POST of a JSON body to the API with an API key; status and body of the answer.
+    async fn post(&self, path: &str, key: &str, body: &str) -> (String, Value) {
+        let answer = self
+            .say(&format!(
+                "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            ))
+            .await;
+        let (_, json) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (status(&answer).to_owned(), serde_json::from_str(json).expect("JSON"))
+    }
+
+    async fn listed(&self, key: &str, query: &str) -> Value {
+        let head = format!(
+            "GET /v1/revocations{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        let answer = self.say(&head).await;
+        let (_, json) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        serde_json::from_str(json).expect("JSON")
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_withdrawn_over_the_api_and_asking_twice_does_no_harm() {
+    let server = plain().await;
+    let scopes = [Scope::StreamsMint, Scope::Keys];
+    let (_, key) = server.store.issue_api_key("test", &scopes).await.expect("issued");
+    let key = key.expose();
+    let path = "/v1/revocations";
+    let (code, one) = server.post(path, key, r#"{"vid":"anna"}"#).await;
+    assert_eq!((code.as_str(), &one["vid"]), ("201", &Value::from("anna")));
+    assert!(one["expires_at_unix"].as_u64() > Some(0) && one["revoked_at"].is_string(), "{one}");
+    assert_eq!(server.post(path, key, r#"{"vid":"anna"}"#).await.0, "200");
+    let minted = server.store.mint_playback_token(&server.input, TTL_MIN).await.expect("minted");
+    let body = format!(r#"{{"token":"{}"}}"#, minted.token.expose());
+    let (code, one) = server.post(path, key, &body).await;
+    assert_eq!((code.as_str(), one["jti"].as_str()), ("201", Some(minted.jti.as_str())));
+    assert_eq!(server.post(path, key, r#"{"ver":2}"#).await.0, "201");
+    let kid = server.store.signing_keys().await.expect("listed")[0].kid.clone();
+    assert_eq!(server.post(path, key, &format!(r#"{{"kid":"{kid}"}}"#)).await.0, "201");
+    assert!(server.store.playback_keys().await.expect("listed").is_empty(), "signs no more");
+
+    let all = server.listed(key, "").await;
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(4));
+    assert_eq!(all["next_cursor"], Value::Null);
+    let mut seen = Vec::new();
+    let mut query = "?limit=1".to_owned();
+    loop {
+        let page = server.listed(key, &query).await;
+        seen.extend(page["data"].as_array().expect("a list").clone());
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        query = format!("?limit=1&cursor={cursor}");
+    }
+    assert_eq!(Value::from(seen), all["data"]);
+    assert_eq!(server.listed(key, "?cursor=!").await["code"], "cursor_invalid");
+}
+
+#[tokio::test]
+async fn the_api_refuses_without_key_scope_or_sense_and_repeats_nothing() {
+    let server = plain().await;
+    let path = "/v1/revocations";
+    let mint = [Scope::StreamsMint];
+    let (_, key) = server.store.issue_api_key("mint", &mint).await.expect("issued");
+    let read = [Scope::StreamsRead];
+    let (_, reader) = server.store.issue_api_key("read", &read).await.expect("issued");
+    let (key, reader) = (key.expose(), reader.expose());
+    let big = format!(r#"{{"vid":"{}"}}"#, "v".repeat(20_000));
+    let long = format!(r#"{{"vid":"{}"}}"#, "v".repeat(200));
+    for (key, body, code, name) in [
+        ("ak_live_topsecret", r#"{"vid":"anna"}"#, "401", "auth_failed"),
+        ("", r#"{"vid":"anna"}"#, "401", "auth_failed"),
+        (reader, r#"{"vid":"anna"}"#, "403", "scope_missing"),
+        (key, r#"{"kid":"sgk_00000000000000000000000000"}"#, "403", "scope_missing"),
+        (key, r#"{"vid":"anna","jti":"topsecret"}"#, "422", "one_subject_wanted"),
+        (key, "{}", "422", "one_subject_wanted"),
+        (key, r#"{"topsecret":"x"}"#, "400", "body_malformed"),
+        (key, "topsecret", "400", "body_malformed"),
+        (key, r#"{"token":"topsecret.topsecret.topsecret"}"#, "422", "token_invalid"),
+        (key, r#"{"vid":""}"#, "422", "claim_invalid"),
+        (key, &long, "422", "claim_invalid"),
+        (key, &big, "413", "body_too_large"),
+    ] {
+        let (status, problem) = server.post(path, key, body).await;
+        assert_eq!((status.as_str(), problem["code"].as_str()), (code, Some(name)), "{body}");
+        assert!(!problem.to_string().contains("topsecret"), "{problem}");
+    }
+    assert_eq!(status(&server.get(path).await), "401");
+    let delete = "DELETE /v1/revocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&server.say(delete).await), "405");
+    let (id, basic) = server.store.issue_api_key("basic", &mint).await.expect("issued");
+    let pair = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        format!("{}:{}", id.id, basic.expose()),
+    );
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {pair}\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(status(&server.say(&head).await), "200");
+}
+
 #[tokio::test]
 async fn tokens_in_queries_do_not_reach_the_log() {
     use std::sync::Mutex;
@@ -259,7 +363,11 @@ async fn tokens_in_queries_do_not_reach_the_log() {
     server.get("/healthz").await;
     tracing::callsite::rebuild_interest_cache();
     server.get(&format!("/watch/{input}?tok=topsecret")).await;
+    let (_, key) = server.store.issue_api_key("x", &[Scope::StreamsMint]).await.expect("issued");
+    let bad = r#"{"token":"topsecret.topsecret.topsecret"}"#;
+    server.post("/v1/revocations", key.expose(), bad).await;
+    server.post("/v1/revocations", "ak_live_topsecret", bad).await;
     let text = seen.0.lock().expect("done").clone();
     assert!(text.contains(&format!("/watch/{input}")), "{text}");
-    assert!(!text.contains("topsecret"), "{text}");
+    assert!(!text.contains("topsecret") && !text.contains(key.expose()), "{text}");
 }

@@ -4,6 +4,7 @@
 //! is the one file a second dialect has to mirror. The store does not know who asks: the CLI and
 //! a running server use it side by side on the same file.
 
+pub(crate) mod revocations;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,10 @@ pub use self::sqlite::DATABASE_FILE;
 pub(crate) use self::sqlite::{Observer, Sqlite};
 use crate::{
     Algorithm, ApiKey, ApiKeyId, Error, InputId, MintedToken, OrgId, PlaybackKey, SigningKeyId,
-    Snapshot, StreamKey, Timestamp, secret::random, token, watch,
+    Snapshot, StreamKey, Timestamp,
+    revocation::{Withdraw, check_claim},
+    secret::random,
+    token, watch,
 };
 
 /// Longest name of an input or key, in characters.
@@ -231,13 +235,9 @@ impl Store {
         self.db.signing_keys(&self.org).await
     }
 
-    /// Stops accepting a key's tokens, those already out included.
+    /// Stops accepting a key's tokens, those already out included: sessions on them end.
     pub async fn deactivate_signing_key(&self, kid: &SigningKeyId) -> Result<(), Error> {
-        if self.db.deactivate_signing_key(&self.org, kid).await? {
-            Ok(())
-        } else {
-            Err(Error::UnknownSigningKey(kid.clone()))
-        }
+        self.revoke(&self.org, Withdraw::Key(kid.clone())).await.map(|_| ())
     }
 
     /// Mints a playback token for an input with its organisation's newest active key. The life is
@@ -247,10 +247,23 @@ impl Store {
         input: &InputId,
         ttl: Duration,
     ) -> Result<MintedToken, Error> {
+        self.mint_viewer_token(input, None, ttl).await
+    }
+
+    /// The same for a known viewer, whose tokens can be withdrawn together and whose sessions are
+    /// counted.
+    pub async fn mint_viewer_token(
+        &self,
+        input: &InputId,
+        viewer: Option<&str>,
+        ttl: Duration,
+    ) -> Result<MintedToken, Error> {
+        viewer.map_or(Ok(()), check_claim)?;
         let input = self.input(input).await?;
         let (kid, private) =
             self.db.newest_private_key(&input.org).await?.ok_or(Error::NoSigningKey)?;
-        token::mint(kid, &private, &input.org, &input.id, ttl, Timestamp::now())
+        let to = token::Recipient { org: &input.org, input: &input.id, viewer };
+        token::mint(kid, &private, &to, ttl, Timestamp::now())
     }
 
     /// The public halves of all active signing keys.

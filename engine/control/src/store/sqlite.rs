@@ -35,12 +35,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 4;
 
 /// Scripts that turn schema version n into n + 1, in order. Released ones are never edited.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first_light.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first_light.sql"),
+    include_str!("migrations/0002_revocations.sql"),
+];
 
 /// A pool of connections to one database file.
 #[derive(Clone)]
 pub(crate) struct Sqlite {
-    pool: SqlitePool,
+    pub(super) pool: SqlitePool,
 }
 
 /// A connection that only watches for commits of others.
@@ -252,19 +255,6 @@ impl Sqlite {
         .collect()
     }
 
-    pub(super) async fn deactivate_signing_key(
-        &self,
-        org: &OrgId,
-        kid: &SigningKeyId,
-    ) -> Result<bool, Error> {
-        let done = sqlx::query("UPDATE signing_keys SET active = 0 WHERE org_id = ?1 AND kid = ?2")
-            .bind(org.as_str())
-            .bind(kid.as_str())
-            .execute(&self.pool)
-            .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
     pub(super) async fn newest_private_key(
         &self,
         org: &OrgId,
@@ -441,6 +431,20 @@ async fn insert_signing_key(
     Ok(())
 }
 
+/// False when the organisation has no such key.
+pub(super) async fn deactivate_signing_key(
+    connection: &mut SqliteConnection,
+    org: &OrgId,
+    kid: &SigningKeyId,
+) -> Result<bool, Error> {
+    let done = sqlx::query("UPDATE signing_keys SET active = 0 WHERE org_id = ?1 AND kid = ?2")
+        .bind(org.as_str())
+        .bind(kid.as_str())
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 async fn server_secret(
     connection: &mut SqliteConnection,
     name: &'static str,
@@ -466,6 +470,6 @@ fn algorithm_of(row: &SqliteRow) -> Result<Algorithm, Error> {
     stored(Algorithm::parse(row.try_get("alg")?).ok_or(()), "algorithm")
 }
 
-fn stored<T, E>(parsed: Result<T, E>, what: &'static str) -> Result<T, Error> {
+pub(super) fn stored<T, E>(parsed: Result<T, E>, what: &'static str) -> Result<T, Error> {
     parsed.map_err(|_| Error::Stored { what })
 }

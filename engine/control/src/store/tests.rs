@@ -254,10 +254,7 @@ async fn a_database_of_a_later_version_is_left_alone() {
         .await
         .expect("writes");
     connection.close().await.expect("closes");
-    assert!(matches!(
-        Store::open(dir.path()).await,
-        Err(Error::SchemaTooNew { found: 99, known: 1 })
-    ));
+    assert!(matches!(Store::open(dir.path()).await, Err(Error::SchemaTooNew { found: 99, .. })));
 }
 
 #[tokio::test]
@@ -276,4 +273,93 @@ fn a_long_credential_is_cut_at_a_character() {
     assert_eq!(capped(&text).len(), CREDENTIAL_BYTES_MAX);
     let odd = format!("a{text}");
     assert_eq!(capped(&odd).len(), CREDENTIAL_BYTES_MAX - 1);
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_is_listed_once_and_withdrawing_again_does_no_harm() {
+    let dir = TempDir::new();
+    let store = open(&dir).await;
+    let org = store.default_org().clone();
+    let (input, _) = store.create_input(named("Stage")).await.expect("created");
+    let minted = store.mint_viewer_token(&input.id, Some("anna"), TTL_MIN).await.expect("minted");
+    let keys = store.playback_keys().await.expect("listed");
+    assert_eq!(claims(&minted, &keys[0]).vid.as_deref(), Some("anna"));
+    assert_eq!(claims(&minted, &keys[0]).jti, minted.jti);
+    let (first, is_new) = store.revoke_token(&org, minted.token.expose()).await.expect("revoked");
+    assert!(is_new && first.what == Withdraw::Token(minted.jti.clone()), "{first:?}");
+    let again = store.revoke(&org, Withdraw::Token(minted.jti)).await.expect("revoked");
+    assert_eq!(again, (first, false));
+    for what in [Withdraw::Viewer("anna".into()), Withdraw::Version(2)] {
+        let (_, is_new) = store.revoke(&org, what.clone()).await.expect("revoked");
+        assert!(is_new);
+        assert!(!store.revoke(&org, what).await.expect("revoked").1);
+    }
+    let listed = store.revocations(&org, None, 100).await.expect("listed");
+    let kinds: Vec<_> = listed.iter().map(|one| one.what.kind()).collect();
+    assert_eq!(kinds, ["jti", "ver", "vid"]);
+    let page = store.revocations(&org, Some(("jti", &listed[0].what.value())), 1).await;
+    assert_eq!(page.expect("listed"), listed[1..2]);
+    let elsewhere = store.revocations(&OrgId::generate(), None, 100).await.expect("listed");
+    assert!(elsewhere.is_empty(), "another organisation sees none of it");
+    let long = "v".repeat(129);
+    for bad in ["", "a\nb", &long] {
+        let refused = store.revoke(&org, Withdraw::Viewer(bad.to_owned())).await;
+        assert!(matches!(refused, Err(Error::Claim)), "{bad}");
+        let refused = store.mint_viewer_token(&input.id, Some(bad), TTL_MIN).await;
+        assert!(matches!(refused, Err(Error::Claim)), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn withdrawing_a_key_deactivates_it_and_is_told_to_relays() {
+    let dir = TempDir::new();
+    let store = open(&dir).await;
+    let watching = open(&dir).await.watch().await.expect("watching");
+    let kid = store.signing_keys().await.expect("listed")[0].kid.clone();
+    store.deactivate_signing_key(&kid).await.expect("deactivated");
+    let mut watching = watching;
+    watching.changed().await.expect("seen");
+    let seen = watching.borrow_and_update().clone();
+    assert!(seen.playback_keys.is_empty());
+    assert_eq!(seen.revocations.len(), 1);
+    assert_eq!(seen.revocations[0].what, Withdraw::Key(kid));
+    let nobody = Withdraw::Key(SigningKeyId::generate());
+    let refused = store.revoke(store.default_org(), nobody).await;
+    assert!(matches!(refused, Err(Error::UnknownSigningKey(_))));
+}
+
+#[tokio::test]
+async fn revocations_are_bounded_and_forgotten_when_the_last_token_has_ended() {
+    let dir = TempDir::new();
+    let store = open(&dir).await;
+    let org = store.default_org().clone();
+    let (kept, _) = store.revoke(&org, Withdraw::Viewer("anna".into())).await.expect("revoked");
+    let life = kept.until.as_millis() - kept.revoked_at.as_millis();
+    assert!(life >= TTL_MAX.as_millis() as i64, "outlives every token");
+    let path = dir.path().join(DATABASE_FILE);
+    let mut sqlite = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+        .await
+        .expect("opens");
+    sqlx::query(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2) \
+         INSERT INTO revocations SELECT ?1, 'jti', 'j' || i, 0, ?3 FROM n",
+    )
+    .bind(org.as_str())
+    .bind(crate::REVOCATIONS_MAX as i64 - 1)
+    .bind(kept.until.as_millis())
+    .execute(&mut sqlite)
+    .await
+    .expect("filled");
+    let full = store.revoke(&org, Withdraw::Viewer("bert".into())).await;
+    assert!(matches!(full, Err(Error::RevocationsFull)));
+    assert!(store.revoke(&org, Withdraw::Viewer("anna".into())).await.is_ok(), "there already");
+    let over = "UPDATE revocations SET until = 1 WHERE kind = 'jti'";
+    sqlx::query(over).execute(&mut sqlite).await.expect("aged");
+    assert_eq!(store.revocations(&org, None, 100).await.expect("listed").len(), 1);
+    assert!(store.revoke(&org, Withdraw::Viewer("bert".into())).await.is_ok());
+    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM revocations")
+        .fetch_one(&mut sqlite)
+        .await
+        .expect("counted");
+    assert_eq!(rows, 2, "what is over is gone");
 }
