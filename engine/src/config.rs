@@ -6,6 +6,7 @@
 
 mod drain;
 mod interop;
+mod limits;
 
 use std::{
     fmt,
@@ -21,6 +22,7 @@ pub(crate) use self::drain::parse_duration;
 pub use self::drain::{Deadline, Drain, NewUri};
 use self::interop::OpenTrees;
 pub use self::interop::{Interop, OWN_TREE, OpenTree};
+pub use self::limits::Limits;
 use crate::topology::{self, HostFacts, Topology};
 
 /// The documented file that ships with the binary; its values are the defaults.
@@ -44,6 +46,8 @@ pub struct Config {
     pub drain: Drain,
     /// What is open to clients without a token.
     pub interop: Interop,
+    /// How much one token, viewer, address or broadcast may take.
+    pub limits: Limits,
     /// What is logged and how.
     pub log: Log,
 }
@@ -169,6 +173,8 @@ pub struct Up {
     pub drain: Drain,
     /// Namespace trees that need no token; only ever on a loopback address.
     pub open_trees: Vec<Namespace>,
+    /// How much one token, viewer, address or broadcast may take.
+    pub limits: Limits,
     /// Shards, pins, listeners and links.
     pub topology: Topology,
 }
@@ -261,6 +267,7 @@ impl Default for Config {
             public: Public::default(),
             drain: Drain::default(),
             interop: Interop::default(),
+            limits: Limits::default(),
             log: Log::default(),
         }
     }
@@ -365,6 +372,7 @@ impl Config {
             certificate,
             drain: self.drain.clone(),
             open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
+            limits: self.limits.clone(),
             topology: topology::resolve(self, host)?,
         })
     }

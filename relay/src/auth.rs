@@ -129,6 +129,27 @@ impl AuthError {
         Self::ALL.iter().position(|e| *e == self).unwrap_or_default()
     }
 
+    /// Whether it is what somebody who guesses or forges would meet. A token that was good once, or
+    /// will be, or is good for something else, is a mistake at most.
+    pub fn is_forgery(self) -> bool {
+        match self {
+            Self::TooLarge
+            | Self::Malformed
+            | Self::UnknownKey
+            | Self::Algorithm
+            | Self::Header
+            | Self::Signature
+            | Self::Issuer
+            | Self::Lifetime => true,
+            Self::Missing
+            | Self::Audience
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::Revoked
+            | Self::OtherStream => false,
+        }
+    }
+
     /// Stable snake-case label for metrics.
     pub fn label(self) -> &'static str {
         match self {

@@ -178,6 +178,9 @@ pub enum RefuseReason {
     /// The input is switched off or wants another protocol.
     #[error("input_disabled")]
     Disabled,
+    /// Its address showed too many keys that open nothing.
+    #[error("too_many_attempts")]
+    TooMany,
     /// No room.
     #[error("capacity")]
     Capacity,
@@ -305,8 +308,8 @@ pub enum Event {
         /// Taken, or given back.
         taken: bool,
     },
-    /// A peer's token or stream key opened nothing: its address is to be held off for a while when
-    /// it makes a habit of it.
+    /// A peer showed a token that nobody we know has signed: its address is to be held off for a
+    /// while when it makes a habit of it.
     AuthFailed {
         /// Which session; it is over or soon will be.
         session: SessionId,

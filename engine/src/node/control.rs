@@ -1,12 +1,14 @@
 //! The bridge between shards and control threads: questions from shards (is this key good), mail
 //! back to them. Bounded both ways; a shard never waits for the database.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use weir_control::{Ingest, Store};
 use weir_moqt::Namespace;
+use weir_relay::admission::Backoff;
 use weir_relay::{KeySet, RefuseReason, SessionId};
 
 use super::drain::ShardOrder;
@@ -38,6 +40,8 @@ enum Asker {
 pub(super) struct Request {
     input_id: String,
     key: String,
+    /// From where; bad keys are counted by it.
+    peer: Option<IpAddr>,
     asker: Asker,
 }
 
@@ -54,11 +58,13 @@ impl Requests {
         &self,
         input_id: &str,
         key: &str,
+        peer: IpAddr,
     ) -> Result<Grant, RefuseReason> {
         let (answer, wait) = oneshot::channel();
         let request = Request {
             input_id: input_id.to_owned(),
             key: key.to_owned(),
+            peer: Some(peer),
             asker: Asker::Task(answer),
         };
         self.questions.try_send(request).map_err(|_| RefuseReason::Capacity)?;
@@ -73,9 +79,10 @@ impl Requests {
         session: SessionId,
         input_id: String,
         key: &str,
+        peer: Option<IpAddr>,
     ) {
-        let request =
-            Request { input_id, key: key.to_owned(), asker: Asker::Session(shard, session) };
+        let (key, asker) = (key.to_owned(), Asker::Session(shard, session));
+        let request = Request { input_id, key, peer, asker };
         // A full queue leaves the session to the relay's own time limit.
         let _ = self.questions.try_send(request);
     }
@@ -110,16 +117,27 @@ impl Bridge {
         Post(Arc::clone(&self.mailboxes))
     }
 
-    /// Answers questions until the shards are gone.
+    /// Answers questions until the shards are gone. An address that keeps showing bad keys, to
+    /// whatever shard and over whatever protocol, is refused without looking for a while.
     pub(super) async fn answer(mut self, store: Store) {
         let shards = self.mailboxes.len();
+        let backoff = Arc::new(Mutex::new(Backoff::default()));
         while let Some(request) = self.questions.recv().await {
             let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
+            let backoff = Arc::clone(&backoff);
             tokio::spawn(async move {
-                let check = check(&store, &request.input_id, &request.key, shards);
-                let answer = tokio::time::timeout(ANSWER_TIMEOUT, check)
-                    .await
-                    .unwrap_or(Err(RefuseReason::Timeout));
+                let answer = if must_wait(&backoff, request.peer) {
+                    Err(RefuseReason::TooMany)
+                } else {
+                    let check = check(&store, &request.input_id, &request.key, shards);
+                    tokio::time::timeout(ANSWER_TIMEOUT, check)
+                        .await
+                        .unwrap_or(Err(RefuseReason::Timeout))
+                };
+                if let (Err(RefuseReason::KeyInvalid), Some(peer)) = (&answer, request.peer) {
+                    let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
+                    backoff.fail(peer, Instant::now());
+                }
                 match request.asker {
                     Asker::Task(waiting) => {
                         let _ = waiting.send(answer);
@@ -134,6 +152,11 @@ impl Bridge {
             });
         }
     }
+}
+
+fn must_wait(backoff: &Mutex<Backoff>, peer: Option<IpAddr>) -> bool {
+    let backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
+    peer.is_some_and(|peer| backoff.wait(peer, Instant::now()).is_some())
 }
 
 /// News for shards.
@@ -200,4 +223,22 @@ fn pin(input_id: &str, shards: usize) -> u16 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     (hash % shards.max(1) as u64) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_many_bad_keys_is_refused_without_looking_and_others_are_not() {
+        let backoff = Mutex::new(Backoff::default());
+        let ip = |text: &str| Some(text.parse().expect("an address"));
+        let bad: IpAddr = "192.0.2.9".parse().expect("an address");
+        for _ in 0..100 {
+            backoff.lock().expect("not poisoned").fail(bad, Instant::now());
+        }
+        assert!(must_wait(&backoff, ip("192.0.2.9")));
+        assert!(!must_wait(&backoff, ip("192.0.2.10")));
+        assert!(!must_wait(&backoff, None));
+    }
 }

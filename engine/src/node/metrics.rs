@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use weir_relay::DropReason;
+use weir_relay::admission::Full;
 use weir_relay::auth::AuthError;
 
 use crate::shard::Snapshot;
@@ -144,6 +145,11 @@ impl Page<'_> {
         self.counter("draining_refused_total", "New sessions refused while draining.", |s| {
             s.quic.refused_draining
         });
+        self.counter(
+            "subscriptions_expired_total",
+            "Subscriptions ended with their grant while the session went on.",
+            |s| s.relay.subscriptions_expired,
+        );
         self.counter("protocol_violations_total", "Sessions ended for a breach of MoQT.", |s| {
             s.relay.protocol_violations
         });
@@ -233,10 +239,12 @@ impl Page<'_> {
 
     fn limits(&mut self) {
         self.labelled("limit_hits_total", "Times a limit was hit, by its name.", "limit", |s| {
-            vec![
+            let mut hits = vec![
                 ("cache_bytes_max", s.relay.limit_cache_bytes),
                 ("connections_max", s.quic.refused_capacity),
+                ("backoff", s.quic.refused_backoff),
                 ("connections_per_prefix_max", s.quic.refused_prefix),
+                ("connections_per_prefix_per_second_max", s.quic.refused_rate),
                 ("control_bytes_max", s.relay.limit_control_bytes),
                 ("events_max", s.relay.limit_events),
                 ("fetch_budget", s.relay.limit_fetch_budget),
@@ -256,7 +264,10 @@ impl Page<'_> {
                 ("subgroups_per_group_max", s.relay.limit_subgroups),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
                 ("tracks_max", s.relay.limit_tracks),
-            ]
+            ];
+            let admission = Full::ALL.iter().zip(s.relay.limit_admission);
+            hits.extend(admission.map(|(full, count)| (full.label(), count)));
+            hits
         });
     }
 

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use weir_control::{PlaybackKey, Store};
+use weir_control::{Store, Timestamp, Withdraw};
 use weir_moqt::Draft;
-use weir_relay::KeySet;
+use weir_relay::auth::{Revocation, Subject, Trust, TrustedKey};
 use weir_ring::link;
 use weir_xdp::{steer, udp};
 
@@ -107,7 +107,7 @@ impl Shards {
             }
         };
 
-        let limits = quic::Limits::default();
+        let limits = up.limits.quic(count);
         let tls = certificate.quic_config(&quic::config::alpn(DRAFTS));
         let server = quic::config::server(tls, &limits)?;
         let (rings, wakes) = shard::rings(&ring_sizes(topology)).map_err(Error::Shards)?;
@@ -129,7 +129,7 @@ impl Shards {
                 server: Arc::clone(&server),
                 drafts: DRAFTS,
                 quic: limits.clone(),
-                relay: weir_relay::Limits::default(),
+                relay: up.limits.relay(),
                 open_trees: up.open_trees.clone(),
                 rings,
                 policy: shard::Policy::default(),
@@ -204,28 +204,47 @@ impl Shards {
         }
     }
 
-    /// Hands keys to the shards now and whenever the store changes.
+    /// Hands keys and revocations to the shards now and whenever the store changes.
     async fn follow_keys(&self, store: &Store) -> Result<(), Error> {
         let mut watch = store.watch().await?;
         let post = self.post.clone();
-        let first = key_set(&watch.borrow_and_update().playback_keys);
-        post.keys(&first).await;
+        let mut trust = trust_of(&watch.borrow_and_update(), 0);
+        post.keys(&trust.key_set()).await;
         tokio::spawn(async move {
             while watch.changed().await.is_ok() {
-                let keys = key_set(&watch.borrow_and_update().playback_keys);
-                post.keys(&keys).await;
+                trust = trust_of(&watch.borrow_and_update(), trust.serial);
+                post.keys(&trust.key_set()).await;
             }
         });
         Ok(())
     }
 }
 
-fn key_set(keys: &[PlaybackKey]) -> KeySet {
-    let mut set = KeySet::new();
-    for key in keys {
-        set.insert_ed25519(key.kid.to_string(), &key.public_key, key.org.as_str());
+/// Keys and revocations of the store as relays take them, here and in a mesh. Serials are wall-clock
+/// milliseconds, so that they grow over restarts, and never less than one more than the `last`.
+fn trust_of(snapshot: &weir_control::Snapshot, last: u64) -> Trust {
+    let keys = snapshot.playback_keys.iter().map(|key| TrustedKey {
+        kid: key.kid.to_string(),
+        org: key.org.to_string(),
+        public: key.public_key,
+    });
+    let revocations = snapshot.revocations.iter().map(|revocation| Revocation {
+        org: revocation.org.to_string(),
+        subject: match &revocation.what {
+            Withdraw::Token(jti) => Subject::Token(jti.clone()),
+            Withdraw::Viewer(vid) => Subject::Viewer(vid.clone()),
+            Withdraw::Key(kid) => Subject::Key(kid.to_string()),
+            Withdraw::Version(version) => Subject::Version(*version),
+        },
+        at: revocation.revoked_at.as_secs(),
+        until: revocation.until.as_secs(),
+    });
+    let now = Timestamp::now().as_millis().max(0).cast_unsigned();
+    Trust {
+        serial: now.max(last.saturating_add(1)),
+        keys: keys.collect(),
+        revocations: revocations.collect(),
     }
-    set
 }
 
 /// Checks that a TCP address is free and learns its port. The shards' own listeners share the port
@@ -250,5 +269,13 @@ fn ring_sizes(topology: &Topology) -> RingSizes {
         links: topology.shards.iter().map(link).collect(),
         commands: topology.commands,
         datagrams: topology.hand_over_packets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_the_store_may_hold_a_mesh_can_carry() {
+        assert_eq!(weir_control::REVOCATIONS_MAX, weir_relay::auth::REVOCATIONS_MAX);
     }
 }

@@ -166,13 +166,13 @@ impl Connection {
                     self.session.reject_publish(Reject::Draining);
                 }
                 rtmp::Event::Publish { app: _, input_id, key } => {
-                    match self.requests.verify_key(&input_id, key.expose()).await {
+                    match self.requests.verify_key(&input_id, key.expose(), self.peer.ip()).await {
                         Ok(grant) if grant.shard == self.core.borrow().shard.number() => {
                             self.begin(grant);
                         }
                         Ok(grant) => return Next::Move(grant),
-                        Err(_) => {
-                            tracing::info!(peer = %self.peer, "RTMP publisher refused: stream key invalid");
+                        Err(reason) => {
+                            tracing::info!(peer = %self.peer, %reason, "RTMP publisher refused");
                             self.session.reject_publish(Reject::Unauthorized);
                         }
                     }

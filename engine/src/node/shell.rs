@@ -111,8 +111,9 @@ impl Core {
     fn event(&mut self, event: Event) {
         let shard = self.shard.number();
         match event {
-            Event::Authorize { session, input_id, key } => {
-                self.requests.authorize_session(shard, session, input_id, key.expose());
+            Event::Authorize { session, input_id, key, peer } => {
+                let peer = peer.map(|peer| peer.ip());
+                self.requests.authorize_session(shard, session, input_id, key.expose(), peer);
             }
             Event::SessionOpened { session, peer, draft, transport } => {
                 tracing::info!(shard, %session, %peer, draft = draft.token(), ?transport, "session opened");

@@ -22,12 +22,16 @@ const CID_BYTES: usize = 8;
 const DATAGRAM_BUFFER_BYTES: usize = 48 * 1024;
 
 /// Limits of one QUIC endpoint. Each has a counter in [`super::Counters`] when it refuses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections one shard holds. 20,000 x 64 KB active = 1.3 GB a shard.
     pub connections_max: usize,
     /// Connections from one IPv4 address or one IPv6 /64.
     pub connections_per_prefix_max: u32,
+    /// New connections from one such prefix within a second: a key exchange costs some 0.5 ms, so
+    /// one address takes at most half a core. Beyond it a stranger first proves its address by a
+    /// Retry, then it is refused.
+    pub connections_per_prefix_per_second_max: u32,
     /// Connections that have not finished their handshake. Past it, strangers must first prove
     /// their address by a Retry (RFC 9000 §8.1.2).
     pub half_open_max: usize,
@@ -58,6 +62,7 @@ impl Default for Limits {
         Self {
             connections_max: 20_000,
             connections_per_prefix_max: 4_096,
+            connections_per_prefix_per_second_max: 1_000,
             half_open_max: 1_000,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),

@@ -2,9 +2,9 @@
 //! timers and the caps on how many there may be; one connection's inside is [`super::conn`]'s.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn_proto::{
@@ -12,6 +12,8 @@ use quinn_proto::{
 };
 use weir_moqt as moqt;
 use weir_moqt::Draft;
+use weir_relay::admission::Backoff;
+pub(super) use weir_relay::admission::Prefix;
 use weir_xdp::{Datagram, Outcome, Port, Transmit};
 
 use super::config::{self, Limits, Steering};
@@ -122,6 +124,10 @@ pub struct Counters {
     pub refused_draining: u64,
     /// Refused: `connections_per_prefix_max`.
     pub refused_prefix: u64,
+    /// Refused: `connections_per_prefix_per_second_max`.
+    pub refused_rate: u64,
+    /// Refused: an address that keeps showing tokens nobody signed.
+    pub refused_backoff: u64,
     /// Answered with Retry: `half_open_max`.
     pub retries_sent: u64,
     /// Closed: `handshake_timeout`.
@@ -134,23 +140,26 @@ pub struct Counters {
     pub port_full: u64,
 }
 
-/// What connections are counted by: an IPv4 address or an IPv6 /64.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Prefix {
-    V4([u8; 4]),
-    V6([u8; 8]),
+/// The connections of one prefix: how many there are, and how many came within this second.
+struct Crowd {
+    open: u32,
+    since: Instant,
+    arrived: u32,
 }
 
-impl Prefix {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self::V4(v4.octets()),
-            IpAddr::V6(v6) => {
-                let mut prefix = [0; 8];
-                prefix.copy_from_slice(&v6.octets()[..8]);
-                Self::V6(prefix)
-            }
+impl Crowd {
+    fn lately(&self, now: Instant) -> u32 {
+        let over = now.saturating_duration_since(self.since) >= Duration::from_secs(1);
+        if over { 0 } else { self.arrived }
+    }
+
+    fn enter(&mut self, now: Instant) {
+        self.open += 1;
+        let arrived = self.lately(now);
+        if arrived == 0 {
+            self.since = now;
         }
+        self.arrived = arrived + 1;
     }
 }
 
@@ -169,7 +178,8 @@ pub struct Endpoint {
     generations: Vec<u32>,
     open: usize,
     half_open: usize,
-    prefixes: HashMap<Prefix, u32>,
+    prefixes: HashMap<Prefix, Crowd>,
+    backoff: Backoff,
     dirty: Vec<u32>,
     events: VecDeque<(ConnId, Event)>,
     wheel: Wheel,
@@ -208,6 +218,7 @@ impl Endpoint {
             open: 0,
             half_open: 0,
             prefixes: HashMap::new(),
+            backoff: Backoff::default(),
             dirty: Vec::new(),
             events: VecDeque::new(),
             wheel: Wheel::new(now),
@@ -348,8 +359,22 @@ impl Endpoint {
         }
     }
 
+    /// The peer showed a token that nobody signed; an address that makes a habit of it is not heard
+    /// for a while.
+    pub fn penalise(&mut self, id: ConnId, now: Instant) {
+        if let Some(address) = self.remote(id) {
+            self.backoff.fail(address.ip(), now);
+        }
+    }
+
+    /// The peer's address.
+    pub fn remote(&self, id: ConnId) -> Option<SocketAddr> {
+        let conn = self.conns.get(id.index as usize)?.as_ref()?;
+        (conn.generation == id.generation).then(|| conn.inner.remote_address())
+    }
+
     /// Round-trip time as QUIC measures it.
-    pub fn rtt(&self, id: ConnId) -> Option<std::time::Duration> {
+    pub fn rtt(&self, id: ConnId) -> Option<Duration> {
         let conn = self.conns.get(id.index as usize)?.as_ref()?;
         (conn.generation == id.generation).then(|| conn.inner.rtt())
     }
@@ -466,7 +491,16 @@ impl Endpoint {
         self.buffer.clear();
         let peer = incoming.remote_address();
         let prefix = Prefix::of(peer.ip());
-        let of_prefix = self.prefixes.get(&prefix).copied().unwrap_or(0);
+        // The cheap questions first: nothing here costs a signature or a key exchange.
+        if self.backoff.wait(peer.ip(), now).is_some() {
+            self.counters.refused_backoff += 1;
+            let transmit = self.inner.refuse(incoming, &mut self.buffer);
+            return self.reply(transmit);
+        }
+        let crowd = self.prefixes.get(&prefix);
+        let of_prefix = crowd.map_or(0, |crowd| crowd.open);
+        let lately = crowd.map_or(0, |crowd| crowd.lately(now));
+        let too_fast = lately >= self.limits.connections_per_prefix_per_second_max;
         if self.open >= self.limits.connections_max {
             self.counters.refused_capacity += 1;
             let transmit = self.inner.refuse(incoming, &mut self.buffer);
@@ -477,7 +511,14 @@ impl Endpoint {
             let transmit = self.inner.refuse(incoming, &mut self.buffer);
             return self.reply(transmit);
         }
-        if self.half_open >= self.limits.half_open_max
+        // A stranger who writes another's address must not use up that one's share: it has to answer
+        // a Retry before it is told no.
+        if too_fast && (incoming.remote_address_validated() || !incoming.may_retry()) {
+            self.counters.refused_rate += 1;
+            let transmit = self.inner.refuse(incoming, &mut self.buffer);
+            return self.reply(transmit);
+        }
+        if (too_fast || self.half_open >= self.limits.half_open_max)
             && !incoming.remote_address_validated()
             && incoming.may_retry()
         {
@@ -515,7 +556,8 @@ impl Endpoint {
         }
         self.generations[slot] = self.generations[slot].wrapping_add(1);
         let prefix = Prefix::of(peer.ip());
-        *self.prefixes.entry(prefix).or_insert(0) += 1;
+        let nobody = Crowd { open: 0, since: now, arrived: 0 };
+        self.prefixes.entry(prefix).or_insert(nobody).enter(now);
         self.open += 1;
         self.half_open += 1;
         self.counters.connections_opened += 1;
@@ -542,9 +584,9 @@ impl Endpoint {
         if conn.phase == Phase::Opening {
             self.half_open -= 1;
         }
-        if let Some(count) = self.prefixes.get_mut(&conn.prefix) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(crowd) = self.prefixes.get_mut(&conn.prefix) {
+            crowd.open -= 1;
+            if crowd.open == 0 {
                 self.prefixes.remove(&conn.prefix);
             }
         }

@@ -552,6 +552,45 @@ fn connections_past_the_cap_of_their_prefix_are_refused_and_counted() {
 }
 
 #[test]
+fn h16_newcomers_past_the_rate_of_their_prefix_prove_their_address_and_are_then_refused() {
+    let limits = Limits { connections_per_prefix_per_second_max: 0, ..Limits::default() };
+    let counters = Pair::new(config::ALPN_H3, limits).server.counters();
+    assert_eq!((counters.retries_sent, counters.refused_rate), (1, 1));
+    assert_eq!(counters.connections_opened, 0);
+
+    let limits = Limits { connections_per_prefix_per_second_max: 1, ..Limits::default() };
+    let mut pair = Pair::new(config::ALPN_H3, limits);
+    pair.reconnect();
+    pair.run();
+    let counters = pair.server.counters();
+    // It has proved its address before, so it is told at once.
+    assert_eq!((counters.retries_sent, counters.refused_rate), (0, 1));
+    assert_eq!(counters.connections_opened, 1);
+    pair.now += Duration::from_secs(1);
+    pair.reconnect();
+    pair.run();
+    assert_eq!(pair.server.counters().connections_opened, 2, "a second later it may");
+}
+
+#[test]
+fn an_address_that_keeps_showing_forged_tokens_is_not_heard_for_a_while() {
+    let mut pair = h3();
+    pair.connect("/", &["moqt-18"]);
+    let id = pair.id.expect("a session");
+    for _ in 0..33 {
+        pair.server.penalise(id, pair.now);
+    }
+    pair.reconnect();
+    pair.run();
+    let counters = pair.server.counters();
+    assert_eq!((counters.refused_backoff, counters.connections_opened), (1, 1));
+    pair.now += Duration::from_secs(2);
+    pair.reconnect();
+    pair.run();
+    assert_eq!(pair.server.counters().connections_opened, 2, "the wait is over");
+}
+
+#[test]
 fn strangers_must_prove_their_address_while_too_many_are_half_open() {
     let limits = Limits { half_open_max: 0, ..Limits::default() };
     let mut pair = Pair::new(config::ALPN_H3, limits);

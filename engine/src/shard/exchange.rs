@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use weir_moqt::{FullTrackName, Namespace};
+use weir_relay::admission::Place;
 use weir_relay::{
     DoneCode, Event, Forwarding, Found, ObjectIn, Relay, RequestCode, ResetCode, SubgroupEnd,
     TrackFacts, TrackId, TrackOptions,
@@ -48,6 +49,13 @@ pub(super) enum Command {
         key: u64,
         /// What its publisher said of it.
         facts: TrackFacts,
+    },
+    /// A session of the sender took or gave back a place that is counted over all shards.
+    Place {
+        /// Which.
+        place: Place,
+        /// Taken, or given back.
+        taken: bool,
     },
     /// There is no such track.
     Refused {
@@ -244,6 +252,12 @@ impl Exchange {
                     }
                 }
             }
+            Event::Place { place, taken } => {
+                for peer in &mut self.peers {
+                    let command = Command::Place { place: place.clone(), taken: *taken };
+                    peer.send(command, &mut self.counters);
+                }
+            }
             _ => return false,
         }
         true
@@ -333,6 +347,7 @@ impl Exchange {
                     }
                 }
                 Command::Refused { track, code } => relay.refuse_track(&track, code, now),
+                Command::Place { place, taken } => relay.count_place(&place, taken),
             }
         }
         busy

@@ -68,6 +68,8 @@ pub enum Event {
         input_id: String,
         /// The key it showed.
         key: Secret,
+        /// Its address, if the connection is still there.
+        peer: Option<SocketAddr>,
     },
     /// A session began.
     SessionOpened {
@@ -559,7 +561,14 @@ impl Shard {
         }
         match event {
             RelayEvent::AuthorizePublish { session, input_id, key } => {
-                self.events.push_back(Event::Authorize { session, input_id, key });
+                let conn = self.sessions.get(&session);
+                let peer = conn.and_then(|conn| self.endpoint.remote(*conn));
+                self.events.push_back(Event::Authorize { session, input_id, key, peer });
+            }
+            RelayEvent::AuthFailed { session } => {
+                if let Some(conn) = self.sessions.get(&session) {
+                    self.endpoint.penalise(*conn, now);
+                }
             }
             RelayEvent::NamespacePublished { namespace, .. } => {
                 self.exchange.announce(true, &namespace);

@@ -37,13 +37,18 @@ impl Node {
 
     /// A node by this command and these flags.
     pub fn start_with(name: &str, command: &[&str]) -> Self {
+        Self::start_sharded(name, command, 1)
+    }
+
+    /// The same with so many shards.
+    pub fn start_sharded(name: &str, command: &[&str], shards: u16) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-node-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let log = File::create(dir.join("log")).unwrap();
         let mut child = Command::new(WEIR)
             .args(command)
-            .args(["--shards", "1", "--log", "debug", "--data-dir"])
+            .args(["--shards", &shards.to_string(), "--log", "debug", "--data-dir"])
             .arg(dir.join("data"))
             .arg("--ready-file")
             .arg(dir.join("ready.json"))
@@ -99,15 +104,40 @@ impl Node {
 
     /// Waits until `/metrics` has this line.
     pub fn wait_for_metric(&self, line: &str) {
+        self.wait_until(line, |node| {
+            get(node.address("http"), "/metrics").lines().any(|held| held == line)
+        });
+    }
+
+    /// Waits until something holds.
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
-        loop {
-            let page = get(self.address("http"), "/metrics");
-            if page.lines().any(|held| held == line) {
-                return;
-            }
-            assert!(Instant::now() < end, "{line} is not to be seen:\n{}", self.log());
+        while !holds(self) {
+            assert!(Instant::now() < end, "{what} is not to be seen:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// A number of `/metrics`, 0 when it is not there.
+    pub fn metric(&self, sample: &str) -> u64 {
+        let page = get(self.address("http"), "/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(sample));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Posts JSON to the API with the key of the ready file; the whole answer.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.address("http")).unwrap();
+        let (key, length) = (self.ready["api_key"].as_str().unwrap(), body.len());
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Setup {
     /// Between the node and every viewer.
     pub network: Link,
     pub link: link::Options,
+    /// Limits of every shard's relay.
+    pub relay: weir_relay::Limits,
     /// Filler added to each picture: the clip alone is a mere 270 kb/s.
     pub filler: usize,
 }
@@ -54,6 +56,7 @@ impl Default for Setup {
             network: Link { loss: 0.02, ..Link::with_delay(Duration::from_millis(20)) },
             // 8 MiB, as a small node has.
             link: link::Options { depth: 1024, slot_bytes: 8192 },
+            relay: weir_relay::Limits::default(),
             filler: 4_000,
         }
     }
@@ -137,6 +140,12 @@ pub struct World {
     tokens: tls::Tokens,
 }
 
+fn keys(tokens: &tls::Tokens) -> KeySet {
+    let mut keys = KeySet::new();
+    keys.insert_ed25519(tls::KID, &tokens.public(), ORG);
+    keys
+}
+
 pub fn namespace() -> Namespace {
     Namespace::new(["stream", ORG, INPUT]).expect("a namespace")
 }
@@ -189,16 +198,14 @@ impl World {
                     server: Arc::clone(&config),
                     drafts: DRAFTS,
                     quic: limits.clone(),
-                    relay: weir_relay::Limits::default(),
+                    relay: setup.relay.clone(),
                     open_trees: Vec::new(),
                     rings,
                     policy: Policy::default(),
                     epoch: start,
                 };
                 let mut shard = Shard::new(options, start);
-                let mut keys = KeySet::new();
-                keys.insert_ed25519(tls::KID, &tokens.public(), ORG);
-                shard.set_keys(keys, start);
+                shard.set_keys(keys(&tokens), start);
                 Node { shard, port, stalled: false }
             })
             .collect();
@@ -244,12 +251,19 @@ impl World {
             epoch: self.start,
         };
         let mut shard = Shard::new(options, self.now);
-        let mut keys = KeySet::new();
-        keys.insert_ed25519(tls::KID, &self.tokens.public(), ORG);
-        shard.set_keys(keys, self.now);
+        shard.set_keys(keys(&self.tokens), self.now);
         let node = Node { shard, port, stalled: false };
         self.twin = Some(Twin { node, feed: None });
         address
+    }
+
+    /// Tells every shard what is revoked.
+    pub fn revoke(&mut self, revocation: &weir_relay::Revocation) {
+        for node in &mut self.nodes {
+            let mut keys = keys(&self.tokens);
+            keys.revoke(revocation);
+            node.shard.set_keys(keys, self.now);
+        }
     }
 
     pub fn wall(&self) -> Duration {

@@ -95,6 +95,11 @@ impl Watcher {
     }
 
     /// What came of a track.
+    /// Closes its connection.
+    pub fn leave(&mut self, now: Instant) {
+        self.endpoint.close_all(0, "left", now);
+    }
+
     pub fn seen(&self, track: &str) -> &[Seen] {
         self.seen.get(track).map_or(&[], Vec::as_slice)
     }

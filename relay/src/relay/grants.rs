@@ -37,13 +37,6 @@ impl Ended {
         }
     }
 
-    fn session(self) -> SessionCode {
-        match self {
-            Self::Expired => SessionCode::ExpiredToken,
-            Self::Revoked => SessionCode::Unauthorized,
-        }
-    }
-
     fn request(self) -> RequestError {
         let code = match self {
             Self::Expired => RequestCode::ExpiredToken,
@@ -191,8 +184,11 @@ impl Relay {
         if state.grants.is_empty() && state.publisher.is_none() {
             self.metrics.sessions_expired += 1;
             self.count_auth_failure(why.error());
-            let reason = format!("auth_failed: {}", why.error());
-            return self.close(session, why.session(), reason, now);
+            let code = match why {
+                Ended::Expired => SessionCode::ExpiredToken,
+                Ended::Revoked => SessionCode::Unauthorized,
+            };
+            return self.close(session, code, format!("auth_failed: {}", why.error()), now);
         }
         let watched: Vec<_> = state.subscriptions.iter().map(|s| (s.request, s.track)).collect();
         for (request, track) in watched {
@@ -281,7 +277,9 @@ impl Relay {
     /// Ends a session for a token that opens nothing, or for the lack of one.
     pub(super) fn fail_auth(&mut self, session: SessionId, error: AuthError, now: Instant) {
         self.count_auth_failure(error);
-        self.events.push_back(Event::AuthFailed { session });
+        if error.is_forgery() {
+            self.events.push_back(Event::AuthFailed { session });
+        }
         let reason = format!("auth_failed: {error}");
         self.close(session, SessionCode::Unauthorized, reason, now);
     }
