@@ -47,6 +47,14 @@ impl Directory {
         self.held.get(namespace).copied()
     }
 
+    /// Who serves a track of this namespace: the holder of it, else of its longest prefix that is held.
+    pub(crate) fn serving(&self, namespace: &Namespace) -> Option<Origin> {
+        (1..=namespace.len()).rev().find_map(|fields| {
+            let prefix = Namespace::new(namespace.fields().take(fields)).ok()?;
+            self.origin(&prefix)
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
@@ -85,6 +93,19 @@ mod tests {
         assert_eq!(directory.remove(&one), Some(Origin::Local));
         assert_eq!(directory.insert(&third, Origin::Shard(1), 2), Ok(true));
         assert_eq!(directory.origin(&third), Some(Origin::Shard(1)));
+    }
+
+    #[test]
+    fn a_track_is_served_by_who_holds_the_longest_prefix_of_its_namespace() {
+        let mut directory = Directory::default();
+        directory.insert(&ns(&["moq-test"]), Origin::Shard(1), 10).unwrap();
+        directory.insert(&ns(&["moq-test", "run"]), Origin::Shard(2), 10).unwrap();
+        let serving = |fields: &[&str]| directory.serving(&ns(fields));
+        assert_eq!(serving(&["moq-test"]), Some(Origin::Shard(1)));
+        assert_eq!(serving(&["moq-test", "runs", "x"]), Some(Origin::Shard(1)));
+        assert_eq!(serving(&["moq-test", "run", "x", "y"]), Some(Origin::Shard(2)));
+        assert_eq!(serving(&["moq-tests"]), None);
+        assert_eq!(serving(&[]), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Relay {
     /// interest until [`Relay::set_export`] is called with false.
     pub fn find_track(&mut self, name: &FullTrackName, now: Instant) -> Found {
         let known = self.names.get(name).copied().or_else(|| {
-            match self.directory.origin(name.namespace())? {
+            match self.directory.serving(name.namespace())? {
                 Origin::Session(publisher) => self.start_upstream(publisher, name, now),
                 Origin::Local | Origin::Shard(_) => None,
             }

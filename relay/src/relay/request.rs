@@ -170,7 +170,7 @@ impl Relay {
             if name.is_session_local() {
                 return None;
             }
-            match self.directory.origin(name.namespace())? {
+            match self.directory.serving(name.namespace())? {
                 Origin::Local => None,
                 Origin::Session(publisher) => self.start_upstream(publisher, name, now),
                 Origin::Shard(shard) => {
