@@ -132,6 +132,7 @@ pub(crate) fn datagrams(
     priority: u8,
     properties: &Bytes,
     payload: &Bytes,
+    status: Status,
     end_of_group: bool,
 ) -> Option<PerDraft<Bytes>> {
     let encode = |draft| {
@@ -141,7 +142,7 @@ pub(crate) fn datagrams(
             priority: Some(priority),
             properties: properties_for(draft, properties),
             end_of_group,
-            status: Status::Normal,
+            status,
             payload: payload.clone(),
         };
         let mut out = BytesMut::with_capacity(32 + properties.len() + payload.len());

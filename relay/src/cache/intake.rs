@@ -288,11 +288,14 @@ impl Cache {
         let at = Location::new(object.group, object.object);
         let ObjectIn { priority, properties, payload, arrived, end_of_group, .. } = object;
         self.check(at, 0, payload.len().max(properties.len()), object_bytes_max)?;
-        let whole = datagrams(self.alias, at, priority, &properties, &payload, end_of_group)
+        let marker = end_of_group && payload.is_empty() && properties.is_empty();
+        let status = if marker { Status::EndOfGroup } else { Status::Normal };
+        let last = end_of_group && !marker;
+        let whole = datagrams(self.alias, at, priority, &properties, &payload, status, last)
             .ok_or(ObjectError::IdRange)?;
         if let Some(group) = self.group(at.group) {
             if let Some(known) = group.object(at.object) {
-                same(known, &properties, payload.len(), Status::Normal)?;
+                same(known, &properties, payload.len(), status)?;
                 let agrees = known.payload.agrees(0, &payload);
                 return if agrees { Ok(Taken::Duplicate) } else { Err(ObjectError::Conflict) };
             }
@@ -311,14 +314,7 @@ impl Cache {
         }
         let Some(group) = self.group_mut(at.group) else { return Ok(Taken::TooOld) };
         let length = payload.len();
-        let new = NewObject {
-            id: at.object,
-            properties,
-            length,
-            status: Status::Normal,
-            priority,
-            arrived,
-        };
+        let new = NewObject { id: at.object, properties, length, status, priority, arrived };
         group.store_datagram(new, payload, whole);
         if end_of_group {
             group.end.get_or_insert(at.object + 1);

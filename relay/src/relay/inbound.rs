@@ -235,7 +235,6 @@ impl Relay {
         if !track.cache.admits_group(location.group) {
             return self.refuse_object(session, id, ObjectError::GroupBackwards, now);
         }
-        let ended = status == Status::EndOfGroup;
         let object = ObjectIn {
             group: location.group,
             subgroup: 0,
@@ -244,9 +243,10 @@ impl Relay {
             properties: kept_properties(draft, &properties),
             // A cached object must not pin the packet it came in.
             payload: Bytes::copy_from_slice(&payload),
-            end_of_group: end_of_group || ended,
+            // The marker travels as it came: a datagram without payload that ends its group.
+            end_of_group: end_of_group || status == Status::EndOfGroup,
             arrived: now,
-            forwarding: if ended { Forwarding::default() } else { Forwarding::Datagram },
+            forwarding: Forwarding::Datagram,
         };
         match self.take_object(id, object) {
             Ok(_) | Err(ObjectError::UnknownTrack) => {}

@@ -407,6 +407,31 @@ fn datagram_objects_pass_as_datagrams_and_can_be_fetched() {
 }
 
 #[test]
+fn the_end_of_a_group_of_datagrams_is_a_datagram_too() {
+    for draft in DRAFTS {
+        let (mut world, publisher) = publishing(draft);
+        for (object, status) in [(0, Status::Normal), (1, Status::EndOfGroup)] {
+            let payload = Bytes::from_static(if object == 0 { b"last" } else { b"" });
+            let location = Location::new(4, object);
+            let alias = publisher.alias;
+            let datagram = Datagram { alias, location, status, payload, ..Datagram::default() };
+            let mut bytes = BytesMut::new();
+            datagram.encode(publisher.draft, &mut bytes).unwrap();
+            let id = world.peer(publisher.at).id;
+            world.relay.handle_datagram(id, bytes.freeze(), world.now, world.wall);
+            world.settle();
+        }
+        let heard = world.peer(publisher.viewer).heard.iter().filter_map(|heard| match heard {
+            Heard::Datagram { datagram, .. } => Some((datagram.location.object, datagram.status)),
+            _ => None,
+        });
+        let expected = [(0, Status::Normal), (1, Status::EndOfGroup)];
+        assert_eq!(heard.collect::<Vec<_>>(), expected, "{draft:?}");
+        assert_eq!(world.relay.metrics().groups_out, 0, "no stream for it");
+    }
+}
+
+#[test]
 fn a_path_without_room_loses_datagrams_and_nothing_waits() {
     let (mut world, video) = World::broadcasting();
     let viewer = world.viewer(Draft::D18);
