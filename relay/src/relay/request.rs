@@ -244,6 +244,8 @@ impl Relay {
         params: &Params,
         now: Instant,
     ) -> Result<(), RequestError> {
+        let namespace = self.tracks.get(id.0).map(|track| track.name.namespace());
+        let expires = namespace.and_then(|namespace| self.grant_expires(session, namespace, now));
         let Self { sessions, tracks, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
@@ -263,7 +265,9 @@ impl Relay {
         subscription.skip_datagrams(&track.cache);
         subscription.publisher_priority = track.priority;
         subscription.timeouts = timeouts(params).min(track.terms.timeouts);
-        let answer = Params { largest, ..Params::default() };
+        // When the grant ends, so that a client can renew it in time.
+        let expires_ms = expires.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let answer = Params { largest, expires_ms, ..Params::default() };
         state
             .moqt
             .accept_subscribe(request, track.alias, answer, &track.properties)

@@ -209,6 +209,11 @@ fn what_is_left_of_a_grant_is_told() {
     let id = world.peer(viewer).id;
     assert_eq!(world.relay.grant_expires(id, &broadcast(), world.now), None);
     world.subscribe(viewer, "video");
+    let told = world.peer(viewer).heard.iter().find_map(|heard| match heard {
+        Heard::SubscribeOk { params, .. } => params.expires_ms,
+        _ => None,
+    });
+    assert_eq!(told, Some(60_000), "EXPIRES in SUBSCRIBE_OK");
     let left = |world: &World| world.relay.grant_expires(id, &broadcast(), world.now);
     assert_eq!(left(&world), Some(Duration::from_mins(1)));
     world.advance(Duration::from_secs(20));

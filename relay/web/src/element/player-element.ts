@@ -85,6 +85,14 @@ export class WeirPlayer extends HTMLElement {
     return this.#viewer;
   }
 
+  /**
+   * A new token for what is being watched, as an answer to `tokenexpiring`: nothing is cut. A method and no attribute, so
+   * that the token does not stand in the document.
+   */
+  renewToken(token: string): void {
+    this.#viewer.renew(token);
+  }
+
   get src(): string {
     return this.getAttribute('src') ?? '';
   }

@@ -126,6 +126,18 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     this.#playback = null;
   }
 
+  /** Gives what is being watched a new token; nothing is cut. Throws `SourceError` when it is damaged. */
+  renew(token: string): void {
+    if (!this.#source) return;
+    const run = this.#run;
+    this.#source = withToken(this.#source, token);
+    this.#host?.send({ kind: 'token', source: this.#source, token });
+    // A token that is short-lived itself is not renewed ten times a second.
+    setTimeout(() => {
+      if (run === this.#run) this.#tokenWarned = false;
+    }, TOKEN_PAUSE_MS);
+  }
+
   /** Watches a playback URL, or an id together with `base` and `getToken`. */
   play(idOrUrl: string): void {
     this.stop();
@@ -402,13 +414,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
     const run = this.#run;
     getToken().then(
       (token) => {
-        if (run !== this.#run || !this.#source) return;
-        this.#source = withToken(this.#source, token);
-        this.#host?.send({ kind: 'token', source: this.#source, token });
-        // A token that is short-lived itself is not renewed ten times a second.
-        setTimeout(() => {
-          if (run === this.#run) this.#tokenWarned = false;
-        }, TOKEN_PAUSE_MS);
+        if (run === this.#run) this.renew(token);
       },
       (error: unknown) => {
         const message = error instanceof Error ? error.message : String(error);
