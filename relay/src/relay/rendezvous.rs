@@ -51,7 +51,7 @@ impl Relay {
 
     /// A namespace came: whoever waited for a track of it may ask its holder now.
     pub(super) fn meet_rendezvous_in(&mut self, namespace: &Namespace) {
-        self.meet(|early| early.name.namespace() == namespace);
+        self.meet(|early| early.name.namespace().starts_with(namespace));
     }
 
     fn meet(&mut self, is_met: impl Fn(&Early) -> bool) {
@@ -83,6 +83,11 @@ impl Relay {
     /// Subscribers of a session that wait here; they count as its subscriptions.
     pub(super) fn waits_early(&self, session: SessionId) -> usize {
         self.early.iter().filter(|early| early.session == session).count()
+    }
+
+    /// Whether a session waits for this track already.
+    pub(super) fn waits_early_for(&self, session: SessionId, name: &FullTrackName) -> bool {
+        self.early.iter().any(|early| early.session == session && early.name == *name)
     }
 
     /// The subscriber took its request back; true when it waited here.

@@ -142,6 +142,7 @@ impl Relay {
         let subscriptions_max = self.limits.subscriptions_per_session_max;
         let known = self.names.get(name).copied();
         let early = self.waits_early(session);
+        let waits_early = self.waits_early_for(session, name);
         let Some(state) = self.live(session) else { return };
         let waiting = state.waiting.iter().filter(|w| matches!(w.ask, Ask::Subscribe(_)));
         if state.subscriptions.len() + waiting.clone().count() + early >= subscriptions_max {
@@ -150,7 +151,8 @@ impl Relay {
             return self.refuse_request(session, request, &error);
         }
         let subscribed = state.subscriptions.iter().map(|subscription| subscription.track);
-        if known.is_some_and(|id| subscribed.chain(waiting.map(|w| w.track)).any(|t| t == id)) {
+        let mut taken = subscribed.chain(waiting.map(|w| w.track));
+        if waits_early || known.is_some_and(|id| taken.any(|t| t == id)) {
             let error = RequestError::new(RequestCode::DuplicateSubscription, "subscribed already");
             return self.refuse_request(session, request, &error);
         }
@@ -357,6 +359,9 @@ impl Relay {
             asked.priority = params.priority.or(asked.priority);
             asked.filter = params.filter.or(asked.filter);
             asked.fill = params.fill.clone().or(asked.fill.take());
+            asked.object_timeout_ms = params.object_timeout_ms.or(asked.object_timeout_ms);
+            asked.subgroup_timeout_ms = params.subgroup_timeout_ms.or(asked.subgroup_timeout_ms);
+            asked.new_group = params.new_group.or(asked.new_group);
         }
         if let Some(error) = refusal {
             return self.refuse_request(session, update, &error);

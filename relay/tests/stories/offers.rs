@@ -294,3 +294,42 @@ fn wishes_for_a_new_group_are_merged_and_go_only_where_groups_are_made_on_demand
         assert_eq!(wishes(&mut world), expected, "dynamic: {dynamic}");
     }
 }
+
+#[test]
+fn a_viewer_waits_for_a_track_once_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    let viewer = world.viewer(Draft::D18);
+    let waiting = early(&mut world, viewer, 5_000);
+    let again = early(&mut world, viewer, 5_000);
+    let refused = world.peer(viewer).was_refused(again).unwrap();
+    assert!(refused.contains("subscribed already"), "{refused}");
+    let publisher = crate::publishers::publishing(&mut world, Draft::D18);
+    let upstream = crate::publishers::asked_for(&mut world, publisher)[0];
+    world.peer(publisher).moqt.accept_subscribe(upstream, 1, Params::default(), &[]).unwrap();
+    world.settle();
+    assert!(world.peer(viewer).was_accepted(waiting));
+    world.peer(viewer).moqt.cancel(waiting);
+    world.settle();
+    assert_eq!(world.relay.metrics().upstream_subscriptions, 0);
+    assert_eq!(world.relay.metrics().tracks, 0);
+}
+
+#[test]
+fn a_viewer_who_waits_below_a_prefix_is_met_when_the_prefix_is_announced() {
+    let mut world = World::new();
+    world.relay.open_namespaces(vec![ns(&["open"])], ns(&["stream"]));
+    let viewer = world.dial(Draft::D18, "/");
+    let name = FullTrackName::new(ns(&["open", "a", "b"]), "t").unwrap();
+    let params = Params { rendezvous_timeout_ms: Some(5_000), ..Params::default() };
+    let request = world.peer(viewer).moqt.subscribe(&name, params).unwrap();
+    world.settle();
+    let publisher = world.dial(Draft::D18, "/");
+    let prefix = ns(&["open", "a"]);
+    world.peer(publisher).moqt.publish_namespace(&prefix, Params::default()).unwrap();
+    world.settle();
+    let upstream = crate::publishers::asked_for(&mut world, publisher);
+    assert_eq!(upstream.len(), 1, "the holder of the prefix is asked");
+    world.peer(publisher).moqt.accept_subscribe(upstream[0], 1, Params::default(), &[]).unwrap();
+    world.settle();
+    assert!(world.peer(viewer).was_accepted(request));
+}
