@@ -58,6 +58,8 @@ pub enum Origin {
     Session(SessionId),
     /// Another shard of this node; interest in its tracks becomes [`Event::TrackWanted`].
     Shard(u16),
+    /// A relay above this node, by way of this shard.
+    Above,
 }
 
 /// How a track is opened.
@@ -299,6 +301,36 @@ pub enum Event {
         session: SessionId,
         /// What it watched.
         track: FullTrackName,
+    },
+    /// A relay of ours is below: tell it where we stand ([`crate::Beacon`]) once it asks.
+    NodeAdmitted {
+        /// Its session.
+        session: SessionId,
+        /// What it calls itself.
+        node: String,
+    },
+    /// A relay above says something of itself.
+    Beacon {
+        /// Its session.
+        session: SessionId,
+        /// Which of the two.
+        beacon: crate::Beacon,
+        /// What it says.
+        payload: Bytes,
+    },
+    /// A relay above wants to be left.
+    UpstreamGoAway {
+        /// Its session.
+        session: SessionId,
+        /// Where to go instead; empty = the same place.
+        uri: String,
+        /// How long it will wait.
+        timeout_ms: Option<u64>,
+    },
+    /// No track comes from this relay above any more: it may be closed.
+    UpstreamLeft {
+        /// Its session.
+        session: SessionId,
     },
     /// A session took or gave back a place that is counted over all shards: tell each of them to
     /// call [`crate::Relay::count_place`].

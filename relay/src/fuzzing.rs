@@ -38,6 +38,26 @@ pub fn fuzz_trust(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as what a relay above says: the first byte chooses hop list, signed word, or the
+/// word behind a good signature.
+pub fn fuzz_beacon(bytes: &[u8]) {
+    let Some((which, rest)) = bytes.split_first() else { return };
+    match which % 3 {
+        0 => {
+            if let Some(path) = crate::beacon::decode_path(rest) {
+                let again = crate::beacon::decode_path(&crate::beacon::encode_path(&path));
+                assert_eq!(again, Some(path), "what was read can be written and read");
+            }
+        }
+        1 => {
+            let _ = crate::beacon::Trust::open(&[7; 32], rest);
+        }
+        _ => {
+            let _ = crate::beacon::Trust::decode(rest);
+        }
+    }
+}
+
 /// Runs `bytes` as operations on a relay with two sessions and a local track.
 pub fn fuzz_relay(bytes: &[u8], start: Instant) {
     let Some(mut world) = World::new(start) else { return };

@@ -51,6 +51,7 @@
 pub mod admission;
 mod arena;
 pub mod auth;
+pub mod beacon;
 mod cache;
 mod directory;
 mod encode;
@@ -61,6 +62,7 @@ pub mod fuzzing;
 mod grants;
 mod limits;
 mod metrics;
+pub mod node;
 mod path;
 mod relay;
 mod secret;
@@ -75,7 +77,8 @@ pub use event::{
 };
 pub use limits::Limits;
 pub use metrics::{DropReason, Metrics};
-pub use relay::Relay;
+pub use node::NodeKeys;
+pub use relay::{Beacon, DefaultRoute, Relay, UpstreamParams};
 pub use secret::Secret;
 pub use transport::{DatagramError, Transport, WriteError};
 pub use weir_moqt::Transport as Carrier;

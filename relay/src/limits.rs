@@ -81,6 +81,18 @@ pub struct Limits {
     pub publisher_objects_per_second_max: u32,
     /// Bytes a publisher session may send in one second: 200 Mb/s.
     pub publisher_bytes_per_second_max: u64,
+    /// Downstream subscriptions of one session that is a relay of ours: as many as there are tracks.
+    pub subscriptions_per_node_max: usize,
+    /// How long a track that a relay above does not have is answered for without asking again: a
+    /// flood of joins asks once a second.
+    pub absent_ttl: Duration,
+    /// How long a joiner waits for a relay above to connect: below the player's own patience.
+    pub upstream_wait: Duration,
+    /// How long an open track without any relay above keeps its viewers: the reconnect window of a
+    /// publisher, since an upstream restart is seen as both.
+    pub upstream_hold: Duration,
+    /// How long a relay above that is being left may finish its groups: one long group.
+    pub upstream_grace: Duration,
     /// Tracks relayed from one publisher session.
     pub tracks_per_publisher_max: usize,
     /// Events waiting for the engine; past it exports are dropped and counted.
@@ -135,6 +147,11 @@ impl Default for Limits {
             viewers_per_broadcast_max: 100_000,
             publisher_objects_per_second_max: 2_000,
             publisher_bytes_per_second_max: 25_000_000,
+            subscriptions_per_node_max: 8_000,
+            absent_ttl: Duration::from_secs(1),
+            upstream_wait: Duration::from_secs(5),
+            upstream_hold: Duration::from_secs(30),
+            upstream_grace: Duration::from_secs(10),
             tracks_per_publisher_max: 16,
             events_max: 16_384,
             load_max_permille: 900,

@@ -49,6 +49,14 @@ pub struct Metrics {
     pub subscriptions_accepted: u64,
     /// Gauge: upstream subscriptions to publisher sessions.
     pub upstream_subscriptions: u64,
+    /// Gauge: those of them that we dialled, to relays above.
+    pub sessions_above: u64,
+    /// Joins answered from memory: the relay above had said that the track is not there.
+    pub absent_hits: u64,
+    /// Tracks given up because no relay above had them for `upstream_hold` or `upstream_wait`.
+    pub upstream_given_up: u64,
+    /// Nodes refused or cut off for their key.
+    pub nodes_refused: u64,
     /// Gauge: tracks.
     pub tracks: u64,
     /// Gauge: namespaces in the directory.

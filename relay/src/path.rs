@@ -1,8 +1,9 @@
-//! The two request paths of a session, `/playback/<id>?tok=…` and `/publish/<input_id>?sk=…`. A
-//! path is a resource, never a namespace and never a file; secrets come out wrapped.
+//! The request paths of a session: `/playback/<id>?tok=…`, `/publish/<input_id>?sk=…`, and
+//! `/mesh?nk=…&id=…` of a relay below us. A path is a resource, never a namespace and never a file; secrets come out wrapped.
 
 use crate::Secret;
 use crate::auth::TOKEN_BYTES_MAX;
+use crate::node::{NODE_ID_BYTES_MAX, NODE_KEY_BYTES_MAX};
 
 /// Longest input id taken from a path: ours have 29 bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -16,6 +17,8 @@ pub(crate) enum Resource {
     Playback { token: Option<Secret> },
     /// Publish.
     Publish { input_id: String, key: Secret },
+    /// Relay onwards: another node of ours, its key and its id.
+    Mesh { key: Secret, node: String },
     /// Anything else: a session that may only use tokens from SETUP and requests.
     Other { token: Option<Secret> },
 }
@@ -30,6 +33,11 @@ impl Resource {
         {
             let key = parameter(query, "sk", KEY_BYTES_MAX).unwrap_or_default();
             return Self::Publish { input_id: id.to_owned(), key: Secret::new(key) };
+        }
+        if path == "/mesh" {
+            let key = parameter(query, "nk", NODE_KEY_BYTES_MAX + 1).unwrap_or_default();
+            let node = parameter(query, "id", NODE_ID_BYTES_MAX).unwrap_or_default();
+            return Self::Mesh { key: Secret::new(key), node };
         }
         // One byte too many stays too many: `auth::verify` refuses it by length.
         let token = parameter(query, "tok", TOKEN_BYTES_MAX + 1).map(Secret::new);
@@ -78,6 +86,16 @@ mod tests {
         assert_eq!(playback, Resource::Playback { token: Some(Secret::new("eJ.x")) });
         assert_eq!(Resource::parse("/playback/lv_1"), Resource::Playback { token: None });
         assert_eq!(Resource::parse("/"), Resource::Other { token: None });
+    }
+
+    #[test]
+    fn a_node_shows_its_key_wrapped() {
+        let mesh = Resource::parse("/mesh?nk=nk_live_abc&id=edge-1");
+        let expected =
+            Resource::Mesh { key: Secret::new("nk_live_abc"), node: "edge-1".to_owned() };
+        assert_eq!(mesh, expected);
+        assert!(!format!("{mesh:?}").contains("nk_live_abc"));
+        assert!(matches!(Resource::parse("/mesh/x"), Resource::Other { .. }));
     }
 
     #[test]

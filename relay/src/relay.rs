@@ -16,6 +16,7 @@ mod publisher;
 mod rendezvous;
 mod request;
 mod tracks;
+mod upstream;
 mod wishes;
 
 pub(crate) use offers::Offer;
@@ -35,9 +36,10 @@ use crate::path::Resource;
 use crate::session::{Access, Close, Publisher, Session};
 use crate::track::{State, Track};
 use crate::{
-    Dir, DoneCode, DropReason, Event, FullTrackName, KeySet, Limits, Metrics, Namespace,
+    Dir, DoneCode, DropReason, Event, FullTrackName, KeySet, Limits, Metrics, Namespace, NodeKeys,
     RefuseReason, Secret, SessionCode, SessionId, SessionParams, StreamId, TrackId, Transport,
 };
+pub use upstream::{Beacon, DefaultRoute, UpstreamParams};
 
 /// All MoQT sessions and tracks of one shard. See the crate documentation for how to drive it.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct Relay {
     shard: u16,
     keys: KeySet,
     admission: Admission,
+    node_keys: NodeKeys,
+    mesh: upstream::Mesh,
     sessions: Arena<Session>,
     tracks: Arena<Track>,
     /// Tracks that may be subscribed to, by name: pending and open ones.
@@ -90,6 +94,8 @@ enum Timer {
     Rendezvous,
     /// A publisher may have had long enough to answer a FETCH.
     Holes,
+    /// Tracks from above.
+    Mesh,
 }
 
 /// Sessions that want to be driven: each at most once, in the order they were marked.
@@ -135,6 +141,8 @@ impl Relay {
             shard,
             keys: KeySet::new(),
             admission: Admission::default(),
+            node_keys: NodeKeys::default(),
+            mesh: upstream::Mesh::default(),
             sessions: Arena::default(),
             tracks: Arena::default(),
             names: BTreeMap::new(),
@@ -399,6 +407,7 @@ impl Relay {
                 Timer::Track(track) => self.linger_over(track, now),
                 Timer::Rendezvous => self.rendezvous_over(now),
                 Timer::Holes => self.holes_over(now),
+                Timer::Mesh => self.mesh_timeout(now),
             }
         }
     }
@@ -459,6 +468,7 @@ impl Relay {
                 self.events.push_back(Event::AuthorizePublish { session, input_id, key });
             }
             Resource::Publish { .. } => {}
+            Resource::Mesh { key, node } => self.admit_node(session, &key, node, now),
             Resource::Playback { token } | Resource::Other { token } => {
                 if let Some(token) = token {
                     state.grants.present(token);

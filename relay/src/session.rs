@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) grants: Grants,
     /// What its grants count against.
     pub(crate) places: Vec<admission::Place>,
+    /// Set once the peer is known to be a relay of ours: by which key.
+    pub(crate) node: Option<crate::node::NodeKeyHash>,
     pub(crate) setup_deadline: Instant,
     /// Told to go: closed then, if it is still here.
     pub(crate) leave_deadline: Option<Instant>,
@@ -100,6 +102,8 @@ pub(crate) enum Access {
     Granted(Namespace),
     /// Nobody was asked: it may hold what is open to everybody.
     Unasked,
+    /// A relay above us: it publishes what we subscribe to there, and is believed.
+    Above,
 }
 
 /// A data stream of a publisher.
@@ -195,6 +199,15 @@ impl Publisher {
         }
     }
 
+    /// The publisher side of a session with a relay above us.
+    pub(crate) fn above(now: Instant) -> Self {
+        Self { access: Access::Above, ..Self::new(now, now) }
+    }
+
+    pub(crate) fn is_above(&self) -> bool {
+        self.access == Access::Above
+    }
+
     /// Whether it may publish `namespace`: the one it was granted, or one below.
     pub(crate) fn may_hold(&self, namespace: &Namespace) -> bool {
         matches!(&self.access, Access::Granted(granted) if namespace.starts_with(granted))
@@ -223,6 +236,7 @@ impl Session {
             publisher: None,
             grants: Grants::default(),
             places: Vec::new(),
+            node: None,
             setup_deadline,
             leave_deadline: None,
             timer: None,
@@ -260,12 +274,17 @@ impl Session {
         if self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace)) {
             return Ok(());
         }
+        // A relay of ours checks its own viewers.
+        if self.node.is_some() {
+            return Ok(());
+        }
         self.grants.authorise(namespace, tokens, judge)
     }
 
     /// Whether what it asked for under `namespace` stands, now that some grant is gone.
     pub(crate) fn may_use(&self, namespace: &Namespace) -> bool {
-        self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace))
+        self.node.is_some()
+            || self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace))
             || self.grants.covers(namespace)
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Source {
     Shard(u16),
     /// Our subscription to a publisher session.
     Upstream { session: SessionId, request: RequestId },
+    /// A relay above us, and none is connected at the moment.
+    Orphan,
 }
 
 /// Life of a track.

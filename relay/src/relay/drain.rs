@@ -35,6 +35,10 @@ impl Relay {
     /// set up: before that there is nothing to tell it with.
     pub(super) fn send_goaway(&mut self, session: SessionId, now: Instant) {
         let Some(Draining { new_uri, deadline }) = self.draining.clone() else { return };
+        // Relays above are left when we end, not sent away.
+        if self.is_above(session) {
+            return;
+        }
         let Some(state) = self.live(session) else { return };
         state.leave_deadline = Some(deadline);
         if state.is_set_up {

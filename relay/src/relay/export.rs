@@ -34,12 +34,12 @@ impl Relay {
     /// Finds a track for another shard, asking its publisher session if there is one. Counts as
     /// interest until [`Relay::set_export`] is called with false.
     pub fn find_track(&mut self, name: &FullTrackName, now: Instant) -> Found {
-        let known = self.names.get(name).copied().or_else(|| {
-            match self.directory.serving(name.namespace())? {
+        let known =
+            self.names.get(name).copied().or_else(|| match self.origin(name.namespace())? {
+                Origin::Above => self.start_from_above(name, now),
                 Origin::Session(publisher) => self.start_upstream(publisher, name, now),
                 Origin::Local | Origin::Shard(_) => None,
-            }
-        });
+            });
         let Some((id, track)) =
             known.and_then(|id| self.tracks.get_mut(id.0).map(|track| (id, track)))
         else {

@@ -14,7 +14,7 @@ use super::Relay;
 use crate::cache::{ObjectHead, Place, Started};
 use crate::encode::PROPERTIES_DRAFT;
 use crate::session::{Inbound, Reading};
-use crate::track::UpstreamDone;
+use crate::track::{Source, UpstreamDone};
 use crate::{
     DoneCode, Forwarding, ObjectError, ObjectIn, SessionCode, SessionId, StreamId, TrackId,
 };
@@ -37,10 +37,13 @@ impl Relay {
         now: Instant,
     ) {
         let Some(id) = self.upstream(session, request) else { return };
+        let takes = self.feed_takes(session, request, id, header.group);
         let Some(track) = self.tracks.get_mut(id.0) else { return };
-        track.upstream_streams += 1;
+        if matches!(track.source, Source::Upstream { request: held, .. } if held == request) {
+            track.upstream_streams += 1;
+        }
         // H28: a publisher whose groups go backwards is not a publisher of this track any more.
-        if !track.cache.admits_group(header.group) {
+        if takes && !track.cache.admits_group(header.group) {
             self.metrics.objects_malformed += 1;
             self.malformed(session, id, now);
             return;
@@ -51,11 +54,12 @@ impl Relay {
             header,
             place: None,
             object: Reading::Nothing,
-            ignored: false,
+            ignored: !takes,
         };
         if let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) {
             publisher.inbound.push(inbound);
         }
+        self.settle_leaving(id, now);
     }
 
     pub(super) fn on_object(
@@ -226,6 +230,10 @@ impl Relay {
         }
         let Some(draft) = self.live(session).map(|state| state.draft) else { return };
         let Some(id) = self.upstream(session, request) else { return };
+        if !self.feed_takes(session, request, id, datagram.location.group) {
+            self.metrics.objects_dropped += 1;
+            return;
+        }
         let Some(track) = self.tracks.get_mut(id.0) else { return };
         let Datagram { location, priority, properties, end_of_group, status, payload, .. } =
             datagram;
@@ -270,7 +278,9 @@ impl Relay {
         let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) else {
             return false;
         };
-        if publisher.rate.count((objects, objects_max), (bytes, bytes_max), now) {
+        if publisher.is_above()
+            || publisher.rate.count((objects, objects_max), (bytes, bytes_max), now)
+        {
             return true;
         }
         self.metrics.limit_publisher_rate += 1;
@@ -297,6 +307,7 @@ impl Relay {
         {
             self.end_place(inbound.track, place, reset, now);
         }
+        self.settle_leaving(inbound.track, now);
         self.settle_upstream(session, inbound.track, now);
     }
 

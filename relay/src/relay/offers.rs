@@ -42,7 +42,7 @@ impl Relay {
         }
         match publisher.access {
             Access::Asked(_) => publisher.offers.push(offer),
-            Access::Granted(_) | Access::Unasked => self.take_offer(session, offer),
+            Access::Granted(_) | Access::Unasked | Access::Above => self.take_offer(session, offer),
         }
     }
 

@@ -84,7 +84,9 @@ impl Relay {
         }
         match publisher.access {
             Access::Asked(_) => publisher.announced.push((request, namespace)),
-            Access::Granted(_) | Access::Unasked => self.announce(session, request, namespace),
+            Access::Granted(_) | Access::Unasked | Access::Above => {
+                self.announce(session, request, namespace);
+            }
         }
     }
 
@@ -135,6 +137,9 @@ impl Relay {
 
     /// The publisher leaves: everything it held is let go.
     pub(super) fn withdraw_publisher(&mut self, session: SessionId, now: Instant) {
+        if self.upstream_gone(session, now) {
+            return;
+        }
         let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) else {
             return;
         };
@@ -197,6 +202,7 @@ impl Relay {
 
     /// Ends our subscription behind a track, if it has one.
     pub(super) fn drop_upstream(&mut self, id: TrackId) {
+        self.drop_feed(id);
         let Some(track) = self.tracks.get(id.0) else { return };
         let Source::Upstream { session, request } = track.source else { return };
         let Some(state) = self.sessions.get_mut(session.0) else { return };
@@ -229,6 +235,7 @@ impl Relay {
         now: Instant,
     ) {
         let Some(id) = self.upstream(session, request) else { return };
+        self.feed_answered(id);
         let Some(track) = self.tracks.get_mut(id.0) else { return };
         if track.state != State::Pending {
             return;
@@ -254,6 +261,9 @@ impl Relay {
         now: Instant,
     ) {
         let Some(id) = self.upstream(session, request) else { return };
+        if self.feed_refused(session, request, id, error, now) {
+            return;
+        }
         self.drop_upstream(id);
         self.refuse(id, error, now);
         self.end(id, DoneCode::Internal, now);
@@ -268,6 +278,9 @@ impl Relay {
         now: Instant,
     ) {
         let Some(id) = self.upstream(session, request) else { return };
+        if self.feed_done(session, request, id, done.code, now) {
+            return;
+        }
         let until = now + self.limits.linger;
         let Some(track) = self.tracks.get_mut(id.0) else { return };
         track.upstream_done = Some(done);

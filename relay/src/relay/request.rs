@@ -24,6 +24,7 @@ impl Relay {
         now: Instant,
         wall: Duration,
     ) {
+        let Some(event) = self.divert(session, event, now) else { return };
         match event {
             Moqt::Setup { options } => self.on_setup(session, &options, now),
             Moqt::Subscribe { request, track, params } => {
@@ -139,7 +140,7 @@ impl Relay {
         if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
             return;
         }
-        let subscriptions_max = self.limits.subscriptions_per_session_max;
+        let subscriptions_max = self.subscriptions_max(session);
         let known = self.names.get(name).copied();
         let early = self.waits_early(session);
         let waits_early = self.waits_early_for(session, name);
@@ -172,8 +173,9 @@ impl Relay {
             if name.is_session_local() {
                 return None;
             }
-            match self.directory.serving(name.namespace())? {
+            match self.origin(name.namespace())? {
                 Origin::Local => None,
+                Origin::Above => self.start_from_above(name, now),
                 Origin::Session(publisher) => self.start_upstream(publisher, name, now),
                 Origin::Shard(shard) => {
                     let id = self.add_track(name.clone(), Source::Shard(shard), Order::Replica)?;

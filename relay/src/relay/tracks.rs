@@ -405,7 +405,7 @@ impl Relay {
             // What is offered flows on, to be there for the next viewer.
             (Source::Upstream { .. }, _) if track.offered => {}
             (Source::Local, _) => {}
-            (Source::Upstream { .. }, _) => {
+            (Source::Upstream { .. } | Source::Orphan, _) => {
                 self.drop_upstream(id);
                 self.free(id);
             }
@@ -419,6 +419,7 @@ impl Relay {
     }
 
     fn free(&mut self, id: TrackId) {
+        self.drop_feed(id);
         let Some(track) = self.tracks.remove(id.0) else { return };
         if self.names.get(&track.name) == Some(&id) {
             self.names.remove(&track.name);

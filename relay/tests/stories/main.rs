@@ -13,6 +13,7 @@ mod grants;
 mod holes;
 mod hostile;
 mod limits;
+mod mesh;
 mod objects;
 mod offers;
 mod open;

@@ -14,7 +14,8 @@ use weir_moqt::{
 };
 use weir_relay::{
     Carrier, DatagramError, Dir, Draft, Event, FullTrackName, KeySet, Limits, Namespace, ObjectIn,
-    Relay, SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport, WriteError,
+    Relay, Secret, SessionId, SessionParams, StreamId, TrackId, TrackOptions, Transport,
+    UpstreamParams, WriteError,
 };
 
 pub(crate) const WALL: u64 = 1_800_000_000;
@@ -271,13 +272,37 @@ impl World {
         let id = self.relay.open_session(params, self.now).unwrap();
         let moqt =
             weir_moqt::Session::new(draft, Role::Client, transport, MoqtLimits::default(), options);
+        self.meet(id, moqt, [1, 3], [0, 2])
+    }
+
+    /// A relay above, which the relay dialled; its SETUP is done.
+    pub(crate) fn dial_above(&mut self, draft: Draft) -> usize {
+        let params = UpstreamParams {
+            draft,
+            path: Secret::new("/mesh?nk=nk_live_hush&id=edge-1"),
+            authority: "192.0.2.2:4433".to_owned(),
+        };
+        let id = self.relay.open_upstream(params, self.now).unwrap();
+        let (limits, options) = (MoqtLimits::default(), SetupOptions::default());
+        let moqt = weir_moqt::Session::new(draft, Role::Server, Carrier::Quic, limits, options);
+        self.meet(id, moqt, [0, 2], [1, 3])
+    }
+
+    /// A peer with its own stream ids and those of the relay.
+    fn meet(
+        &mut self,
+        id: SessionId,
+        moqt: weir_moqt::Session,
+        relays: [u64; 2],
+        own: [u64; 2],
+    ) -> usize {
         let wire = Wire {
             sent: VecDeque::new(),
             credit: usize::MAX / 2,
             control_credit: usize::MAX / 2,
             streams: 1000,
             blocked: BTreeSet::new(),
-            next_stream: [1, 3],
+            next_stream: relays,
             priorities: BTreeMap::new(),
             resets: Vec::new(),
             finished: Vec::new(),
@@ -289,7 +314,7 @@ impl World {
             id,
             moqt,
             wire,
-            next_stream: [0, 2],
+            next_stream: own,
             heard: Vec::new(),
             got: Vec::new(),
             reading: BTreeMap::new(),

@@ -51,6 +51,16 @@ impl Session {
         }
     }
 
+    /// The peer turned out to deserve more: it may hold this many requests open from now on.
+    pub fn allow_requests(&mut self, open_requests: usize) {
+        self.limits.open_requests = self.limits.open_requests.max(open_requests);
+        let target = 2 * (self.spent + self.limits.open_requests as u64);
+        if self.rules().request_ids && target > self.granted {
+            self.granted = target;
+            let _ = self.send_control(&Message::MaxRequestId { max: target });
+        }
+    }
+
     /// An id of the peer is done with: raise its allowance once half of it is used.
     pub(super) fn spend(&mut self) {
         self.spent += 1;
