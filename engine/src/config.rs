@@ -23,6 +23,7 @@ pub use self::drain::{Deadline, Drain, NewUri};
 use self::interop::OpenTrees;
 pub use self::interop::{Interop, OWN_TREE, OpenTree};
 pub use self::limits::Limits;
+use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
 
 /// The documented file that ships with the binary; its values are the defaults.
@@ -50,6 +51,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged and how.
     pub log: Log,
+    /// `weir relay`: the relays above.
+    pub relay: Relay,
 }
 
 /// Section `[listen]`.
@@ -94,6 +97,20 @@ pub struct Tls {
 pub struct Public {
     /// Host in URLs; empty: derived from the listeners.
     pub host: String,
+}
+
+/// Section `[relay]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relay {
+    /// Upstreams in order of preference.
+    pub upstream: Vec<String>,
+    /// File with the node key.
+    pub node_key_file: Option<PathBuf>,
+    /// Id in hop lists; empty: drawn at each start.
+    pub node_id: String,
+    /// Accept any certificate of an upstream.
+    pub insecure: bool,
 }
 
 /// Section `[log]`.
@@ -154,6 +171,14 @@ pub struct Overrides {
     pub log_format: Option<LogFormat>,
     /// `--log`, `WEIR_LOG`.
     pub log: Option<String>,
+    /// `--upstream`, `WEIR_UPSTREAM`: one or more, with commas between.
+    pub upstream: Option<String>,
+    /// `--node-key-file`, `WEIR_NODE_KEY_FILE`.
+    pub node_key_file: Option<PathBuf>,
+    /// `--node-id`, `WEIR_NODE_ID`.
+    pub node_id: Option<String>,
+    /// `--insecure`.
+    pub insecure: Option<bool>,
 }
 
 /// Everything `weir up` runs with, checked and resolved.
@@ -177,6 +202,31 @@ pub struct Up {
     pub limits: Limits,
     /// Shards, pins, listeners and links.
     pub topology: Topology,
+}
+
+/// Everything `weir relay` runs with, checked and resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// Where the certificate lives.
+    pub data_dir: PathBuf,
+    /// Host in URLs, if one is configured.
+    pub public_host: Option<String>,
+    /// Where the certificate comes from.
+    pub certificate: CertificateSource,
+    /// Shards, pins, listeners and links.
+    pub topology: Topology,
+    /// The relays above, in order of preference.
+    pub upstreams: Vec<UpstreamUrl>,
+    /// What lets it in there.
+    pub node_key: NodeKey,
+    /// Its id in hop lists.
+    pub node_id: String,
+    /// Where viewers go when it is drained, and for how long they may stay.
+    pub drain: Drain,
+    /// How much one address, token or viewer may take.
+    pub limits: Limits,
+    /// Whether any certificate of an upstream will do.
+    pub insecure: bool,
 }
 
 /// Where the certificate comes from.
@@ -252,6 +302,24 @@ pub enum Error {
         /// Where QUIC would listen.
         address: SocketAddr,
     },
+    /// An edge without anything above it.
+    #[error("no upstream: an edge needs at least one relay above it")]
+    NoUpstream,
+    /// More upstreams than are kept connected.
+    #[error("{0} upstreams, at most {max} are possible", max = mesh::UPSTREAMS_MAX)]
+    TooManyUpstreams(usize),
+    /// A text that is no upstream.
+    #[error(transparent)]
+    Upstream(#[from] mesh::InvalidUrl),
+    /// An edge that nobody would let in.
+    #[error("no node key: upstreams let no relay in without one")]
+    NoNodeKey,
+    /// A text that is no node key; not quoted.
+    #[error(transparent)]
+    NodeKey(#[from] mesh::key::InvalidNodeKey),
+    /// A node id that cannot stand in hop lists.
+    #[error("relay.node_id: {0:?} has other than letters, digits, -, _ and .")]
+    NodeId(String),
     /// The parts do not fit together.
     #[error(transparent)]
     Topology(#[from] topology::Error),
@@ -269,6 +337,7 @@ impl Default for Config {
             interop: Interop::default(),
             limits: Limits::default(),
             log: Log::default(),
+            relay: Relay::default(),
         }
     }
 }
@@ -342,10 +411,76 @@ impl Config {
         set(&mut self.interop.open, over.open_interop.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
+        if let Some(upstream) = &over.upstream {
+            self.relay.upstream = upstream.split(',').map(|url| url.trim().to_owned()).collect();
+        }
+        if over.node_key_file.is_some() {
+            self.relay.node_key_file.clone_from(&over.node_key_file);
+        }
+        set(&mut self.relay.node_id, over.node_id.as_ref());
+        set(&mut self.relay.insecure, over.insecure.as_ref());
     }
 
     /// Checks the configuration as a whole and resolves it for this host.
     pub fn resolve(&self, flags: UpFlags, host: &HostFacts) -> Result<Up, Error> {
+        let quic = self.listen.quic.0;
+        if !self.interop.open.is_empty() && !quic.ip().is_loopback() {
+            return Err(Error::OpenToOthers { address: quic });
+        }
+        Ok(Up {
+            data_dir: self.data_dir.clone(),
+            demo: flags.demo,
+            ready_file: flags.ready_file,
+            public_host: self.public_host()?,
+            certificate: self.certificate()?,
+            drain: self.drain.clone(),
+            open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
+            limits: self.limits.clone(),
+            topology: topology::resolve(self, host)?,
+        })
+    }
+
+    /// The same for an edge. `key` is the node key given in words, which wins over the file.
+    pub fn resolve_edge(&self, key: Option<String>, host: &HostFacts) -> Result<Edge, Error> {
+        let relay = &self.relay;
+        if relay.upstream.is_empty() {
+            return Err(Error::NoUpstream);
+        }
+        if relay.upstream.len() > mesh::UPSTREAMS_MAX {
+            return Err(Error::TooManyUpstreams(relay.upstream.len()));
+        }
+        let upstreams = relay.upstream.iter().map(|url| UpstreamUrl::parse(url));
+        let key = match (key, &relay.node_key_file) {
+            (Some(key), _) => key,
+            (None, Some(path)) => std::fs::read_to_string(path)
+                .map_err(|source| Error::Unreadable { path: path.clone(), source })?,
+            (None, None) => return Err(Error::NoNodeKey),
+        };
+        let node_id = if relay.node_id.is_empty() {
+            let mut drawn = [0; 4];
+            aws_lc_rs::rand::fill(&mut drawn).expect("the system's random generator answers");
+            format!("edge-{:08x}", u32::from_be_bytes(drawn))
+        } else {
+            relay.node_id.clone()
+        };
+        if !mesh::is_node_id(&node_id) {
+            return Err(Error::NodeId(node_id));
+        }
+        Ok(Edge {
+            data_dir: self.data_dir.clone(),
+            public_host: self.public_host()?,
+            certificate: self.certificate()?,
+            topology: topology::resolve(self, host)?,
+            upstreams: upstreams.collect::<Result<_, _>>()?,
+            node_key: NodeKey::parse(&key)?,
+            node_id,
+            drain: self.drain.clone(),
+            limits: self.limits.clone(),
+            insecure: relay.insecure,
+        })
+    }
+
+    fn certificate(&self) -> Result<CertificateSource, Error> {
         let certificate = match (&self.tls.certificate, &self.tls.key) {
             (Some(certificate), Some(key)) => {
                 CertificateSource::Files { certificate: certificate.clone(), key: key.clone() }
@@ -360,21 +495,7 @@ impl Config {
             }
             _ => return Err(Error::HalfCertificate),
         };
-        let quic = self.listen.quic.0;
-        if !self.interop.open.is_empty() && !quic.ip().is_loopback() {
-            return Err(Error::OpenToOthers { address: quic });
-        }
-        Ok(Up {
-            data_dir: self.data_dir.clone(),
-            demo: flags.demo,
-            ready_file: flags.ready_file,
-            public_host: self.public_host()?,
-            certificate,
-            drain: self.drain.clone(),
-            open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
-            limits: self.limits.clone(),
-            topology: topology::resolve(self, host)?,
-        })
+        Ok(certificate)
     }
 
     /// The configured host for URLs, checked; `None` when it is to be derived.
@@ -419,6 +540,10 @@ impl Overrides {
                 .map(|trees| trees.0),
             log_format: parsed(get("WEIR_LOG_FORMAT"), "WEIR_LOG_FORMAT")?,
             log: get("WEIR_LOG"),
+            upstream: get("WEIR_UPSTREAM"),
+            node_key_file: get("WEIR_NODE_KEY_FILE").map(PathBuf::from),
+            node_id: get("WEIR_NODE_ID"),
+            insecure: None,
         })
     }
 }
@@ -436,6 +561,14 @@ impl Error {
                 "listen on this machine only (--quic 127.0.0.1:4443), or leave --open-interop out"
                     .into()
             }
+            Self::NoUpstream | Self::TooManyUpstreams(_) | Self::Upstream(_) => {
+                "write --upstream moqt://HOST:PORT[,moqt://HOST:PORT…]".into()
+            }
+            Self::NoNodeKey | Self::NodeKey(_) => {
+                "`weir node-key create --name NAME` on the engine; give it by --node-key-file"
+                    .into()
+            }
+            Self::NodeId(_) => "write a short name such as edge-fra-1".into(),
             Self::Topology(error) => error.help(),
         }
     }

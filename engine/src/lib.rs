@@ -7,6 +7,7 @@ pub mod config;
 pub mod drain;
 mod guard;
 pub mod logs;
+pub mod mesh;
 pub mod node;
 pub mod play;
 pub mod quic;

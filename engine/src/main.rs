@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use weir::cli::{self, Failure, PlayOptions, Roles};
-use weir::config::Up;
+use weir::config::{Edge, Up};
 use weir::{node, play};
 
 struct Binary;
@@ -11,6 +11,10 @@ struct Binary;
 impl Roles for Binary {
     fn up(&self, up: Up) -> Result<(), Failure> {
         node::up::run(up)
+    }
+
+    fn relay(&self, edge: Edge) -> Result<(), Failure> {
+        node::edge::run(edge)
     }
 
     fn play(&self, options: PlayOptions) -> Result<(), Failure> {

@@ -61,6 +61,9 @@ pub enum Error {
     /// No input has this id.
     #[error("no input {0}")]
     UnknownInput(crate::InputId),
+    /// No active node key has this id.
+    #[error("no active node key {0}")]
+    UnknownNodeKey(crate::NodeKeyId),
     /// No signing key has this id.
     #[error("no signing key {0}")]
     UnknownSigningKey(crate::SigningKeyId),
@@ -77,7 +80,9 @@ impl Error {
             Self::RevocationsFull => "capacity",
             Self::TokenUnreadable => "token_invalid",
             Self::TokenWithoutId => "token_without_id",
-            Self::UnknownInput(_) | Self::UnknownSigningKey(_) => "not_found",
+            Self::UnknownInput(_) | Self::UnknownNodeKey(_) | Self::UnknownSigningKey(_) => {
+                "not_found"
+            }
             Self::Database(_)
             | Self::DataDir { .. }
             | Self::SchemaTooNew { .. }

@@ -78,6 +78,11 @@ id!(
     "lv_"
 );
 id!(
+    /// Names a node key (not the key itself).
+    NodeKeyId,
+    "ndk_"
+);
+id!(
     /// Names an organisation, the tenant in every namespace.
     OrgId,
     "org_"

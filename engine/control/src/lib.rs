@@ -21,11 +21,12 @@ mod token;
 mod watch;
 
 pub use error::Error;
-pub use id::{ApiKeyId, InputId, InvalidId, OrgId, SigningKeyId};
+pub use id::{ApiKeyId, InputId, InvalidId, NodeKeyId, OrgId, SigningKeyId};
 pub use revocation::{REVOCATIONS_MAX, Revocation, Withdraw};
-pub use secret::{ApiKey, PlaybackToken, StreamKey};
+pub use secret::{ApiKey, NodeSecret, PlaybackToken, StreamKey};
 pub use store::{
-    ApiKeyRecord, DATABASE_FILE, Ingest, Input, InvalidIngest, NewInput, Scope, SigningKey, Store,
+    ApiKeyRecord, DATABASE_FILE, Ingest, Input, InvalidIngest, NewInput, NodeKeyRecord, Scope,
+    SigningKey, Store,
 };
 pub use time::Timestamp;
 pub use token::{Algorithm, Claims, MintedToken, PlaybackKey, TTL_DEFAULT, TTL_MAX, TTL_MIN};

@@ -36,6 +36,10 @@ secret!(
     ApiKey
 );
 secret!(
+    /// The secret half of a node key, `nk_live_…`, as shown once when it is created.
+    NodeSecret
+);
+secret!(
     /// A signed playback token: grants viewing until it expires.
     PlaybackToken
 );
@@ -49,6 +53,16 @@ impl ApiKey {
     pub const PREFIX: &'static str = "ak_live_";
 
     pub(crate) fn generate() -> Self {
+        Self(key(Self::PREFIX))
+    }
+}
+
+impl NodeSecret {
+    /// What every node key starts with, so that scanners find leaked ones.
+    pub const PREFIX: &'static str = "nk_live_";
+
+    /// A fresh one.
+    pub fn generate() -> Self {
         Self(key(Self::PREFIX))
     }
 }

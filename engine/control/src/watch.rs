@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub playback_keys: Vec<PlaybackKey>,
     /// What was withdrawn and could still be in use.
     pub revocations: Vec<Revocation>,
+    /// Hashes of the active node keys, oldest first.
+    pub node_keys: Vec<[u8; 32]>,
 }
 
 /// Reads the snapshot now and keeps the receiver current until it is dropped.
@@ -77,6 +79,9 @@ async fn refresh(
 }
 
 async fn snapshot(db: &Sqlite) -> Result<Snapshot, Error> {
-    let revocations = db.revocations(Timestamp::now()).await?;
-    Ok(Snapshot { playback_keys: db.playback_keys().await?, revocations })
+    Ok(Snapshot {
+        playback_keys: db.playback_keys().await?,
+        revocations: db.revocations(Timestamp::now()).await?,
+        node_keys: db.node_key_hashes().await?,
+    })
 }

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use weir_control::{InputId, PlaybackToken, StreamKey};
 
 use super::Failure;
-use crate::{cert::write_private, config::Config};
+use crate::{
+    cert::write_private,
+    config::{Config, Edge},
+};
 
 /// Addresses of the running node, inside the data directory.
 const RUNTIME_FILE: &str = "runtime.json";
@@ -218,6 +221,20 @@ impl Ready {
     }
 }
 
+/// The card that `weir relay` prints once it serves.
+pub fn edge_card(addresses: &Addresses, edge: &Edge, colour: bool) -> String {
+    let upstreams: Vec<String> = edge.upstreams.iter().map(ToString::to_string).collect();
+    let rows = [
+        ("node", edge.node_id.clone()),
+        ("upstream", upstreams.join(", ")),
+        ("viewers", format!("{}/playback/INPUT?tok=TOKEN", addresses.webtransport_base())),
+        ("page", format!("{}watch/INPUT?tok=TOKEN", addresses.start_page())),
+        ("health", format!("{}healthz", addresses.start_page())),
+        ("stop", "Ctrl-C".into()),
+    ];
+    laid_out("Weir relays", &rows, colour)
+}
+
 /// The card that `weir up` prints once it serves.
 pub fn card(
     addresses: &Addresses,
@@ -225,8 +242,6 @@ pub fn card(
     data_dir: &Path,
     colour: bool,
 ) -> String {
-    let (strong, accent, plain) =
-        if colour { ("\x1b[1m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
     let mut rows = vec![("page", addresses.start_page())];
     match demo {
         Some(demo) => {
@@ -238,7 +253,13 @@ pub fn card(
     let data = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     rows.push(("data", data.display().to_string()));
     rows.push(("stop", "Ctrl-C".into()));
-    let mut text = format!("\n{strong}Weir is up{plain}\n\n");
+    laid_out("Weir is up", &rows, colour)
+}
+
+fn laid_out(title: &str, rows: &[(&str, String)], colour: bool) -> String {
+    let (strong, accent, plain) =
+        if colour { ("\x1b[1m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
+    let mut text = format!("\n{strong}{title}{plain}\n\n");
     for (label, value) in rows {
         let url = value.contains("://");
         let (on, off) = if url { (accent, plain) } else { ("", "") };

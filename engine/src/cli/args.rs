@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use weir_control::{Ingest, InputId, SigningKeyId};
+use weir_control::{Ingest, InputId, NodeKeyId, SigningKeyId};
 use weir_moqt::Draft;
 
 use crate::config::{
@@ -41,6 +41,11 @@ pub(super) struct Common {
 pub(super) enum Command {
     /// Run all roles on this machine
     Up(Up),
+    /// Run an edge: a relay below an engine or below another relay
+    Relay(Relay),
+    /// Create, list and revoke the keys that let edges in
+    #[command(subcommand)]
+    NodeKey(NodeKey),
     /// Create and list live inputs
     #[command(subcommand)]
     Input(Input),
@@ -86,6 +91,64 @@ pub(super) struct Up {
     /// Write addresses and fresh credentials to this file (JSON, mode 0600) once serving
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct Relay {
+    /// Relays above this one, in order of preference: moqt://HOST:PORT, with commas between
+    #[arg(long, value_name = "URL[,URL]")]
+    upstream: Option<String>,
+    /// The node key itself; better in WEIR_NODE_KEY or a file, since arguments are visible to all
+    #[arg(long, value_name = "KEY", env = "WEIR_NODE_KEY", hide_env_values = true)]
+    pub(super) node_key: Option<String>,
+    /// File with the node key
+    #[arg(long, value_name = "FILE")]
+    node_key_file: Option<PathBuf>,
+    /// Name of this node in hop lists, logs and metrics [default: drawn at each start]
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    /// Accept any certificate of an upstream
+    #[arg(long)]
+    insecure: bool,
+    /// Pages, metrics and health without encryption [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<ListenAddr>,
+    /// The same over HTTPS [default: 0.0.0.0:4443]
+    #[arg(long, value_name = "ADDR")]
+    https: Option<ListenAddr>,
+    /// WebTransport and raw MoQT, over UDP [default: 0.0.0.0:4443]
+    #[arg(long, value_name = "ADDR")]
+    quic: Option<ListenAddr>,
+    /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
+    #[arg(long, value_name = "N")]
+    shards: Option<ShardCount>,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The node key stays out.
+        f.debug_struct("Relay").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeKey {
+    /// Create a node key; it is shown this once
+    Create {
+        /// Name shown to people
+        #[arg(long)]
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List node keys, oldest first
+    List,
+    /// Cut off the nodes of a key, now and for good
+    Revoke {
+        /// Id of the key, ndk_…
+        id: NodeKeyId,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -293,6 +356,16 @@ impl Weir {
             overrides.shards = up.shards;
             overrides.open_interop =
                 Some(up.open_interop.clone()).filter(|trees| !trees.is_empty());
+        }
+        if let Command::Relay(relay) = &self.command {
+            overrides.http = relay.http;
+            overrides.https = relay.https;
+            overrides.quic = relay.quic;
+            overrides.shards = relay.shards;
+            overrides.upstream.clone_from(&relay.upstream);
+            overrides.node_key_file.clone_from(&relay.node_key_file);
+            overrides.node_id.clone_from(&relay.node_id);
+            overrides.insecure = relay.insecure.then_some(true);
         }
         overrides
     }

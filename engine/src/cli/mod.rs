@@ -18,12 +18,12 @@ use clap::{Parser, error::ErrorKind};
 
 use self::args::{Command, Weir};
 pub use self::{
-    announce::{Addresses, Claim, Ready, ReadyDemo, card},
+    announce::{Addresses, Claim, Ready, ReadyDemo, card, edge_card},
     args::{PlayOptions, PlayOutput},
     failure::Failure,
 };
 use crate::{
-    config::{self, Config, Overrides, Up},
+    config::{self, Config, Edge, Overrides, Up},
     logs,
     topology::HostFacts,
 };
@@ -32,6 +32,9 @@ use crate::{
 pub trait Roles {
     /// `weir up`: runs until stopped.
     fn up(&self, up: Up) -> Result<(), Failure>;
+
+    /// `weir relay`: runs until stopped.
+    fn relay(&self, edge: Edge) -> Result<(), Failure>;
 
     /// `weir play`: runs until the broadcast or the duration ends.
     fn play(&self, options: PlayOptions) -> Result<(), Failure>;
@@ -86,6 +89,11 @@ fn run(
             logs::start(&config.log)?;
             roles.up(config.resolve(up.flags(), &HostFacts::read())?)
         }
+        Command::Relay(relay) => {
+            logs::start(&config.log)?;
+            roles.relay(config.resolve_edge(relay.node_key, &HostFacts::read())?)
+        }
+        Command::NodeKey(command) => short::node_key(&config, command, out),
         Command::Play(play) => {
             logs::start(&config.log)?;
             roles.play(play.into())

@@ -6,15 +6,16 @@ use std::{
 };
 
 use serde_json::json;
-use weir_control::{DATABASE_FILE, Ingest, NewInput, Store, Withdraw};
+use weir_control::{DATABASE_FILE, Ingest, NewInput, NodeSecret, Store, Withdraw};
 
 use super::{
     Addresses, Failure,
-    args::{Input, SigningKey, Token, Which},
+    args::{Input, NodeKey, SigningKey, Token, Which},
     failure::written,
 };
 use crate::{
     config::{Config, UpFlags},
+    mesh,
     topology::HostFacts,
 };
 
@@ -169,6 +170,48 @@ pub(super) fn signing_key(
                 out,
                 "{kid} is inactive: its tokens are refused, sessions on them end"
             ))
+        }
+    }
+}
+
+pub(super) fn node_key(
+    config: &Config,
+    command: NodeKey,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match command {
+        NodeKey::Create { name, json } => {
+            let secret = NodeSecret::generate();
+            let (record, key) = with_store(config, Missing::Create, async |store| {
+                let hash = weir_relay::NodeKeys::hash(store.mesh_hashing(), secret.expose());
+                let record = store.add_node_key(&name, &hash).await?;
+                let engine = mesh::Trust::public_key(store.mesh_signing());
+                Ok((record, mesh::NodeKey::new(secret.expose(), engine)))
+            })?;
+            let quic = addresses(config).webtransport_base().replacen("https://", "moqt://", 1);
+            written(if json {
+                let id = record.id.as_str();
+                let answer = json!({ "id": id, "node_key": key.expose(), "upstream": quic });
+                writeln!(out, "{answer}")
+            } else {
+                write!(
+                    out,
+                    "node key  {} (shown this once)\nid        {}\nupstream  {quic}\n",
+                    key.expose(),
+                    record.id,
+                )
+            })
+        }
+        NodeKey::List => {
+            let keys = with_store(config, Missing::Refuse, async |store| store.node_keys().await)?;
+            keys.iter().try_for_each(|key| {
+                let state = if key.active { "active" } else { "revoked" };
+                written(writeln!(out, "{}  {state:<7}  {}  {}", key.id, key.created_at, key.name))
+            })
+        }
+        NodeKey::Revoke { id } => {
+            with_store(config, Missing::Refuse, async |store| store.revoke_node_key(&id).await)?;
+            written(writeln!(out, "{id} is revoked: its nodes are cut off"))
         }
     }
 }

@@ -8,12 +8,18 @@ use super::{testing::TempDir, *};
 #[derive(Default)]
 struct Noted {
     up: RefCell<Option<Up>>,
+    relay: RefCell<Option<Edge>>,
     play: RefCell<Option<PlayOptions>>,
 }
 
 impl Roles for Noted {
     fn up(&self, up: Up) -> Result<(), Failure> {
         *self.up.borrow_mut() = Some(up);
+        Ok(())
+    }
+
+    fn relay(&self, edge: Edge) -> Result<(), Failure> {
+        *self.relay.borrow_mut() = Some(edge);
         Ok(())
     }
 
@@ -207,4 +213,48 @@ fn tokens_are_revoked_by_id_and_by_viewer_and_shown_nowhere() {
     assert!(revoked["expires_at_unix"].as_u64() >= minted["expires_at_unix"].as_u64());
     let none = weir(&["token", "revoke", "--vid", "", "--data-dir", data]).expect_err("refused");
     assert!(none.to_string().contains("1 to 128 bytes"), "{none}");
+}
+
+#[test]
+fn an_edge_gets_its_node_key_from_a_file_or_the_environment_and_never_shows_it() {
+    let dir = TempDir::new();
+    let data = dir.path().to_str().expect("UTF-8").to_owned();
+    let line = ["node-key", "create", "--name", "edge", "--json", "--data-dir", &data];
+    let made = json(&line);
+    let key = made["node_key"].as_str().expect("a key").to_owned();
+    let file = dir.path().join("key");
+    std::fs::write(&file, &key).expect("writable");
+    let file = file.to_str().expect("UTF-8");
+    let upstream = "moqt://192.0.2.1:1,https://region.example.com:2";
+    let roles = Noted::default();
+    let line = ["relay", "--upstream", upstream, "--node-key-file", file, "--node-id", "edge-1"];
+    weir_in(&[], &line, &roles).expect("works");
+    let edge = roles.relay.take().expect("asked for");
+    assert_eq!(edge.upstreams.len(), 2);
+    assert_eq!((edge.node_id.as_str(), edge.insecure), ("edge-1", false));
+    assert_eq!(edge.node_key.expose(), key);
+    assert!(!format!("{edge:?}").contains(key.split('.').next().expect("a secret")));
+
+    let listed = weir(&["node-key", "list", "--data-dir", &data]).expect("works");
+    assert!(listed.contains("active") && !listed.contains("nk_live"), "{listed}");
+    let id = made["id"].as_str().expect("an id");
+    weir(&["node-key", "revoke", id, "--data-dir", &data]).expect("works");
+    assert!(weir(&["node-key", "revoke", id, "--data-dir", &data]).is_err(), "only once");
+}
+
+#[test]
+fn an_edge_without_upstream_or_key_is_told_what_to_write() {
+    for (line, said) in [
+        (&["relay"][..], "--upstream"),
+        (&["relay", "--upstream", "moqt://h:1"], "node-key create"),
+        (&["relay", "--upstream", "h:1"], "--upstream"),
+        (&["relay", "--upstream", "moqt://h:1", "--node-key", "sk_live_x"], "node-key create"),
+        (
+            &["relay", "--upstream", "moqt://a:1,moqt://b:1,moqt://c:1,moqt://d:1,moqt://e:1"],
+            "moqt",
+        ),
+    ] {
+        let failure = weir(line).expect_err("refused").render(false);
+        assert!(failure.contains(said) && !failure.contains("sk_live_x"), "{failure}");
+    }
 }

@@ -1,25 +1,30 @@
 //! The bridge between shards and control threads: questions from shards (is this key good), mail
 //! back to them. Bounded both ways; a shard never waits for the database.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use weir_control::{Ingest, Store};
 use weir_moqt::Namespace;
 use weir_relay::admission::Backoff;
-use weir_relay::{KeySet, RefuseReason, SessionId};
+use weir_relay::{RefuseReason, SessionId};
 
 use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
+use crate::mesh::{Trust, UpstreamUrl};
 
 /// Key checks waiting at once; beyond it a publisher is refused and may come again.
 const REQUESTS_DEPTH: usize = 1_024;
 
 /// How long a key check may take before the publisher is refused.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Addresses of one upstream that are tried.
+const ADDRESSES_MAX: usize = 8;
 
 /// What an accepted stream key gives.
 #[derive(Clone, Debug)]
@@ -30,19 +35,24 @@ pub(super) struct Grant {
     pub(super) shard: u16,
 }
 
-enum Asker {
+pub(super) enum Asker {
     /// A task of some shard waits for the answer.
     Task(oneshot::Sender<Result<Grant, RefuseReason>>),
     /// A MoQT session; the answer goes to its shard's mailbox.
     Session(u16, SessionId),
 }
 
-pub(super) struct Request {
-    input_id: String,
-    key: String,
-    /// From where; bad keys are counted by it.
-    peer: Option<IpAddr>,
-    asker: Asker,
+pub(super) enum Request {
+    /// Is this key good for this input?
+    Key {
+        input_id: String,
+        key: String,
+        /// From where; bad keys are counted by it.
+        peer: Option<IpAddr>,
+        asker: Asker,
+    },
+    /// Where is this upstream? The answer goes to the mailbox of a shard.
+    Address { url: UpstreamUrl, shard: u16 },
 }
 
 /// A shard's side of the bridge.
@@ -61,7 +71,7 @@ impl Requests {
         peer: IpAddr,
     ) -> Result<Grant, RefuseReason> {
         let (answer, wait) = oneshot::channel();
-        let request = Request {
+        let request = Request::Key {
             input_id: input_id.to_owned(),
             key: key.to_owned(),
             peer: Some(peer),
@@ -82,9 +92,15 @@ impl Requests {
         peer: Option<IpAddr>,
     ) {
         let (key, asker) = (key.to_owned(), Asker::Session(shard, session));
-        let request = Request { input_id, key, peer, asker };
+        let request = Request::Key { input_id, key, peer, asker };
         // A full queue leaves the session to the relay's own time limit.
         let _ = self.questions.try_send(request);
+    }
+
+    /// Looks up an upstream for a shard; the answer comes by mail.
+    pub(super) fn resolve(&self, shard: u16, url: UpstreamUrl) {
+        // Without an answer the shard asks again.
+        let _ = self.questions.try_send(Request::Address { url, shard });
     }
 
     /// Moves a publisher's connection to the shard of its input.
@@ -119,26 +135,42 @@ impl Bridge {
 
     /// Answers questions until the shards are gone. An address that keeps showing bad keys, to
     /// whatever shard and over whatever protocol, is refused without looking for a while.
-    pub(super) async fn answer(mut self, store: Store) {
+    pub(super) async fn answer(mut self, store: Option<Store>) {
         let shards = self.mailboxes.len();
         let backoff = Arc::new(Mutex::new(Backoff::default()));
         while let Some(request) = self.questions.recv().await {
             let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
             let backoff = Arc::clone(&backoff);
             tokio::spawn(async move {
-                let answer = if must_wait(&backoff, request.peer) {
+                let (input_id, key, peer, asker) = match request {
+                    Request::Key { input_id, key, peer, asker } => (input_id, key, peer, asker),
+                    Request::Address { url, shard } => {
+                        let addresses = look_up(&url).await;
+                        if let Some(mailbox) = mailboxes.get(usize::from(shard)) {
+                            let _ = mailbox.send(Mail::Resolved(url, addresses)).await;
+                        }
+                        return;
+                    }
+                };
+                let check = async {
+                    match &store {
+                        Some(store) => check(store, &input_id, &key, shards).await,
+                        // An edge takes nothing in.
+                        None => Err(RefuseReason::Disabled),
+                    }
+                };
+                let answer = if must_wait(&backoff, peer) {
                     Err(RefuseReason::TooMany)
                 } else {
-                    let check = check(&store, &request.input_id, &request.key, shards);
                     tokio::time::timeout(ANSWER_TIMEOUT, check)
                         .await
                         .unwrap_or(Err(RefuseReason::Timeout))
                 };
-                if let (Err(RefuseReason::KeyInvalid), Some(peer)) = (&answer, request.peer) {
+                if let (Err(RefuseReason::KeyInvalid), Some(peer)) = (&answer, peer) {
                     let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
                     backoff.fail(peer, Instant::now());
                 }
-                match request.asker {
+                match asker {
                     Asker::Task(waiting) => {
                         let _ = waiting.send(answer);
                     }
@@ -164,9 +196,9 @@ fn must_wait(backoff: &Mutex<Backoff>, peer: Option<IpAddr>) -> bool {
 pub(super) struct Post(Arc<[mpsc::Sender<Mail>]>);
 
 impl Post {
-    pub(super) async fn keys(&self, keys: &KeySet) {
+    pub(super) async fn trust(&self, trust: &Trust, sealed: &Bytes) {
         for mailbox in self.0.iter() {
-            let _ = mailbox.send(Mail::Keys(keys.clone())).await;
+            let _ = mailbox.send(Mail::Trust(Box::new(trust.clone()), sealed.clone())).await;
         }
     }
 
@@ -185,6 +217,22 @@ impl Post {
     pub(super) async fn send(&self, shard: u16, mail: Mail) {
         if let Some(mailbox) = self.0.get(usize::from(shard)) {
             let _ = mailbox.send(mail).await;
+        }
+    }
+}
+
+/// The addresses of an upstream; none when nobody knows.
+async fn look_up(url: &UpstreamUrl) -> Vec<SocketAddr> {
+    let found = tokio::net::lookup_host((url.host(), url.port()));
+    match tokio::time::timeout(ANSWER_TIMEOUT, found).await {
+        Ok(Ok(found)) => found.take(ADDRESSES_MAX).collect(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, upstream = %url, "cannot look up the upstream");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!(upstream = %url, "the look-up of the upstream took too long");
+            Vec::new()
         }
     }
 }

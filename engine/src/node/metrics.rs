@@ -26,10 +26,26 @@ impl Board {
             let Ok(shard) = shard.lock() else { return sum };
             Occupancy {
                 told: sum.told && shard.draining,
-                sessions: sum.sessions + shard.relay.sessions,
+                // An edge's own connections to relays above end with it.
+                sessions: sum.sessions + shard.relay.sessions - shard.relay.sessions_above,
                 publishers: sum.publishers + shard.encoders as u64,
                 closed: sum.closed + shard.relay.goaway_timeouts,
             }
+        })
+    }
+
+    /// Why an edge is of no use: some shard of it has no way to the engine.
+    pub(super) fn ailment(&self) -> Option<String> {
+        self.0.iter().find_map(|shard| {
+            let mesh = shard.lock().ok()?.mesh.clone();
+            if mesh.hops > 0 {
+                return None;
+            }
+            let of = |status: &crate::mesh::Status| {
+                format!("{} {}", status.upstream, status.state.label())
+            };
+            let states: Vec<String> = mesh.upstreams.iter().map(of).collect();
+            Some(format!("no upstream: {}", states.join(", ")))
         })
     }
 
@@ -70,6 +86,7 @@ impl Page<'_> {
         self.relay();
         self.limits();
         self.feeds();
+        self.mesh();
     }
 
     fn quic(&mut self) {
@@ -302,6 +319,73 @@ impl Page<'_> {
         self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| {
             s.link_overruns
         });
+    }
+
+    fn mesh(&mut self) {
+        self.gauge("mesh_hops", "Nodes from here to the engine, both counted; 0 cut off.", |s| {
+            s.mesh.hops
+        });
+        self.counter("mesh_nodes_admitted_total", "Relays below let in.", |s| {
+            s.mesh.nodes_admitted
+        });
+        self.counter("mesh_nodes_refused_total", "Relays below refused or cut off.", |s| {
+            s.relay.nodes_refused
+        });
+        self.counter("mesh_switches_total", "Times the upstream in use changed.", |s| {
+            s.mesh.switches
+        });
+        self.gauge("mesh_tracks_moving", "Tracks on their way to another upstream.", |s| {
+            s.mesh.tracks_moving
+        });
+        self.gauge("mesh_trust_issued_seconds", "When the trust in force was signed.", |s| {
+            s.mesh.trust_issued.as_secs()
+        });
+        self.gauge("upstream_subscriptions", "Subscriptions to publishers and upstreams.", |s| {
+            s.relay.upstream_subscriptions
+        });
+        self.counter("upstream_tracks_given_up_total", "Tracks no upstream had in time.", |s| {
+            s.relay.upstream_given_up
+        });
+        self.counter("absent_tracks_remembered_total", "Joins answered without asking.", |s| {
+            s.relay.absent_hits
+        });
+        self.upstream("upstream_state", "State of an upstream by name.", "gauge", |_| 1);
+        self.upstream("upstream_attempts_total", "Connections begun.", "counter", |u| u.attempts);
+        self.upstream("upstream_losses_total", "Connections lost in use.", "counter", |u| u.losses);
+        self.upstream("upstream_loops_total", "Times refused for a loop.", "counter", |u| u.loops);
+        self.upstream("upstream_received_bytes", "UDP payload of this connection.", "gauge", |u| {
+            u.received_bytes
+        });
+        self.upstream("upstream_sent_bytes", "UDP payload of this connection.", "gauge", |u| {
+            u.sent_bytes
+        });
+        self.upstream("upstream_rtt_microseconds", "Round trip.", "gauge", |u| {
+            u.rtt.as_micros() as u64
+        });
+    }
+
+    fn upstream(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        of: impl Fn(&crate::mesh::Status) -> u64,
+    ) {
+        let _ = writeln!(self.text, "# HELP weir_{name} {help}\n# TYPE weir_{name} {kind}");
+        for (shard, snapshot) in self.shards.iter().enumerate() {
+            for (place, upstream) in snapshot.mesh.upstreams.iter().enumerate() {
+                let state = match name {
+                    "upstream_state" => format!(",state=\"{}\"", upstream.state.label()),
+                    _ => String::new(),
+                };
+                let _ = writeln!(
+                    self.text,
+                    "weir_{name}{{shard=\"{shard}\",place=\"{place}\",upstream=\"{}\"{state}}} {}",
+                    upstream.upstream,
+                    of(upstream)
+                );
+            }
+        }
     }
 
     fn counter(&mut self, name: &str, help: &str, of: impl Fn(&Snapshot) -> u64) {

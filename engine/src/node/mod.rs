@@ -5,6 +5,7 @@
 mod control;
 mod demo;
 mod drain;
+pub mod edge;
 mod metrics;
 mod rtmp;
 mod shell;
@@ -14,15 +15,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use weir_control::{Store, Timestamp, Withdraw};
-use weir_moqt::Draft;
-use weir_relay::auth::{Revocation, Subject, Trust, TrustedKey};
+use weir_moqt::{Draft, Namespace};
+use weir_relay::auth::{self, Revocation, Subject, TrustedKey};
 use weir_ring::link;
 use weir_xdp::{steer, udp};
 
 use crate::cert::Certificate;
-use crate::config::Up;
+use crate::mesh::{self, Trust};
 use crate::quic::{self, Steering};
 use crate::shard::{self, RingSizes};
 use crate::topology::{self, Topology};
@@ -38,8 +40,8 @@ pub const DRAFTS: &[Draft] = &Draft::ALL;
 pub struct Addresses {
     /// QUIC: WebTransport and raw MoQT.
     pub quic: SocketAddr,
-    /// RTMP.
-    pub rtmp: SocketAddr,
+    /// RTMP; an edge takes none.
+    pub rtmp: Option<SocketAddr>,
 }
 
 /// What keeps a node from starting. Each says in one line what to change.
@@ -68,6 +70,24 @@ pub enum Error {
     Store(#[from] weir_control::Error),
 }
 
+/// What the shards of a node are made from.
+pub struct Plan<'a> {
+    /// Shards, pins, listeners and links.
+    pub topology: &'a Topology,
+    /// What QUIC presents.
+    pub certificate: &'a Arc<Certificate>,
+    /// Hides which shard a connection id names.
+    pub steering_key: [u8; 32],
+    /// Inputs and keys; an edge has none, takes no RTMP and learns keys from above.
+    pub store: Option<&'a Store>,
+    /// Namespace trees open to everybody.
+    pub open_trees: &'a [Namespace],
+    /// How much one address, token or viewer may take.
+    pub limits: &'a crate::config::Limits,
+    /// The node in the mesh, for each shard.
+    pub node: &'a dyn Fn(u16) -> mesh::Options,
+}
+
 /// The shards of a running node. Dropping it without [`Shards::stop`] leaves threads behind.
 pub struct Shards {
     addresses: Addresses,
@@ -82,19 +102,15 @@ pub struct Shards {
 impl Shards {
     /// Opens sockets and starts one thread per shard, and the tasks that answer their questions
     /// on the current tokio runtime.
-    pub async fn start(
-        up: &Up,
-        certificate: &Arc<Certificate>,
-        store: &Store,
-    ) -> Result<Self, Error> {
-        let topology = &up.topology;
+    pub async fn start(plan: Plan<'_>) -> Result<Self, Error> {
+        let Plan { topology, certificate, store, .. } = plan;
         let count = topology.shards.len();
         let quic_address = topology.listeners.quic;
         let sockets = udp::bind_group(quic_address, count)?;
         let quic_bound =
             sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(quic_address);
-        let rtmp = reserve(topology.listeners.rtmp)?;
-        let key = store.steering_key().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let rtmp = store.map(|_| reserve(topology.listeners.rtmp)).transpose()?;
+        let key = plan.steering_key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
         let selector = match steer::attach(&sockets, key) {
             Ok(selector) => {
@@ -107,7 +123,7 @@ impl Shards {
             }
         };
 
-        let limits = up.limits.quic(count);
+        let limits = plan.limits.quic(count);
         let tls = certificate.quic_config(&quic::config::alpn(DRAFTS));
         let server = quic::config::server(tls, &limits)?;
         let (rings, wakes) = shard::rings(&ring_sizes(topology)).map_err(Error::Shards)?;
@@ -115,7 +131,7 @@ impl Shards {
             (0..count).map(|_| mpsc::channel::<Mail>(MAILBOX_DEPTH)).unzip();
         let (requests, bridge): (_, Bridge) = bridge(mailboxes);
         let post = bridge.post();
-        tokio::spawn(bridge.answer(store.clone()));
+        tokio::spawn(bridge.answer(store.cloned()));
 
         let epoch = Instant::now();
         let snapshots: Vec<Arc<Mutex<shard::Snapshot>>> =
@@ -129,11 +145,12 @@ impl Shards {
                 server: Arc::clone(&server),
                 drafts: DRAFTS,
                 quic: limits.clone(),
-                relay: up.limits.relay(),
-                open_trees: up.open_trees.clone(),
+                relay: plan.limits.relay(),
+                open_trees: plan.open_trees.to_vec(),
                 rings,
                 policy: shard::Policy::default(),
                 epoch,
+                node: (plan.node)(place.index),
             };
             let start = Start {
                 options,
@@ -155,7 +172,9 @@ impl Shards {
             count,
             _selector: selector,
         };
-        shards.follow_keys(store).await?;
+        if let Some(store) = store {
+            shards.follow_keys(store).await?;
+        }
         Ok(shards)
     }
 
@@ -168,6 +187,12 @@ impl Shards {
     pub fn metrics(&self) -> impl Fn() -> String + Clone + Send + Sync + 'static {
         let board = self.board.clone();
         move || board.render()
+    }
+
+    /// Says why the node is of no use to viewers: an edge without any way to the engine.
+    pub fn ailment(&self) -> impl Fn() -> Option<String> + Clone + Send + Sync + 'static {
+        let board = self.board.clone();
+        move || board.ailment()
     }
 
     /// Begins the demo broadcast on `input`.
@@ -208,21 +233,22 @@ impl Shards {
     async fn follow_keys(&self, store: &Store) -> Result<(), Error> {
         let mut watch = store.watch().await?;
         let post = self.post.clone();
-        let mut trust = trust_of(&watch.borrow_and_update(), 0);
-        post.keys(&trust.key_set()).await;
+        let store = store.clone();
+        let mut held = trust(&watch.borrow_and_update(), &store, 0);
+        post.trust(&held, &seal(&held, &store)).await;
         tokio::spawn(async move {
             while watch.changed().await.is_ok() {
-                trust = trust_of(&watch.borrow_and_update(), trust.serial);
-                post.keys(&trust.key_set()).await;
+                held = trust(&watch.borrow_and_update(), &store, held.viewers.serial);
+                post.trust(&held, &seal(&held, &store)).await;
             }
         });
         Ok(())
     }
 }
 
-/// Keys and revocations of the store as relays take them, here and in a mesh. Serials are wall-clock
-/// milliseconds, so that they grow over restarts, and never less than one more than the `last`.
-fn trust_of(snapshot: &weir_control::Snapshot, last: u64) -> Trust {
+/// Whom to believe, as the store says it now: here and in a mesh. Serials are wall-clock milliseconds,
+/// so that they grow over restarts, and never less than one more than the `last`.
+fn trust(snapshot: &weir_control::Snapshot, store: &Store, last: u64) -> Trust {
     let keys = snapshot.playback_keys.iter().map(|key| TrustedKey {
         kid: key.kid.to_string(),
         org: key.org.to_string(),
@@ -240,11 +266,21 @@ fn trust_of(snapshot: &weir_control::Snapshot, last: u64) -> Trust {
         until: revocation.until.as_secs(),
     });
     let now = Timestamp::now().as_millis().max(0).cast_unsigned();
+    let serial = now.max(last.saturating_add(1));
     Trust {
-        serial: now.max(last.saturating_add(1)),
-        keys: keys.collect(),
-        revocations: revocations.collect(),
+        issued: Duration::from_millis(serial),
+        viewers: auth::Trust { serial, keys: keys.collect(), revocations: revocations.collect() },
+        hashing: *store.mesh_hashing(),
+        nodes: snapshot.node_keys.clone(),
     }
+}
+
+/// Signed for the nodes below; empty when it is too much to travel, and then they keep what they have.
+fn seal(trust: &Trust, store: &Store) -> Bytes {
+    trust.seal(store.mesh_signing()).unwrap_or_else(|error| {
+        tracing::error!(%error, "edges are not told whom to believe");
+        Bytes::new()
+    })
 }
 
 /// Checks that a TCP address is free and learns its port. The shards' own listeners share the port

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use glommio::io::{PollState, PollableFd};
 use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
 use tokio::sync::mpsc;
 use weir_moqt::Namespace;
-use weir_relay::{KeySet, RefuseReason, SessionId};
+use weir_relay::{RefuseReason, SessionId};
 use weir_xdp::Port;
 use weir_xdp::udp::UdpPort;
 use weir_xdp::wake::Wake;
@@ -24,6 +25,7 @@ use super::control::Requests;
 use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
 use super::rtmp;
+use crate::mesh::{Trust, UpstreamUrl};
 use crate::shard::{Event, Options, Shard, Snapshot, State, Turn};
 
 /// Messages from control threads one shard may have waiting.
@@ -43,8 +45,10 @@ const IO_MEMORY: usize = 1 << 20;
 
 /// From a control thread to a shard.
 pub(super) enum Mail {
-    /// New playback keys.
-    Keys(KeySet),
+    /// Whom to believe from now on, and the engine's signature on it.
+    Trust(Box<Trust>, Bytes),
+    /// Where an upstream is.
+    Resolved(UpstreamUrl, Vec<SocketAddr>),
     /// Answer to a publisher session.
     Authorized(SessionId, Result<Namespace, RefuseReason>),
     /// A publisher connection that belongs to this shard.
@@ -62,7 +66,7 @@ pub(super) struct Start {
     pub(super) options: Options,
     pub(super) cpu: Option<usize>,
     pub(super) socket: UdpSocket,
-    pub(super) rtmp: SocketAddr,
+    pub(super) rtmp: Option<SocketAddr>,
     pub(super) wake: Wake,
     pub(super) mail: mpsc::Receiver<Mail>,
     pub(super) requests: Requests,
@@ -115,6 +119,7 @@ impl Core {
                 let peer = peer.map(|peer| peer.ip());
                 self.requests.authorize_session(shard, session, input_id, key.expose(), peer);
             }
+            Event::Resolve(url) => self.requests.resolve(shard, url),
             Event::SessionOpened { session, peer, draft, transport } => {
                 tracing::info!(shard, %session, %peer, draft = draft.token(), ?transport, "session opened");
             }
@@ -182,13 +187,11 @@ async fn run(start: Start) {
         full: false,
         stopping: false,
     }));
-    let listener = match rtmp::listen(rtmp, Rc::clone(&core), requests) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            tracing::error!(%error, shard, "cannot listen for RTMP");
-            None
-        }
-    };
+    let listener = rtmp.and_then(|rtmp| {
+        rtmp::listen(rtmp, Rc::clone(&core), requests)
+            .inspect_err(|error| tracing::error!(%error, shard, "cannot listen for RTMP"))
+            .ok()
+    });
     glommio::spawn_local(read_mail(mail, Rc::clone(&core))).detach();
     glommio::spawn_local(lay_out(snapshot, Rc::clone(&core))).detach();
     if let Err(error) = turns(&core, &wake).await {
@@ -301,7 +304,12 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
         };
         let mut held = core.borrow_mut();
         match letter {
-            Mail::Keys(keys) => held.shard.set_keys(keys, clock.now),
+            Mail::Trust(trust, sealed) => {
+                held.shard.set_trust(&trust, sealed, clock.now, clock.wall);
+            }
+            Mail::Resolved(url, addresses) => {
+                held.shard.resolved(&url, &addresses, clock.now);
+            }
             Mail::Authorized(session, answer) => {
                 held.shard.publish_authorized(session, answer, clock.now);
             }

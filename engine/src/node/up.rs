@@ -3,25 +3,27 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir_control::{Ingest, Input, NewInput, Scope, Store, StreamKey, TTL_MAX, http};
 use weir_xdp::udp::BindError;
 
 use super::drain::Desk;
-use super::{Error, Shards};
+use super::{Error, Plan, Shards};
 use crate::cert::Certificate;
 use crate::cli::{Addresses, Claim, Failure, Ready, ReadyDemo, card};
-use crate::config::Up;
+use crate::config::{self, Up};
 use crate::drain::{Door, Order};
 use crate::logs;
+use crate::mesh::{self, Trust};
 
 /// Shards get this long to say goodbye; with the pages' own second it stays under the five seconds
 /// an operator waits after Ctrl-C.
-const STOP_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often the certificate is looked at.
 const CERTIFICATE_CHECK: Duration = Duration::from_hours(1);
@@ -52,13 +54,24 @@ async fn serve(up: Up) -> Result<(), Failure> {
     let listeners = up.topology.listeners;
     let http = listen("http", listeners.http)?;
     let https = listen("https", listeners.https)?;
-    let shards = Shards::start(&up, &certificate, &store).await.map_err(start_failure)?;
+    let id = engine_id(&store);
+    let shards = Shards::start(Plan {
+        topology: &up.topology,
+        certificate: &certificate,
+        steering_key: *store.steering_key(),
+        store: Some(&store),
+        open_trees: &up.open_trees,
+        limits: &up.limits,
+        node: &|_| mesh::Options::engine(id.clone()),
+    })
+    .await
+    .map_err(start_failure)?;
     let bound = shards.addresses();
     let addresses = Addresses {
         http: local(&http, listeners.http),
         https: local(&https, listeners.https),
         quic: bound.quic,
-        rtmp: bound.rtmp,
+        rtmp: bound.rtmp.unwrap_or(listeners.rtmp),
         public_host: up.public_host.clone(),
     };
 
@@ -66,19 +79,16 @@ async fn serve(up: Up) -> Result<(), Failure> {
     if let Some((input, _)) = &demo {
         shards.play_demo(input).await;
     }
-    let door = Door::open(&up.data_dir).map_err(|error| {
-        Failure::new(format!("cannot open a socket in {}: {error}", up.data_dir.display()))
-            .help("name a directory on a local file system with --data-dir")
-    })?;
-    let mut desk = Desk::open(door);
+    let mut desk = Desk::open(door(&up.data_dir)?);
     let site = Arc::new(Site {
         certificate: Arc::clone(&certificate),
         addresses: addresses.clone(),
         metrics: Box::new(shards.metrics()),
         draining: desk.flag(),
+        ailment: Box::new(|| None),
     });
     let options = http::Options {
-        store: store.clone(),
+        store: Some(store.clone()),
         site,
         demo: demo.as_ref().map(|(input, _)| input.id.clone()),
         limits: http::Limits::default(),
@@ -96,19 +106,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
     tokio::spawn(keep_fresh(Arc::clone(&certificate)));
 
     announce(&up, &claim, &addresses, &certificate, &store, demo.as_ref()).await?;
-    let order = tokio::select! {
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => Some(Order::default()),
-        order = desk.order() => Some(order),
-    };
-    if let Some(order) = order {
-        tokio::select! {
-            () = desk.drain(&shards, &order, &up.drain) => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-    tracing::info!("stopping");
+    until_empty(&mut desk, &shards, &up.drain, &mut interrupt, &mut terminate).await;
     desk.close().await;
     drop(stop);
     shards.stop(STOP_PATIENCE).await;
@@ -116,6 +114,37 @@ async fn serve(up: Up) -> Result<(), Failure> {
     store.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where `weir drain` on this directory gives its order.
+pub(super) fn door(data_dir: &Path) -> Result<Door, Failure> {
+    Door::open(data_dir).map_err(|error| {
+        Failure::new(format!("cannot open a socket in {}: {error}", data_dir.display()))
+            .help("name a directory on a local file system with --data-dir")
+    })
+}
+
+/// Waits for the end: an order to drain, until it is carried out, or a signal that will not wait.
+pub(super) async fn until_empty(
+    desk: &mut Desk,
+    shards: &Shards,
+    drain: &config::Drain,
+    interrupt: &mut Signal,
+    terminate: &mut Signal,
+) {
+    let order = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => Some(Order::default()),
+        order = desk.order() => Some(order),
+    };
+    if let Some(order) = order {
+        tokio::select! {
+            () = desk.drain(shards, &order, drain) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    tracing::info!("stopping");
 }
 
 /// Writes the ready file and the card once everything answers.
@@ -163,7 +192,7 @@ async fn demo_input(store: &Store) -> Result<(Input, StreamKey), Failure> {
     Ok(store.ensure_input(new).await?)
 }
 
-async fn keep_fresh(certificate: Arc<Certificate>) {
+pub(super) async fn keep_fresh(certificate: Arc<Certificate>) {
     let mut ticks = tokio::time::interval(CERTIFICATE_CHECK);
     loop {
         ticks.tick().await;
@@ -176,11 +205,14 @@ async fn keep_fresh(certificate: Arc<Certificate>) {
 }
 
 /// What the pages know of this node.
-struct Site {
-    certificate: Arc<Certificate>,
-    addresses: Addresses,
-    metrics: Box<dyn Fn() -> String + Send + Sync>,
-    draining: Arc<AtomicBool>,
+pub(super) struct Site {
+    pub(super) certificate: Arc<Certificate>,
+    pub(super) addresses: Addresses,
+    pub(super) metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Why the node is of no use to viewers, if it is not.
+    pub(super) ailment: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// Set once the node is being emptied.
+    pub(super) draining: Arc<AtomicBool>,
 }
 
 impl http::Site for Site {
@@ -214,20 +246,20 @@ impl http::Site for Site {
         if self.draining.load(Ordering::Relaxed) {
             http::Health::Draining
         } else {
-            http::Health::Ok
+            (self.ailment)().map_or(http::Health::Ok, http::Health::Failing)
         }
     }
 }
 
-fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+pub(super) fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| Failure::listen(flag, address, &error))
 }
 
-fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr {
+pub(super) fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(fallback)
 }
 
-fn start_failure(error: Error) -> Failure {
+pub(super) fn start_failure(error: Error) -> Failure {
     match error {
         Error::Rtmp { address, source } => Failure::listen("rtmp", address, &source),
         Error::Quic(BindError::InUse { address }) => {
@@ -241,10 +273,17 @@ fn start_failure(error: Error) -> Failure {
     }
 }
 
-fn no_signals(error: &std::io::Error) -> Failure {
+pub(super) fn no_signals(error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot listen for signals: {error}"))
 }
 
-fn wall() -> Duration {
+/// The engine's id in hop lists: the head of the public key that edges know it by.
+fn engine_id(store: &Store) -> String {
+    let public = Trust::public_key(store.mesh_signing());
+    let head = public.iter().take(4).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    format!("engine-{head}")
+}
+
+pub(super) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

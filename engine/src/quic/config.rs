@@ -21,6 +21,22 @@ const CID_BYTES: usize = 8;
 /// on the way out.
 const DATAGRAM_BUFFER_BYTES: usize = 48 * 1024;
 
+/// Streams of each kind between two relays of ours: as many tracks as a shard holds, twice.
+pub(super) const NODE_STREAMS_MAX: u32 = 16_384;
+
+/// Bytes buffered towards a relay below: 20 broadcasts of 8 Mb/s over 400 ms of round trip.
+pub(super) const NODE_SEND_WINDOW_BYTES: u64 = 8 << 20;
+
+/// Bytes a relay above may have in flight towards us: the same, and room for larger windows.
+const NODE_RECEIVE_WINDOW_BYTES: u32 = 64 << 20;
+
+/// The largest object at once, so that one stream never waits for its own window.
+const NODE_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Silence after which a relay above counts as gone: three lost signs of life, one a second. A
+/// viewer's gap after a kill is this and the next group.
+const NODE_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Limits of one QUIC endpoint. Each has a counter in [`super::Counters`] when it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -184,4 +200,22 @@ pub fn client(
     let (bidi, uni) = (limits.bidi_streams_max, limits.uni_streams_max);
     config.transport_config(Arc::new(transport(limits, bidi, uni)));
     Ok(config)
+}
+
+/// Client side of an edge: raw QUIC towards a relay above, the newest draft both speak.
+pub fn uplink(
+    mut tls: rustls::ClientConfig,
+    drafts: &[Draft],
+) -> Result<Arc<quinn_proto::ClientConfig>, NoInitialCipherSuite> {
+    tls.alpn_protocols = drafts.iter().map(|draft| draft.token().as_bytes().to_vec()).collect();
+    let crypto = QuicClientConfig::try_from(Arc::new(tls))?;
+    let limits = Limits {
+        idle_timeout: NODE_IDLE_TIMEOUT,
+        receive_window_bytes: NODE_RECEIVE_WINDOW_BYTES,
+        stream_receive_window_bytes: NODE_STREAM_WINDOW_BYTES,
+        ..Limits::default()
+    };
+    let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(&limits, NODE_STREAMS_MAX, NODE_STREAMS_MAX)));
+    Ok(Arc::new(config))
 }

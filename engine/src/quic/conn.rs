@@ -55,6 +55,8 @@ pub(super) struct Conn {
     pub(super) deadline: Option<Instant>,
     pub(super) prefix: Prefix,
     pub(super) client: bool,
+    /// The peer is a relay of ours.
+    pub(super) node: bool,
     /// Stream headers that did not fit when their stream was opened.
     pub(super) unsent: Vec<(StreamId, Bytes)>,
 }

@@ -29,6 +29,12 @@ pub struct ConnId {
 }
 
 impl ConnId {
+    /// Any connection, for tests of those who only pass it on.
+    #[cfg(test)]
+    pub(crate) fn nth(index: u32) -> Self {
+        Self { index, generation: 0 }
+    }
+
     /// Dense index for tables beside this endpoint.
     pub fn index(self) -> usize {
         self.index as usize
@@ -343,7 +349,8 @@ impl Endpoint {
         // What QUIC has taken can no longer be overtaken or dropped whole, so it takes what the
         // path carries in two round trips and the rest waits in the group cache.
         let path = conn.inner.congestion_state().window().saturating_mul(2);
-        let most = self.limits.send_window_bytes;
+        let node = u64::from(conn.node) * config::NODE_SEND_WINDOW_BYTES;
+        let most = self.limits.send_window_bytes.max(node);
         conn.inner.set_send_window(path.max(SEND_WINDOW_MIN).min(most));
         Some(Link { conn, now })
     }
@@ -371,6 +378,24 @@ impl Endpoint {
     pub fn remote(&self, id: ConnId) -> Option<SocketAddr> {
         let conn = self.conns.get(id.index as usize)?.as_ref()?;
         (conn.generation == id.generation).then(|| conn.inner.remote_address())
+    }
+
+    /// A peer turned out to be a relay of ours: it may ask for as many tracks as there are.
+    pub fn trust_node(&mut self, id: ConnId) {
+        let Some(Some(conn)) = self.conns.get_mut(id.index as usize) else { return };
+        if conn.generation == id.generation {
+            let streams = VarInt::from_u32(config::NODE_STREAMS_MAX);
+            conn.inner.set_max_concurrent_streams(Dir::Bi, streams);
+            conn.node = true;
+            mark(&mut self.dirty, conn, id.index as usize);
+        }
+    }
+
+    /// Bytes of UDP payload received and sent on a connection.
+    pub fn traffic(&self, id: ConnId) -> Option<(u64, u64)> {
+        let conn = self.conns.get(id.index as usize)?.as_ref()?;
+        let stats = (conn.generation == id.generation).then(|| conn.inner.stats())?;
+        Some((stats.udp_rx.bytes, stats.udp_tx.bytes))
     }
 
     /// Round-trip time as QUIC measures it.
@@ -571,6 +596,7 @@ impl Endpoint {
             deadline: Some(now + self.limits.handshake_timeout),
             prefix,
             client,
+            node: false,
             unsent: Vec::new(),
         };
         mark(&mut self.dirty, &mut conn, slot);

@@ -5,6 +5,7 @@
 
 mod broadcast;
 mod exchange;
+mod mesh;
 mod rings;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,6 +22,7 @@ use weir_relay::{
 use weir_xdp::Port;
 
 pub use broadcast::{FeedId, Policy, Rank, Refused};
+pub use mesh::Snapshot as MeshSnapshot;
 pub use rings::{RingSizes, Rings, rings};
 
 use crate::guard::guarded;
@@ -55,6 +57,8 @@ pub struct Options {
     pub policy: Policy,
     /// Common zero of the stamps on links.
     pub epoch: Instant,
+    /// This node among others.
+    pub node: crate::mesh::Options,
 }
 
 /// What a shard tells its shell.
@@ -91,6 +95,8 @@ pub enum Event {
         /// Why; holds no secret.
         reason: String,
     },
+    /// An upstream's name is to be looked up: answer with [`Shard::resolved`].
+    Resolve(crate::mesh::UpstreamUrl),
     /// A broadcast went live, lost its publisher, or ended.
     Broadcast {
         /// Which input.
@@ -152,6 +158,8 @@ pub struct Snapshot {
     pub turns: u64,
     /// Panics caught; each ended one session or feed.
     pub panics: u64,
+    /// Relays above and below.
+    pub mesh: MeshSnapshot,
 }
 
 /// One shard.
@@ -172,6 +180,7 @@ pub struct Shard {
     /// Share of time spent in turns, as the shell measures it.
     busy_permille: u16,
     egress: Egress,
+    mesh: mesh::Mesh,
     events: VecDeque<Event>,
     draining: bool,
     turns: u64,
@@ -187,7 +196,7 @@ impl Shard {
         let mut relay = Relay::new(options.relay, steering.shard);
         let own = Namespace::new([crate::config::OWN_TREE]).unwrap_or_default();
         relay.open_namespaces(options.open_trees, own);
-        Self {
+        let mut shard = Self {
             steering,
             endpoint,
             relay,
@@ -200,11 +209,14 @@ impl Shard {
             policy: options.policy,
             busy_permille: 0,
             egress: Egress::new(now),
+            mesh: mesh::Mesh::new(options.node, now),
             events: VecDeque::new(),
             draining: false,
             turns: 0,
             panics: 0,
-        }
+        };
+        shard.begin_mesh(steering.shards, now);
+        shard
     }
 
     /// Its number.
@@ -252,7 +264,10 @@ impl Shard {
         busy: bool,
     ) -> std::io::Result<Turn> {
         self.connections(now, wall);
-        self.drive(now);
+        self.mesh_turn(now, wall);
+        self.drive(now, wall);
+        self.mesh_turn(now, wall);
+        self.drive(now, wall);
         let full = self.endpoint.flush(port, now)?;
         if let Some(permille) = self.egress.at(full, now) {
             self.relay.set_load(permille.max(self.busy_permille));
@@ -262,7 +277,8 @@ impl Shard {
 
     /// When the next turn is due without any input.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.endpoint.poll_timeout(), self.relay.poll_timeout(), self.broadcasts_due]
+        let mesh = self.mesh.poll_timeout();
+        [self.endpoint.poll_timeout(), self.relay.poll_timeout(), self.broadcasts_due, mesh]
             .into_iter()
             .flatten()
             .min()
@@ -283,7 +299,7 @@ impl Shard {
         self.busy_permille = busy_permille;
     }
 
-    /// New playback keys.
+    /// New playback keys, for nodes that learn them from nobody.
     pub fn set_keys(&mut self, keys: KeySet, now: Instant) {
         self.relay.set_keys(keys, now);
     }
@@ -426,6 +442,7 @@ impl Shard {
             hand_over_dropped: links.hand_over_dropped,
             turns: self.turns,
             panics: self.panics,
+            mesh: self.mesh_snapshot(),
         }
     }
 
@@ -459,6 +476,9 @@ impl Shard {
     /// Moves what happened on connections into the relay.
     fn connections(&mut self, now: Instant, wall: Duration) {
         while let Some((conn, event)) = self.endpoint.poll_event(now) {
+            if self.uplink_event(conn, &event, now) {
+                continue;
+            }
             if let quic::Event::Opened { draft, transport, path, peer } = event {
                 self.opened(conn, draft, transport, path, peer, now);
                 continue;
@@ -519,12 +539,16 @@ impl Shard {
             }
             return;
         };
+        self.remember(conn, session);
+        self.events.push_back(Event::SessionOpened { session, peer, draft, transport });
+    }
+
+    fn remember(&mut self, conn: ConnId, session: SessionId) {
         self.sessions.insert(session, conn);
         if conn.index() >= self.conns.len() {
             self.conns.resize(conn.index() + 1, None);
         }
         self.conns[conn.index()] = Some((conn, session));
-        self.events.push_back(Event::SessionOpened { session, peer, draft, transport });
     }
 
     fn session_of(&self, conn: ConnId) -> Option<SessionId> {
@@ -540,7 +564,7 @@ impl Shard {
     }
 
     /// Lets every session that wants to write do so, and acts on what the relay reports.
-    fn drive(&mut self, now: Instant) {
+    fn drive(&mut self, now: Instant, wall: Duration) {
         loop {
             while let Some(session) = self.relay.poll_dirty() {
                 let Some(conn) = self.sessions.get(&session).copied() else { continue };
@@ -551,11 +575,14 @@ impl Shard {
                 }
             }
             let Some(event) = self.relay.poll_event() else { return };
-            self.relay_event(event, now);
+            self.relay_event(event, now, wall);
         }
     }
 
-    fn relay_event(&mut self, event: RelayEvent, now: Instant) {
+    fn relay_event(&mut self, event: RelayEvent, now: Instant, wall: Duration) {
+        if self.mesh_event(&event, now, wall) {
+            return;
+        }
         if self.exchange.handle_event(&event, &mut self.relay, now) {
             return;
         }

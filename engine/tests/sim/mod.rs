@@ -2,6 +2,9 @@
 //! an encoder, and a second packager that says what every object must be; the stories are in the test files. All chance
 //! in the network follows from `SIM_SEED`; TLS draws its own keys, which changes no order of events.
 
+#![allow(dead_code, reason = "each file of stories uses its part of the world")]
+
+pub mod edge;
 mod tls;
 mod viewer;
 
@@ -13,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use weir::mesh;
 use weir::quic::{self, Steering};
 use weir::shard::{self, FeedId, Policy, Rank, RingSizes, Shard, rings};
 use weir_feed as feed;
 use weir_moqt::{Draft, Namespace};
 use weir_packager::fmp4::{Looper, TimedSample};
 use weir_packager::{Codec, Output, Packager, TrackId};
-use weir_relay::KeySet;
 use weir_ring::link;
 use weir_xdp::steer::Key;
 use weir_xdp::virt::{Link, Network, VirtPort};
@@ -130,6 +133,7 @@ pub struct World {
     pub now: Instant,
     pub nodes: Vec<Node>,
     pub twin: Option<Twin>,
+    pub edges: Vec<edge::Edge>,
     pub watchers: Vec<Watcher>,
     pub truth: Truth,
     encoder: Option<Encoder>,
@@ -138,12 +142,6 @@ pub struct World {
     key: Key,
     filler: usize,
     tokens: tls::Tokens,
-}
-
-fn keys(tokens: &tls::Tokens) -> KeySet {
-    let mut keys = KeySet::new();
-    keys.insert_ed25519(tls::KID, &tokens.public(), ORG);
-    keys
 }
 
 pub fn namespace() -> Namespace {
@@ -203,9 +201,11 @@ impl World {
                     rings,
                     policy: Policy::default(),
                     epoch: start,
+                    node: mesh::Options::engine("engine"),
                 };
                 let mut shard = Shard::new(options, start);
-                shard.set_keys(keys(&tokens), start);
+                let (trust, sealed) = edge::trust(&tokens, WALL, true);
+                shard.set_trust(&trust, sealed, start, WALL);
                 Node { shard, port, stalled: false }
             })
             .collect();
@@ -215,6 +215,7 @@ impl World {
             now: start,
             nodes,
             twin: None,
+            edges: Vec::new(),
             watchers: Vec::new(),
             truth: Truth::default(),
             encoder: None,
@@ -249,9 +250,12 @@ impl World {
             open_trees: Vec::new(),
             policy: Policy::default(),
             epoch: self.start,
+            node: mesh::Options::engine("twin"),
         };
         let mut shard = Shard::new(options, self.now);
-        shard.set_keys(keys(&self.tokens), self.now);
+        let wall = self.wall();
+        let (trust, sealed) = edge::trust(&self.tokens, wall, true);
+        shard.set_trust(&trust, sealed, self.now, wall);
         let node = Node { shard, port, stalled: false };
         self.twin = Some(Twin { node, feed: None });
         address
@@ -260,7 +264,8 @@ impl World {
     /// Tells every shard what is revoked.
     pub fn revoke(&mut self, revocation: &weir_relay::Revocation) {
         for node in &mut self.nodes {
-            let mut keys = keys(&self.tokens);
+            let (trust, _) = edge::trust(&self.tokens, WALL, true);
+            let mut keys = trust.key_set();
             keys.revoke(revocation);
             node.shard.set_keys(keys, self.now);
         }
@@ -345,13 +350,24 @@ impl World {
 
     /// A viewer dials a shard with a token of this lifetime; returns its index.
     pub fn watch(&mut self, shard: u16, draft: Draft, lifetime: Duration) -> usize {
+        let shards = self.nodes.len() as u16;
+        self.watch_at(self.server, (shard, shards), draft, lifetime)
+    }
+
+    /// A viewer dials a shard of any node.
+    pub fn watch_at(
+        &mut self,
+        server: SocketAddr,
+        (shard, shards): (u16, u16),
+        draft: Draft,
+        lifetime: Duration,
+    ) -> usize {
         let index = self.watchers.len();
         let token = self.tokens.mint(INPUT, self.wall(), lifetime);
         let own: IpAddr = Ipv4Addr::new(10, 0, 1, index as u8 + 1).into();
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
-        let shards = self.nodes.len() as u16;
         let byte = weir_xdp::steer::cid_first_byte(shard, shards, self.key, index as u8);
-        self.watchers.push(Watcher::dial(port, self.server, byte, draft, &token, self.now));
+        self.watchers.push(Watcher::dial(port, server, byte, draft, &token, self.now));
         index
     }
 
@@ -416,6 +432,9 @@ impl World {
                 busy |= turn.busy;
                 while node.shard.poll_event().is_some() {}
             }
+            for edge in &mut self.edges {
+                busy |= edge.turn(now, wall);
+            }
             for watcher in &mut self.watchers {
                 busy |= watcher.turn(now);
             }
@@ -433,8 +452,9 @@ impl World {
         let nodes = self.nodes.iter().chain(twin).filter(|node| !node.stalled);
         let nodes = nodes.filter_map(|node| node.shard.poll_timeout());
         let watchers = self.watchers.iter().filter_map(Watcher::poll_timeout);
+        let edges = self.edges.iter().filter_map(edge::Edge::poll_timeout);
         let others = [encoder, mirror, self.net.next_event()].into_iter().flatten();
-        let next = nodes.chain(watchers).chain(others).min();
+        let next = nodes.chain(edges).chain(watchers).chain(others).min();
         next.unwrap_or(self.now + Duration::from_millis(1))
     }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::routes::{Routes, json, problem};
-use crate::{ApiKeyRecord, Error, Scope, Withdraw, store::revocations::PAGE_MAX};
+use crate::{ApiKeyRecord, Error, Scope, Store, Withdraw, store::revocations::PAGE_MAX};
 
 /// Largest body of a request: a token of 8 KiB in JSON, twice over.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -43,7 +43,10 @@ struct Wanted {
 /// Withdraws a token, or all of a viewer, a key or below a version. 201 for a new revocation, 200
 /// for one that was in force: asking twice does no harm.
 async fn revoke(State(routes): State<Routes>, headers: HeaderMap, request: Request) -> Response {
-    let asking = match authorise(&routes, &headers).await {
+    let Some(store) = routes.store() else {
+        return problem(StatusCode::NOT_FOUND, "not_found");
+    };
+    let asking = match authorise(store, &headers).await {
         Ok(asking) => asking,
         Err(refusal) => return refusal,
     };
@@ -80,7 +83,7 @@ async fn revoke(State(routes): State<Routes>, headers: HeaderMap, request: Reque
         _ => return problem(StatusCode::UNPROCESSABLE_ENTITY, "one_subject_wanted"),
     };
     let done = match what {
-        Ok(what) => routes.store().revoke(&asking.org, what).await,
+        Ok(what) => store.revoke(&asking.org, what).await,
         Err(error) => Err(error),
     };
     match done {
@@ -105,7 +108,10 @@ async fn list(
     headers: HeaderMap,
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let asking = match authorise(&routes, &headers).await {
+    let Some(store) = routes.store() else {
+        return problem(StatusCode::NOT_FOUND, "not_found");
+    };
+    let asking = match authorise(store, &headers).await {
         Ok(asking) => asking,
         Err(refusal) => return refusal,
     };
@@ -119,7 +125,7 @@ async fn list(
         Some(None) => return problem(StatusCode::BAD_REQUEST, "cursor_invalid"),
     };
     let after = after.as_ref().map(|(kind, value)| (kind.as_str(), value.as_str()));
-    match routes.store().revocations(&asking.org, after, limit).await {
+    match store.revocations(&asking.org, after, limit).await {
         Ok(listed) => {
             let last = listed.last().filter(|_| listed.len() == limit);
             let next = last.map(|last| {
@@ -139,14 +145,14 @@ fn position(cursor: &str) -> Option<(String, String)> {
 }
 
 /// Who asks, if it may withdraw tokens: an API key as bearer, or as the password of HTTP Basic.
-async fn authorise(routes: &Routes, headers: &HeaderMap) -> Result<ApiKeyRecord, Response> {
+async fn authorise(store: &Store, headers: &HeaderMap) -> Result<ApiKeyRecord, Response> {
     let key = headers.get(header::AUTHORIZATION).and_then(|value| credential(value.to_str().ok()?));
     let unknown = || {
         let wanted = [(header::WWW_AUTHENTICATE, "Bearer")];
         (wanted, problem(StatusCode::UNAUTHORIZED, "auth_failed")).into_response()
     };
     let asking = match key {
-        Some(key) => match routes.store().verify_api_key(&key).await {
+        Some(key) => match store.verify_api_key(&key).await {
             Ok(asking) => asking,
             Err(Error::KeyRefused) => return Err(unknown()),
             Err(error) => return Err(failed(&error)),

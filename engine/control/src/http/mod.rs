@@ -61,8 +61,8 @@ pub struct Listener {
 
 /// What to serve, and within which limits.
 pub struct Options {
-    /// For the demo's tokens.
-    pub store: Store,
+    /// For the demo's tokens; an edge has none.
+    pub store: Option<Store>,
     /// The engine's side.
     pub site: Arc<dyn Site>,
     /// The demo broadcast that the start page plays, when there is one.

@@ -42,7 +42,7 @@ struct Inner {
     demo: Option<InputId>,
     limits: Limits,
     site: Arc<dyn Site>,
-    store: Store,
+    store: Option<Store>,
 }
 
 impl Routes {
@@ -52,8 +52,8 @@ impl Routes {
         Self(Arc::new(Inner { assets, counters, demo, limits, site, store }))
     }
 
-    pub(super) fn store(&self) -> &Store {
-        &self.0.store
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.0.store.as_ref()
     }
 
     /// The routes of one listener. Metrics are for operators, who have the listener in the clear,
@@ -69,8 +69,10 @@ impl Routes {
             // The TCP twin of the WebTransport URL: opened in a browser, it shows the player.
             .route("/playback/{id}", get(player_page))
             .route("/player.json", get(player))
-            .route("/watch/{id}", get(player_page))
-            .merge(api::routes());
+            .route("/watch/{id}", get(player_page));
+        if self.0.store.is_some() {
+            router = router.merge(api::routes());
+        }
         if with_metrics {
             router = router.route("/metrics", get(metrics));
         }
@@ -189,10 +191,10 @@ async fn player(State(routes): State<Routes>, uri: Uri, headers: HeaderMap) -> R
 /// What the start page plays: only there with `--demo`, with a fresh token each time.
 async fn demo(State(routes): State<Routes>, uri: Uri, headers: HeaderMap) -> Response {
     let inner = &routes.0;
-    let Some(input) = &inner.demo else {
+    let (Some(input), Some(store)) = (&inner.demo, &inner.store) else {
         return problem(StatusCode::NOT_FOUND, "not_found");
     };
-    let minted = match inner.store.mint_playback_token(input, TTL_DEFAULT).await {
+    let minted = match store.mint_playback_token(input, TTL_DEFAULT).await {
         Ok(minted) => minted,
         Err(error) => {
             tracing::warn!(%error, "cannot mint the demo's token");

@@ -58,7 +58,7 @@ async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = tcp.local_addr().expect("bound");
     let options = Options {
-        store: store.clone(),
+        store: Some(store.clone()),
         site: Arc::new(TestSite { health }),
         demo: demo.then(|| input.id.clone()),
         limits,

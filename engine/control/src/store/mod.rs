@@ -4,6 +4,7 @@
 //! is the one file a second dialect has to mirror. The store does not know who asks: the CLI and
 //! a running server use it side by side on the same file.
 
+mod nodes;
 pub(crate) mod revocations;
 mod sqlite;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use ed25519_dalek::pkcs8::EncodePrivateKey;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
+pub use self::nodes::NodeKeyRecord;
 pub use self::sqlite::DATABASE_FILE;
 pub(crate) use self::sqlite::{Observer, Sqlite};
 use crate::{
@@ -129,6 +131,8 @@ pub struct ApiKeyRecord {
 struct Secrets {
     hashing: hmac::Key,
     steering: [u8; 32],
+    mesh_hashing: [u8; 32],
+    mesh_signing: [u8; 32],
 }
 
 impl Store {
@@ -142,12 +146,16 @@ impl Store {
             hashing: random(),
             decoy: random(),
             steering: random(),
+            mesh_hashing: random(),
+            mesh_signing: random(),
             signing_key: new_signing_key(now),
         };
         let (org, secrets) = db.bootstrap(&first, now).await?;
         let secrets = Secrets {
             hashing: hmac::Key::new(hmac::HMAC_SHA256, &secrets.hashing),
             steering: secrets.steering,
+            mesh_hashing: secrets.mesh_hashing,
+            mesh_signing: secrets.mesh_signing,
         };
         Ok(Self { db, org, secrets: Arc::new(secrets) })
     }

@@ -38,6 +38,7 @@ const CONNECTIONS_MAX: u32 = 4;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first_light.sql"),
     include_str!("migrations/0002_revocations.sql"),
+    include_str!("migrations/0003_node_keys.sql"),
 ];
 
 /// A pool of connections to one database file.
@@ -55,6 +56,8 @@ pub(super) struct Bootstrap {
     pub(super) hashing: [u8; 32],
     pub(super) decoy: [u8; 32],
     pub(super) steering: [u8; 32],
+    pub(super) mesh_hashing: [u8; 32],
+    pub(super) mesh_signing: [u8; 32],
     pub(super) signing_key: SigningKeyRow,
 }
 
@@ -62,6 +65,8 @@ pub(super) struct Bootstrap {
 pub(super) struct SecretRows {
     pub(super) hashing: [u8; 32],
     pub(super) steering: [u8; 32],
+    pub(super) mesh_hashing: [u8; 32],
+    pub(super) mesh_signing: [u8; 32],
 }
 
 /// A signing key with its private half.
@@ -113,6 +118,8 @@ impl Sqlite {
             ("decoy_key_hash", &first.decoy),
             ("key_hashing", &first.hashing),
             ("steering", &first.steering),
+            ("mesh_hashing", &first.mesh_hashing),
+            ("mesh_signing", &first.mesh_signing),
         ] {
             sqlx::query("INSERT INTO server_secrets VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")
                 .bind(name)
@@ -136,8 +143,10 @@ impl Sqlite {
         };
         let hashing = server_secret(&mut tx, "key_hashing").await?;
         let steering = server_secret(&mut tx, "steering").await?;
+        let mesh_hashing = server_secret(&mut tx, "mesh_hashing").await?;
+        let mesh_signing = server_secret(&mut tx, "mesh_signing").await?;
         tx.commit().await?;
-        Ok((org, SecretRows { hashing, steering }))
+        Ok((org, SecretRows { hashing, steering, mesh_hashing, mesh_signing }))
     }
 
     pub(super) async fn insert_input(&self, input: &Input, key_hash: &[u8]) -> Result<(), Error> {
