@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "steer", run: weir_xdp::fuzz_steer },
     Target { name: "token", run: weir_relay::fuzzing::fuzz_token },
     Target { name: "trust", run: weir_relay::fuzzing::fuzz_trust },
+    Target { name: "beacon", run: weir_relay::fuzzing::fuzz_beacon },
     Target { name: "relay", run: relay },
 ];
 

@@ -1,0 +1,290 @@
+//! An engine, a region and an edge as an operator runs them: three processes of the real binary on loopback, the demo
+//! broadcast at the engine, `weir play` at the edge.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where it finds something wrong"
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// Longest wait for something that happens by itself on loopback.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One process; killed when the test is done.
+struct Node {
+    dir: PathBuf,
+    child: Child,
+    card: String,
+}
+
+impl Node {
+    fn start(test: &str, name: &str, arguments: &[&str]) -> Self {
+        let dir = std::env::temp_dir().join(format!("weir-mesh-{}-{test}", std::process::id()));
+        let dir = dir.join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let log = File::create(dir.join("log")).unwrap();
+        let mut child = Command::new(WEIR)
+            .args(arguments)
+            .args(["--log", "debug", "--data-dir"])
+            .arg(dir.join("data"))
+            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut card = String::new();
+        while !card.contains("Ctrl-C") {
+            let read = out.read_line(&mut card).unwrap();
+            assert!(read > 0, "{name} did not start: {}", read_file(&dir.join("log")));
+        }
+        Self { dir, child, card }
+    }
+
+    fn engine(test: &str) -> Self {
+        let ready = std::env::temp_dir().join(format!("weir-mesh-{}-{test}", std::process::id()));
+        fs::create_dir_all(&ready).unwrap();
+        let ready = ready.join("ready.json");
+        let arguments =
+            ["up", "--demo", "--shards", "1", "--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"];
+        let ready = ready.to_str().unwrap().to_owned();
+        Self::start(test, "engine", &[&arguments[..], &["--ready-file", &ready]].concat())
+    }
+
+    /// An edge below `upstreams`.
+    fn relay(test: &str, name: &str, upstreams: &str, key: &Path, shards: &str) -> Self {
+        let key = key.to_str().unwrap();
+        let arguments = ["relay", "--upstream", upstreams, "--node-key-file", key, "--insecure"];
+        let more = ["--node-id", name, "--shards", shards, "--quic", "127.0.0.1:0"];
+        Self::start(test, name, &[&arguments[..], &more].concat())
+    }
+
+    fn addresses(&self) -> Value {
+        serde_json::from_str(&read_file(&self.dir.join("data/runtime.json"))).unwrap()
+    }
+
+    fn quic(&self) -> String {
+        self.addresses()["quic"].as_str().unwrap().to_owned()
+    }
+
+    fn upstream(&self) -> String {
+        format!("moqt://{}", self.quic())
+    }
+
+    fn log(&self) -> String {
+        read_file(&self.dir.join("log"))
+    }
+
+    /// Body of a page.
+    fn get(&self, path: &str) -> String {
+        let http = self.addresses()["http"].as_str().unwrap().to_owned();
+        let mut stream = TcpStream::connect(&http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Sum of a metric over shards and labels.
+    fn metric(&self, name: &str) -> u64 {
+        let page = self.get("/metrics");
+        let samples = page.lines().filter(|line| {
+            line.strip_prefix("weir_").and_then(|line| line.split(['{', ' ']).next()) == Some(name)
+        });
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    fn wait_healthy(&self) {
+        wait_for("a way to the engine", || self.get("/healthz").contains("200 OK"), || self.log());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Looks until something holds: what is waited for is told by another process.
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}\n{}", otherwise());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn read_file(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A short command on the engine's data.
+fn weir(engine: &Node, arguments: &[&str]) -> String {
+    let data = engine.dir.join("data");
+    let output = Command::new(WEIR)
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(data)
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// A node key in a file, and its id.
+fn node_key(engine: &Node) -> (PathBuf, String, String) {
+    let made = weir(engine, &["node-key", "create", "--name", "test", "--json"]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let key = made["node_key"].as_str().unwrap().to_owned();
+    let path = engine.dir.join("node.key");
+    fs::write(&path, &key).unwrap();
+    (path, made["id"].as_str().unwrap().to_owned(), key)
+}
+
+/// A token for the demo, and its input.
+fn demo_token(engine: &Node) -> (String, String) {
+    let inputs: Value = serde_json::from_str(&weir(engine, &["input", "list", "--json"])).unwrap();
+    let input = inputs["data"][0]["id"].as_str().unwrap().to_owned();
+    let minted = weir(engine, &["token", "mint", &input, "--json"]);
+    let minted: Value = serde_json::from_str(&minted).unwrap();
+    (input, minted["token"].as_str().unwrap().to_owned())
+}
+
+fn play(at: &Node, input: &str, token: &str, more: &[&str]) -> Output {
+    let url = format!("moqt://{}/playback/{input}?tok={token}", at.quic());
+    Command::new(WEIR)
+        .args(["play", &url, "--insecure", "--log", "debug"])
+        .args(more)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_viewer_at_the_edge_of_three_tiers_sees_the_broadcast_and_no_secret_is_logged() {
+    let engine = Node::engine("tiers");
+    let (key_file, key_id, key) = node_key(&engine);
+    let (input, token) = demo_token(&engine);
+    let region = Node::relay("tiers", "region", &engine.upstream(), &key_file, "1");
+    region.wait_healthy();
+    // Two shards: whichever gets the viewer, the broadcast comes once from above.
+    let edge = Node::relay("tiers", "edge", &region.upstream(), &key_file, "2");
+    edge.wait_healthy();
+    assert_eq!(edge.metric("mesh_hops"), 2 * 3, "edge, region, engine on both shards");
+    assert!(edge.card.contains("Weir relays") && edge.card.contains(&region.upstream()));
+
+    let file = edge.dir.join("out.mp4");
+    let output = play(&edge, &input, &token, &["--duration", "4", "-o", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
+    let table = text(&output.stdout);
+    assert!(table.contains("video") && table.contains("audio"), "{table}");
+    let decoded = Command::new("ffmpeg")
+        .args(["-v", "error", "-xerror", "-i", file.to_str().unwrap(), "-f", "null", "-"])
+        .output()
+        .unwrap();
+    assert!(decoded.status.success() && decoded.stderr.is_empty(), "{}", text(&decoded.stderr));
+
+    // The edge checks tokens itself.
+    let refused = play(&edge, &input, &format!("{token}x"), &["--duration", "3"]);
+    assert!(text(&refused.stderr).contains("error: auth_failed: "), "{}", text(&refused.stderr));
+    let refused = play(&edge, "lv_00000000000000000000000000", &token, &["--duration", "3"]);
+    assert!(text(&refused.stderr).contains("error: auth_failed: "), "{}", text(&refused.stderr));
+
+    // A key withdrawn at the engine cuts off both tiers below it.
+    weir(&engine, &["node-key", "revoke", &key_id]);
+    wait_for("cut off", || edge.metric("mesh_hops") == 0, || edge.log());
+    assert!(edge.get("/healthz").contains("503"));
+
+    let secret = key.split('.').next().unwrap();
+    for (name, log) in [("engine", engine.log()), ("region", region.log()), ("edge", edge.log())] {
+        assert!(log.len() > 200, "{name} logged");
+        assert!(!log.contains(secret) && !log.contains(&token), "a secret is in the log of {name}");
+    }
+}
+
+#[test]
+fn a_signing_key_withdrawn_at_the_engine_ends_the_session_at_the_edge() {
+    let engine = Node::engine("revoke");
+    let (key_file, _, _) = node_key(&engine);
+    let (input, token) = demo_token(&engine);
+    let region = Node::relay("revoke", "region", &engine.upstream(), &key_file, "1");
+    let edge = Node::relay("revoke", "edge", &region.upstream(), &key_file, "1");
+    edge.wait_healthy();
+    let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
+    let mut player = Command::new(WEIR)
+        .args(["play", &url, "--insecure", "-o", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = player.stdout.take().unwrap();
+    let mut head = [0; 8];
+    out.read_exact(&mut head).unwrap();
+    assert_eq!(&head[4..], b"ftyp", "media flows");
+    let kid = weir(&engine, &["signing-key", "list"]);
+    let kid = kid.split_whitespace().next().unwrap();
+    weir(&engine, &["signing-key", "deactivate", kid]);
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    let output = player.wait_with_output().unwrap();
+    assert!(text(&output.stderr).contains("revoked"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_edge_turns_to_its_second_upstream_when_the_first_is_killed_and_viewers_stay() {
+    let engine = Node::engine("failover");
+    let (key_file, _, _) = node_key(&engine);
+    let (input, token) = demo_token(&engine);
+    let first = Node::relay("failover", "first", &engine.upstream(), &key_file, "1");
+    let second = Node::relay("failover", "second", &engine.upstream(), &key_file, "1");
+    first.wait_healthy();
+    second.wait_healthy();
+    let upstreams = format!("{},{}", first.upstream(), second.upstream());
+    let edge = Node::relay("failover", "edge", &upstreams, &key_file, "1");
+    // The first in order is in use, though the second may have been there first.
+    let first_in_use = || {
+        let page = edge.get("/metrics");
+        let state =
+            |line: &&str| line.starts_with("weir_upstream_state") && line.contains("place=\"0\"");
+        page.lines().find(state).is_some_and(|line| line.contains("state=\"active\""))
+            && page.contains("state=\"ready\"")
+    };
+    wait_for("the first in use", first_in_use, || edge.log());
+    let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
+    let player = Command::new(WEIR)
+        .args(["play", &url, "--insecure", "--duration", "20"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    let before = edge.metric("mesh_switches_total");
+    drop(first);
+    wait_for("the switch", || edge.metric("mesh_switches_total") > before, || edge.log());
+    let objects = edge.metric("objects_received_total");
+    wait_for("media again", || edge.metric("objects_received_total") > objects + 30, || edge.log());
+    let output = player.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
+    let malformed = edge.get("/metrics");
+    assert!(malformed.contains("weir_objects_refused_total{shard=\"0\",reason=\"malformed\"} 0"));
+}
