@@ -152,7 +152,7 @@ impl World {
         let namespace = Namespace::new(["stream", "org", "lv"]).ok()?;
         let name = FullTrackName::new(namespace.clone(), "t").ok()?;
         let mut peers = Vec::new();
-        for draft in [Draft::D18, Draft::D16, Draft::D22, Draft::D20] {
+        for draft in [Draft::D18, Draft::D16, Draft::D22, Draft::D14] {
             let params = SessionParams {
                 draft,
                 transport: Carrier::WebTransport,

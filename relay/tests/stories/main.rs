@@ -17,6 +17,7 @@ mod mesh;
 mod objects;
 mod offers;
 mod open;
+mod pairs;
 mod publishers;
 mod shards;
 mod viewers;

@@ -451,6 +451,10 @@ impl World {
 impl Peer {
     fn carry_down(&mut self) -> bool {
         let mut moved = false;
+        // Not all that a session tells its owner follows from bytes.
+        while let Some(event) = self.moqt.poll_event() {
+            self.hear(event);
+        }
         while let Some(sent) = self.wire.sent.pop_front() {
             moved = true;
             let outcome = match sent {

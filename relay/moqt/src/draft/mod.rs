@@ -44,6 +44,9 @@ impl Draft {
     pub const ALL: [Draft; 7] =
         [Draft::D22, Draft::D21, Draft::D20, Draft::D19, Draft::D18, Draft::D16, Draft::D14];
 
+    /// The draft of a peer that names none: the last one whose version is settled in SETUP.
+    pub const UNNAMED: Draft = Draft::D14;
+
     /// The ALPN and WebTransport protocol token. That of draft 14 stood for all drafts up to then: SETUP
     /// tells which.
     pub const fn token(self) -> &'static str {
