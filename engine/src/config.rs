@@ -7,6 +7,7 @@
 mod drain;
 mod interop;
 mod limits;
+mod moqt;
 
 use std::{
     fmt,
@@ -16,13 +17,14 @@ use std::{
 };
 
 use serde::Deserialize;
-use weir_moqt::Namespace;
+use weir_moqt::{Draft, Namespace};
 
 pub(crate) use self::drain::parse_duration;
 pub use self::drain::{Deadline, Drain, NewUri};
 use self::interop::OpenTrees;
 pub use self::interop::{Interop, OWN_TREE, OpenTree};
 pub use self::limits::Limits;
+pub use self::moqt::{Drafts, Moqt};
 use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Addresses.
     pub listen: Listen,
+    /// Drafts of MoQT.
+    pub moqt: Moqt,
     /// Number and pinning of shards.
     pub shards: Shards,
     /// The certificate.
@@ -161,6 +165,8 @@ pub struct Overrides {
     pub rtmp: Option<ListenAddr>,
     /// `--shards`, `WEIR_SHARDS`.
     pub shards: Option<ShardCount>,
+    /// `--moqt-drafts`, `WEIR_MOQT_DRAFTS` (separated by commas).
+    pub moqt_drafts: Option<Drafts>,
     /// `WEIR_DRAIN_NEW_URI`.
     pub drain_new_uri: Option<NewUri>,
     /// `WEIR_DRAIN_DEADLINE`.
@@ -196,6 +202,8 @@ pub struct Up {
     pub certificate: CertificateSource,
     /// How it is emptied, unless the order says otherwise.
     pub drain: Drain,
+    /// Drafts of MoQT spoken, in order of preference.
+    pub drafts: Vec<Draft>,
     /// Namespace trees that need no token; only ever on a loopback address.
     pub open_trees: Vec<Namespace>,
     /// How much one token, viewer, address or broadcast may take.
@@ -223,6 +231,8 @@ pub struct Edge {
     pub node_id: String,
     /// Where viewers go when it is drained, and for how long they may stay.
     pub drain: Drain,
+    /// Drafts of MoQT spoken with viewers, in order of preference.
+    pub drafts: Vec<Draft>,
     /// How much one address, token or viewer may take.
     pub limits: Limits,
     /// Whether any certificate of an upstream will do.
@@ -330,6 +340,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("data"),
             listen: Listen::default(),
+            moqt: Moqt::default(),
             shards: Shards::default(),
             tls: Tls::default(),
             public: Public::default(),
@@ -406,6 +417,7 @@ impl Config {
         set(&mut self.listen.quic, over.quic.as_ref());
         set(&mut self.listen.rtmp, over.rtmp.as_ref());
         set(&mut self.shards.count, over.shards.as_ref());
+        set(&mut self.moqt.drafts, over.moqt_drafts.as_ref());
         set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
         set(&mut self.drain.deadline, over.drain_deadline.as_ref());
         set(&mut self.interop.open, over.open_interop.as_ref());
@@ -434,6 +446,7 @@ impl Config {
             public_host: self.public_host()?,
             certificate: self.certificate()?,
             drain: self.drain.clone(),
+            drafts: self.moqt.drafts.list().to_vec(),
             open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
             limits: self.limits.clone(),
             topology: topology::resolve(self, host)?,
@@ -475,6 +488,7 @@ impl Config {
             node_key: NodeKey::parse(&key)?,
             node_id,
             drain: self.drain.clone(),
+            drafts: self.moqt.drafts.list().to_vec(),
             limits: self.limits.clone(),
             insecure: relay.insecure,
         })
@@ -534,6 +548,7 @@ impl Overrides {
             quic: parsed(get("WEIR_QUIC"), "WEIR_QUIC")?,
             rtmp: parsed(get("WEIR_RTMP"), "WEIR_RTMP")?,
             shards: parsed(get("WEIR_SHARDS"), "WEIR_SHARDS")?,
+            moqt_drafts: parsed(get("WEIR_MOQT_DRAFTS"), "WEIR_MOQT_DRAFTS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
             open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?

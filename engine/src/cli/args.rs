@@ -7,7 +7,7 @@ use weir_control::{Ingest, InputId, NodeKeyId, SigningKeyId};
 use weir_moqt::Draft;
 
 use crate::config::{
-    Deadline, ListenAddr, LogFormat, NewUri, OpenTree, Overrides, ShardCount, UpFlags,
+    Deadline, Drafts, ListenAddr, LogFormat, NewUri, OpenTree, Overrides, ShardCount, UpFlags,
     parse_duration,
 };
 
@@ -81,6 +81,9 @@ pub(super) struct Up {
     /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
     #[arg(long, value_name = "N")]
     shards: Option<ShardCount>,
+    /// Drafts of MoQT spoken, the preferred one first [default: 22,21,20,19,18,16,14]
+    #[arg(long, value_name = "N,…")]
+    moqt_drafts: Option<Drafts>,
     /// Open the namespaces under PREFIX (fields joined by /; without it all but Weir's own) to
     /// anybody without a token, for trying out other programs; QUIC must be on a loopback address
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "*")]
@@ -122,6 +125,9 @@ pub(super) struct Relay {
     /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
     #[arg(long, value_name = "N")]
     shards: Option<ShardCount>,
+    /// Drafts of MoQT spoken with viewers, the preferred one first [default: 22,21,20,19,18,16,14]
+    #[arg(long, value_name = "N,…")]
+    moqt_drafts: Option<Drafts>,
 }
 
 impl std::fmt::Debug for Relay {
@@ -354,6 +360,7 @@ impl Weir {
             overrides.quic = up.quic;
             overrides.rtmp = up.rtmp;
             overrides.shards = up.shards;
+            overrides.moqt_drafts.clone_from(&up.moqt_drafts);
             overrides.open_interop =
                 Some(up.open_interop.clone()).filter(|trees| !trees.is_empty());
         }
@@ -362,6 +369,7 @@ impl Weir {
             overrides.https = relay.https;
             overrides.quic = relay.quic;
             overrides.shards = relay.shards;
+            overrides.moqt_drafts.clone_from(&relay.moqt_drafts);
             overrides.upstream.clone_from(&relay.upstream);
             overrides.node_key_file.clone_from(&relay.node_key_file);
             overrides.node_id.clone_from(&relay.node_id);
@@ -403,7 +411,7 @@ mod tests {
     fn up_takes_every_address_and_flag() {
         let weir = parse(
             "weir up --data-dir /d --http 127.0.0.1:1 --https :2 --quic [::]:3 --rtmp localhost:4 \
-             --shards 2 --demo --ready-file /r",
+             --shards 2 --moqt-drafts 18,22 --demo --ready-file /r",
         )
         .expect("valid");
         let overrides = weir.overrides();
@@ -415,6 +423,7 @@ mod tests {
         assert_eq!(port(overrides.rtmp), Some(4));
         assert_eq!(overrides.shards, Some(ShardCount(2)));
         assert_eq!(overrides.open_interop, None);
+        assert_eq!(overrides.moqt_drafts, Some("18,22".parse().expect("drafts")));
         let Command::Up(up) = weir.command else { unreachable!("the line says up") };
         assert_eq!(up.flags(), UpFlags { demo: true, ready_file: Some("/r".into()) });
     }

@@ -141,6 +141,7 @@ fn every_mistake_is_one_line_and_a_help_line() {
         (&["up", "--bogus"][..], "unexpected argument '--bogus' found", 2),
         (&["up", "--http", "nowhere"], "is not ADDRESS:PORT", 2),
         (&["up", "--shards", "300"], "at most 128", 2),
+        (&["up", "--moqt-drafts", "22,17"], "\"17\" is not one of 22, 21, 20, 19, 18, 16, 14", 2),
         (&["up", "--open-interop", "--quic", ":4443"], "listen.quic = 0.0.0.0:4443 is not", 2),
         (&["up", "--open-interop", "stream/org_a"], "is not a namespace such as", 2),
         (&["up", "--config", "/nonexistent/weir.toml"], "cannot read /nonexistent", 2),

@@ -10,7 +10,7 @@ use weir_control::http;
 
 use super::drain::Desk;
 use super::up::{self, STOP_PATIENCE, Site};
-use super::{DRAFTS, Plan, Shards};
+use super::{Plan, Shards};
 use crate::cert::Certificate;
 use crate::cli::{Addresses, Claim, Failure, edge_card};
 use crate::config::Edge;
@@ -38,7 +38,7 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
     let https = up::listen("https", listeners.https)?;
 
     let tls = crate::client::trust::authorities_or_any(edge.insecure)?;
-    let client = quic::config::uplink(tls, DRAFTS)
+    let client = quic::config::uplink(tls, &weir_moqt::Draft::ALL)
         .map_err(|error| Failure::new(format!("cannot set up TLS towards upstreams: {error}")))?;
     let uplink = Uplink {
         urls: edge.upstreams.clone(),
@@ -57,6 +57,7 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
         certificate: &certificate,
         steering_key: random(),
         store: None,
+        drafts: &edge.drafts,
         open_trees: &[],
         limits: &edge.limits,
         node: &node,

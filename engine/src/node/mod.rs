@@ -32,9 +32,6 @@ use control::{Bridge, Post, bridge};
 use metrics::Board;
 use shell::{MAILBOX_DEPTH, Mail, Start};
 
-/// Drafts served, in order of preference.
-pub const DRAFTS: &[Draft] = &Draft::ALL;
-
 /// Where a node listens, with the ports it really got.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
@@ -80,6 +77,8 @@ pub struct Plan<'a> {
     pub steering_key: [u8; 32],
     /// Inputs and keys; an edge has none, takes no RTMP and learns keys from above.
     pub store: Option<&'a Store>,
+    /// Drafts of MoQT served, in order of preference.
+    pub drafts: &'a [Draft],
     /// Namespace trees open to everybody.
     pub open_trees: &'a [Namespace],
     /// How much one address, token or viewer may take.
@@ -124,7 +123,9 @@ impl Shards {
         };
 
         let limits = plan.limits.quic(count);
-        let tls = certificate.quic_config(&quic::config::alpn(DRAFTS));
+        // Every session of this process looks at it, and a process starts one node.
+        let drafts: &'static [Draft] = plan.drafts.to_vec().leak();
+        let tls = certificate.quic_config(&quic::config::alpn(drafts));
         let server = quic::config::server(tls, &limits)?;
         let (rings, wakes) = shard::rings(&ring_sizes(topology)).map_err(Error::Shards)?;
         let (mailboxes, mails): (Vec<_>, Vec<_>) =
@@ -143,7 +144,7 @@ impl Shards {
             let options = shard::Options {
                 steering,
                 server: Arc::clone(&server),
-                drafts: DRAFTS,
+                drafts,
                 quic: limits.clone(),
                 relay: plan.limits.relay(),
                 open_trees: plan.open_trees.to_vec(),

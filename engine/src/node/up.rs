@@ -60,6 +60,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         certificate: &certificate,
         steering_key: *store.steering_key(),
         store: Some(&store),
+        drafts: &up.drafts,
         open_trees: &up.open_trees,
         limits: &up.limits,
         node: &|_| mesh::Options::engine(id.clone()),

@@ -130,7 +130,7 @@ impl Connection {
                     })?
                 }
             };
-            let draft = session.protocol().and_then(Draft::from_token);
+            let draft = session.protocol().map_or(Some(Draft::UNNAMED), Draft::from_token);
             let draft = draft.filter(|draft| drafts.contains(draft)).ok_or_else(|| {
                 Failure::new("the relay speaks no draft of MoQT that we know")
                     .help("drafts 14, 16 and 18 to 22 are spoken here")

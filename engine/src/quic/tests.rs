@@ -17,7 +17,7 @@ use weir_xdp::{Counters, Datagram, Outcome, Port, Transmit};
 
 use super::{ConnId, Endpoint, Event, Limits, Steering, config};
 
-const DRAFTS: &[Draft] = &[Draft::D18, Draft::D16];
+const DRAFTS: &[Draft] = &Draft::ALL;
 const SERVER: &str = "192.0.2.1:443";
 const CLIENT: &str = "192.0.2.2:5000";
 
@@ -71,6 +71,8 @@ struct Pair {
     /// The code with which the server closed, if it did.
     closed: Option<u64>,
     reason: String,
+    /// The code of a close by QUIC itself, TLS alerts among them.
+    refused: Option<u64>,
 }
 
 impl Pair {
@@ -78,11 +80,25 @@ impl Pair {
         Self::meeting(alpn, limits, |_| {})
     }
 
+    /// A client that offers several protocols to a server of these drafts.
+    fn offering(alpn: &[&[u8]], drafts: &'static [Draft]) -> Self {
+        let now = Instant::now();
+        Self::with(alpn, server_of(drafts, Limits::default(), now), now)
+    }
+
     /// A connection to a server in some state.
     fn meeting(alpn: &[u8], limits: Limits, prepare: impl FnOnce(&mut Endpoint)) -> Self {
         let now = Instant::now();
         let (mut server, der) = server(limits, now);
         prepare(&mut server);
+        Self::with(&[alpn], (server, der), now)
+    }
+
+    fn with(
+        alpn: &[&[u8]],
+        (server, der): (Endpoint, rustls::pki_types::CertificateDer<'static>),
+        now: Instant,
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
 
         let mut roots = rustls::RootCertStore::empty();
@@ -92,7 +108,7 @@ impl Pair {
             .expect("TLS 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![alpn.to_vec()];
+        tls.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
         tls.enable_early_data = true;
         let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(Arc::new(tls));
         let config = ClientConfig::new(Arc::new(crypto.expect("QUIC ciphers")));
@@ -114,6 +130,7 @@ impl Pair {
             id: None,
             closed: None,
             reason: String::new(),
+            refused: None,
         };
         pair.run();
         pair
@@ -164,12 +181,16 @@ impl Pair {
                 }
             }
             while let Some(event) = self.conn.poll() {
-                if let quinn_proto::Event::ConnectionLost {
-                    reason: quinn_proto::ConnectionError::ApplicationClosed(close),
-                } = event
-                {
-                    self.closed = Some(close.error_code.into_inner());
-                    self.reason = String::from_utf8_lossy(&close.reason).into_owned();
+                let quinn_proto::Event::ConnectionLost { reason } = event else { continue };
+                match reason {
+                    quinn_proto::ConnectionError::ApplicationClosed(close) => {
+                        self.closed = Some(close.error_code.into_inner());
+                        self.reason = String::from_utf8_lossy(&close.reason).into_owned();
+                    }
+                    quinn_proto::ConnectionError::ConnectionClosed(close) => {
+                        self.refused = Some(close.error_code.into());
+                    }
+                    _ => {}
                 }
             }
             if self.conn.poll_timeout().is_some_and(|at| at <= self.now) {
@@ -236,6 +257,14 @@ pub(super) fn server(
     limits: Limits,
     now: Instant,
 ) -> (Endpoint, rustls::pki_types::CertificateDer<'static>) {
+    server_of(DRAFTS, limits, now)
+}
+
+fn server_of(
+    drafts: &'static [Draft],
+    limits: Limits,
+    now: Instant,
+) -> (Endpoint, rustls::pki_types::CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["weir.test".to_owned()]).expect("a key");
     let der = made.cert.der().clone();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -246,12 +275,12 @@ pub(super) fn server(
         .with_no_client_auth()
         .with_single_cert(vec![der.clone()], key.into())
         .expect("a usable certificate");
-    tls.alpn_protocols = config::alpn(DRAFTS).iter().map(|token| token.to_vec()).collect();
+    tls.alpn_protocols = config::alpn(drafts).iter().map(|token| token.to_vec()).collect();
     // What a careless caller might leave on: the configuration of a shard turns it off.
     tls.max_early_data_size = u32::MAX;
     let config = config::server(tls, &limits).expect("QUIC ciphers");
     let steering = Steering { shard: 0, shards: 1, key: weir_xdp::steer::Key::new(7) };
-    (Endpoint::new(steering, Some(config), DRAFTS, limits, now), der)
+    (Endpoint::new(steering, Some(config), drafts, limits, now), der)
 }
 
 pub(super) fn address(text: &str) -> SocketAddr {
@@ -300,13 +329,72 @@ fn raw_quic_needs_no_connect() {
 
 #[test]
 fn session_without_a_draft_in_common_is_refused() {
-    for offered in [&["moqt-99"][..], &[]] {
-        let mut pair = h3();
+    for (offered, drafts) in [
+        (&["moqt-99", "moq-lite-03"][..], DRAFTS),
+        (&["moqt-22"], &[Draft::D18, Draft::D14]),
+        (&[], &[Draft::D18]),
+    ] {
+        let mut pair = Pair::offering(&[config::ALPN_H3], drafts);
         let id = pair.connect("/playback/lv_1", offered);
         let answer = pair.received(id);
         assert_eq!(status(&answer), Some(400));
         assert_eq!(pair.opened(), []);
     }
+}
+
+#[test]
+fn every_draft_is_spoken_over_both_transports_and_echoed_as_one_token() {
+    for draft in Draft::ALL {
+        let pair = Pair::new(draft.token().as_bytes(), Limits::default());
+        assert_eq!(pair.opened(), [(draft, None)]);
+        let mut pair = h3();
+        let id = pair.connect("/p", &["moqt-99", draft.token()]);
+        assert_eq!(pair.opened(), [(draft, Some("/p".to_owned()))]);
+        assert_eq!(echoed(&pair.received(id)), [draft.token()]);
+    }
+}
+
+/// The protocols a CONNECT was answered with.
+fn echoed(answer: &[u8]) -> Vec<String> {
+    let response = web_transport_proto::ConnectResponse::decode(&mut &answer[..]).expect("200");
+    response.protocol.into_iter().collect()
+}
+
+#[test]
+fn the_configured_order_decides_over_both_transports_whatever_the_clients_order() {
+    const OLDEST_FIRST: &[Draft] = &[Draft::D14, Draft::D16, Draft::D18, Draft::D22];
+    let newest: Vec<&str> = Draft::ALL.iter().map(|draft| draft.token()).collect();
+    let oldest: Vec<&str> = newest.iter().rev().copied().collect();
+    for offered in [newest, oldest] {
+        let tokens: Vec<&[u8]> = offered.iter().map(|token| token.as_bytes()).collect();
+        for (drafts, chosen) in [(DRAFTS, Draft::D22), (OLDEST_FIRST, Draft::D14)] {
+            let raw = Pair::offering(&tokens, drafts);
+            assert_eq!(raw.opened(), [(chosen, None)]);
+            let mut pair = Pair::offering(&[config::ALPN_H3], drafts);
+            let id = pair.connect("/p", &offered);
+            assert_eq!(pair.opened(), [(chosen, Some("/p".to_owned()))]);
+            assert_eq!(echoed(&pair.received(id)), [chosen.token()]);
+        }
+    }
+}
+
+#[test]
+fn raw_quic_without_a_draft_in_common_has_no_handshake() {
+    for (offered, drafts) in [(&b"moqt-99"[..], DRAFTS), (b"moq-00", &[Draft::D18])] {
+        let pair = Pair::offering(&[offered], drafts);
+        assert_eq!(pair.opened(), []);
+        // The alert no_application_protocol (RFC 7301 section 3.2).
+        assert_eq!(pair.refused, Some(0x100 + 120));
+    }
+}
+
+/// Clients older than the negotiation of protocols settle their version in SETUP, as draft 14 does.
+#[test]
+fn a_client_that_offers_no_protocol_is_taken_for_draft_14_and_none_is_echoed() {
+    let mut pair = h3();
+    let id = pair.connect("/p", &[]);
+    assert_eq!(pair.opened(), [(Draft::D14, Some("/p".to_owned()))]);
+    assert_eq!(echoed(&pair.received(id)), Vec::<String>::new());
 }
 
 #[test]

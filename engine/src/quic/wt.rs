@@ -326,11 +326,19 @@ impl Server {
             return self.events.push(Event::Refused);
         }
         let offered = request.protocols.iter().map(String::as_str);
-        let Some(draft) = Draft::negotiate(offered, self.drafts) else {
+        let mut response = proto::ConnectResponse::OK;
+        let draft = if request.protocols.is_empty() {
+            // There is nothing to choose from, so nothing is named.
+            self.drafts.iter().copied().find(|draft| *draft == Draft::UNNAMED)
+        } else {
+            Draft::negotiate(offered, self.drafts).inspect(|draft| {
+                response.protocol = Some(draft.token().to_owned());
+            })
+        };
+        let Some(draft) = draft else {
             return self.refuse(id, fin, 400);
         };
         let mut bytes = BytesMut::new();
-        let response = proto::ConnectResponse::OK.with_protocol(draft.token());
         if response.encode(&mut bytes).is_err() {
             return self.refuse(id, fin, 500);
         }
