@@ -463,6 +463,7 @@ impl Config {
             return Err(Error::TooManyUpstreams(relay.upstream.len()));
         }
         let upstreams = relay.upstream.iter().map(|url| UpstreamUrl::parse(url));
+        let upstreams = upstreams.collect::<Result<_, _>>()?;
         let key = match (key, &relay.node_key_file) {
             (Some(key), _) => key,
             (None, Some(path)) => std::fs::read_to_string(path)
@@ -484,7 +485,7 @@ impl Config {
             public_host: self.public_host()?,
             certificate: self.certificate()?,
             topology: topology::resolve(self, host)?,
-            upstreams: upstreams.collect::<Result<_, _>>()?,
+            upstreams,
             node_key: NodeKey::parse(&key)?,
             node_id,
             drain: self.drain.clone(),

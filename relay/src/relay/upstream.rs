@@ -3,8 +3,8 @@
 //! group is taken from; which relay is used and when to try again is the engine's decision.
 //!
 //! **A group has one source.** While a track moves from one upstream session to another, both may
-//! send. A group belongs to the session that began it first, and the new session owns every group
-//! from its first one on; so no object comes twice and no group goes back. The new session is asked
+//! send. A group belongs to the session that began it first, and from the moment the new session sends
+//! anything it owns every group not begun by then; so no object comes twice and no group goes back. The new session is asked
 //! from the start of its next group, and the old one is let go when it has nothing of its own left.
 
 use std::collections::BTreeMap;
@@ -442,11 +442,11 @@ impl Relay {
         let takes = match (present, feed.owned_from) {
             (true, Some(from)) => group >= from,
             (true, None) => {
-                let new = feed.begun.is_none_or(|begun| group > begun);
-                if new {
-                    feed.owned_from = Some(group);
-                }
-                new
+                // What was begun stays with those who began it; the rest is the new one's, though the
+                // old one may go on being faster.
+                let first = feed.begun.map_or(group, |begun| group.max(begun.saturating_add(1)));
+                feed.owned_from = Some(first);
+                group >= first
             }
             (false, Some(from)) => {
                 feed.overtaken |= group >= from;

@@ -263,6 +263,8 @@ fn a_move_between_two_living_relays_loses_no_group_and_repeats_none() {
             whole(&mut world, new, 70, 1);
             last.object(&mut world, 1);
             last.end(&mut world);
+            // The old one is still the faster one, and is not listened to any more.
+            whole(&mut world, old, 7, 2);
             whole(&mut world, new, 70, 2);
             whole(&mut world, new, 70, 3);
         }
