@@ -119,6 +119,8 @@ fn a_broadcast_is_recorded_whole_over_both_transports_and_a_draft_of_each_family
         (&quic, "16"),
         (&webtransport, "16"),
         (&quic, "18"),
+        (&webtransport, "14"),
+        (&quic, "14"),
     ] {
         let file = node.dir.join("out.mp4");
         let path = file.to_str().unwrap();
