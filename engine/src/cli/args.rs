@@ -101,7 +101,7 @@ pub(super) struct Relay {
     /// Relays above this one, in order of preference: moqt://HOST:PORT, with commas between
     #[arg(long, value_name = "URL[,URL]")]
     upstream: Option<String>,
-    /// The node key itself; better in WEIR_NODE_KEY or a file, since arguments are visible to all
+    /// The node key itself; better in the environment or in a file, since arguments are visible to all
     #[arg(long, value_name = "KEY", env = "WEIR_NODE_KEY", hide_env_values = true)]
     pub(super) node_key: Option<String>,
     /// File with the node key

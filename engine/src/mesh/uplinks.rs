@@ -447,18 +447,15 @@ impl Uplinks {
                     slot.next_address += 1;
                     address
                 });
-                match known {
-                    Some(to) => {
-                        slot.phase = Phase::Dialling;
-                        let host = slot.url.host().to_owned();
-                        self.actions.push_back(Action::Dial { slot: at, to, host });
-                    }
+                if let Some(to) = known {
+                    slot.phase = Phase::Dialling;
+                    let host = slot.url.host().to_owned();
+                    self.actions.push_back(Action::Dial { slot: at, to, host });
+                } else {
                     // All addresses were tried, or none is known: ask (again).
-                    None => {
-                        slot.next_address = 0;
-                        slot.phase = Phase::Resolving { until: now + SPEAK_TIMEOUT };
-                        self.actions.push_back(Action::Resolve(slot.url.clone()));
-                    }
+                    slot.next_address = 0;
+                    slot.phase = Phase::Resolving { until: now + SPEAK_TIMEOUT };
+                    self.actions.push_back(Action::Resolve(slot.url.clone()));
                 }
             }
             Phase::Resolving { until } if until <= now => slot.wait(now),

@@ -727,11 +727,8 @@ impl Relay {
                 above.streams.iter_mut().filter(|s| s.0 == stream).for_each(|s| s.2.clear());
             }
             Moqt::Payload { stream, data, last } if above.reads(stream) => {
-                let Some((_, beacon, held)) =
-                    above.streams.iter_mut().find(|(known, ..)| *known == stream)
-                else {
-                    return None;
-                };
+                let (_, beacon, held) =
+                    above.streams.iter_mut().find(|(known, ..)| *known == stream)?;
                 if held.len() + data.len() > BEACON_BYTES_MAX {
                     let reason = "upstream beacon too large".to_owned();
                     self.close(session, SessionCode::Internal, reason, now);
