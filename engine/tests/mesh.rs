@@ -1,11 +1,7 @@
 //! An engine, a region and an edge as an operator runs them: three processes of the real binary on loopback, the demo
 //! broadcast at the engine, `weir play` at the edge.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test ends where it finds something wrong"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends where it finds something wrong")]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -231,7 +231,7 @@ impl World {
                 }
             }
         }
-        let caches = self.edges.iter().flat_map(|edge| edge.shards()).map(Shard::snapshot);
+        let caches = self.edges.iter().flat_map(Edge::shards).map(Shard::snapshot);
         for snapshot in caches {
             assert!(snapshot.relay.cache_bytes < 100 << 20, "{}", snapshot.relay.cache_bytes);
             assert_eq!(snapshot.relay.objects_malformed, 0);

@@ -19,7 +19,6 @@ struct World {
 
 impl World {
     fn new(urls: &[&str]) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "virtual time has to start somewhere")]
         let now = Instant::now();
         let urls: Vec<UpstreamUrl> =
             urls.iter().map(|url| UpstreamUrl::parse(url).expect("a URL")).collect();
