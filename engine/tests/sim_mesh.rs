@@ -258,16 +258,22 @@ fn an_edge_that_is_its_own_upstream_is_told_so() {
 
 #[test]
 fn a_key_withdrawn_at_the_engine_ends_sessions_three_tiers_down_within_a_second() {
-    let (mut world, _, _, viewer) = three_tiers();
+    let (mut world, _, edge, viewer) = three_tiers();
     world.run(seconds(1));
     world.withdraw_key();
     let withdrawn = world.now;
-    world.await_that("the end", seconds(9), |world| world.watchers[viewer].ended.is_some());
-    let (code, reason) = world.watchers[viewer].ended.clone().unwrap();
-    assert_eq!(code, weir_moqt::SessionCode::Unauthorized.wire(), "{reason}");
-    assert!(reason.contains("revoked"), "{reason}");
+    world.await_that("the end of the session", seconds(1), |world| {
+        let relay = world.edges[edge].snapshot().relay;
+        relay.sessions == relay.sessions_above
+    });
     eprintln!("ended {:?} after the withdrawal", world.now - withdrawn);
-    assert!(world.now - withdrawn <= seconds(1), "{:?}", world.now - withdrawn);
+    // The closing packet may be lost; then the viewer's next sign of life draws a stateless reset, which says no more.
+    world.await_that("the viewer to hear", seconds(20), |world| {
+        world.watchers[viewer].ended.is_some()
+    });
+    let (code, reason) = world.watchers[viewer].ended.clone().unwrap();
+    let told = code == weir_moqt::SessionCode::Unauthorized.wire() && reason.contains("revoked");
+    assert!(told || reason == "reset by peer", "{code} {reason}");
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub struct Edge {
     pub address: SocketAddr,
     upstreams: Vec<UpstreamUrl>,
     shards: u16,
+    key: Key,
     alive: Vec<(Shard, VirtPort)>,
     lives: u64,
 }
@@ -99,6 +100,7 @@ impl World {
             address,
             upstreams: upstreams.collect::<Result<_, _>>().expect("addresses"),
             shards,
+            key: Key::new(0),
             alive: Vec::new(),
             lives: 0,
         });
@@ -131,6 +133,7 @@ impl World {
         held.lives += 1;
         let life = seed() ^ (edge as u64) << 8 ^ held.lives << 16;
         let key = Key::new(life);
+        held.key = key;
         let ports = self.net.port_group(held.address, held.shards.into(), key).expect("free ports");
         let limits = quic::Limits::default();
         let tls = tls::server(&quic::config::alpn(DRAFTS));
@@ -188,8 +191,8 @@ impl World {
     }
 
     pub fn watch_shard_of(&mut self, edge: usize, shard: u16, draft: Draft) -> usize {
-        let (address, shards) = (self.edges[edge].address, self.edges[edge].shards);
-        self.watch_at(address, (shard, shards), draft, Duration::from_hours(24))
+        let Edge { address, shards, key, .. } = self.edges[edge];
+        self.watch_at(address, (shard, shards, key), draft, Duration::from_hours(24))
     }
 
     /// The link between two nodes.
@@ -255,7 +258,13 @@ impl World {
     pub fn check_live(&self, viewer: usize, age: Duration) {
         let video = self.truth.video();
         let last = self.watchers[viewer].seen(&video).last();
-        let last = last.unwrap_or_else(|| panic!("viewer {viewer} saw nothing"));
+        let watcher = &self.watchers[viewer];
+        let last = last.unwrap_or_else(|| {
+            panic!(
+                "viewer {viewer} saw nothing: {:?} {:?}, {} catalogs",
+                watcher.ended, watcher.refused, watcher.catalogs
+            )
+        });
         let made = self.truth.track(&video)[&(last.group, last.object)].at;
         let behind = self.now - made;
         assert!(behind <= age, "viewer {viewer} is {behind:?} behind");

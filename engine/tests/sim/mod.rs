@@ -351,14 +351,14 @@ impl World {
     /// A viewer dials a shard with a token of this lifetime; returns its index.
     pub fn watch(&mut self, shard: u16, draft: Draft, lifetime: Duration) -> usize {
         let shards = self.nodes.len() as u16;
-        self.watch_at(self.server, (shard, shards), draft, lifetime)
+        self.watch_at(self.server, (shard, shards, self.key), draft, lifetime)
     }
 
     /// A viewer dials a shard of any node.
     pub fn watch_at(
         &mut self,
         server: SocketAddr,
-        (shard, shards): (u16, u16),
+        (shard, shards, key): (u16, u16, Key),
         draft: Draft,
         lifetime: Duration,
     ) -> usize {
@@ -366,7 +366,7 @@ impl World {
         let token = self.tokens.mint(INPUT, self.wall(), lifetime);
         let own: IpAddr = Ipv4Addr::new(10, 0, 1, index as u8 + 1).into();
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
-        let byte = weir_xdp::steer::cid_first_byte(shard, shards, self.key, index as u8);
+        let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
         self.watchers.push(Watcher::dial(port, server, byte, draft, &token, self.now));
         index
     }

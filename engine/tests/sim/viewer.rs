@@ -73,7 +73,7 @@ impl Watcher {
         let url = format!("moqt://{to}/playback/{}?tok={token}", super::INPUT);
         let url = PlaybackUrl::parse(&url).expect("a playback URL");
         Self {
-            seat: Seat::dial(&mut endpoint, &url, [first_byte, 2], draft, now),
+            seat: Seat::dial(&mut endpoint, &url, [first_byte, 2, own(&port)], draft, now),
             endpoint,
             port,
             next: None,
@@ -197,7 +197,8 @@ impl Watcher {
     fn sent_away(&mut self, uri: String, timeout: Option<Duration>, now: Instant) {
         if !self.stubborn && self.splice.begin(timeout, now) {
             self.url = self.url.moved(&uri).expect("an address");
-            let (id, draft) = ([self.first_byte, 3 + self.sent.len() as u8], self.draft);
+            let id = [self.first_byte, 3 + self.sent.len() as u8, own(&self.port)];
+            let draft = self.draft;
             self.next = Some(Seat::dial(&mut self.endpoint, &self.url, id, draft, now));
         }
         self.sent.push((uri, timeout));
@@ -230,7 +231,7 @@ impl Seat {
     fn dial(
         endpoint: &mut Endpoint,
         url: &PlaybackUrl,
-        [first, second]: [u8; 2],
+        [first, second, third]: [u8; 3],
         draft: Draft,
         now: Instant,
     ) -> Self {
@@ -238,9 +239,10 @@ impl Seat {
         let mut config =
             quic::config::client(weir::client::trust::any_certificate(), draft, &limits)
                 .expect("TLS");
-        // The first byte of the first connection id decides on the shard; the second tells connections apart.
+        // The first byte of the first connection id decides on the shard; the second tells connections of a viewer
+        // apart, the third viewers.
         config.initial_dst_cid_provider(Arc::new(move || {
-            quinn_proto::ConnectionId::new(&[first, second, 3, 4, 5, 6, 7, 8])
+            quinn_proto::ConnectionId::new(&[first, second, third, 4, 5, 6, 7, 8])
         }));
         let to = SocketAddr::new(url.host.parse().expect("an IP address"), url.port);
         let conn = endpoint.connect(config, to, "localhost", now).expect("a connection");
@@ -274,5 +276,13 @@ impl Seat {
         {
             self.viewer.drive(&mut link, now);
         }
+    }
+}
+
+/// The last byte of a viewer's own address.
+fn own(port: &VirtPort) -> u8 {
+    match port.local_addr().ip() {
+        std::net::IpAddr::V4(own) => own.octets()[3],
+        std::net::IpAddr::V6(_) => 0,
     }
 }
