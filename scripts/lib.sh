@@ -7,6 +7,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/weir
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
 VENV=$CACHE/venv
+VENV_AIOMOQT=$CACHE/venv-aiomoqt
+PEERS=$CACHE/peers
 mkdir -p "$CACHE/logs"
 cd "$ROOT"
 
@@ -90,6 +92,50 @@ need_rust_and_node() {
   local major
   major=$(node -p 'process.versions.node.split(".")[0]')
   [ "$major" -ge 20 ] || fail "Node.js $major is too old" "install Node.js 20 or newer"
+}
+
+# python_312: prints a Python of 3.12 or newer that can make environments; prints nothing when there is none. Looks at
+# WEIR_PYTHON, at PATH, and at pyenv's versions, whose shims refuse to run a version that is not the active one.
+python_312() {
+  local candidate
+  for candidate in ${WEIR_PYTHON:-} python3.14 python3.13 python3.12 python3 \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 /usr/local/bin/python3; do
+    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return 0
+    fi
+  done
+}
+
+# debian_python_312: installs one from Debian, where this release has one.
+debian_python_312() {
+  local version
+  command -v apt-get >/dev/null 2>&1 || return 0
+  step "refreshing Debian's package lists" apt_refresh
+  for version in 3.14 3.13 3.12; do
+    if apt-cache show "python$version-venv" >/dev/null 2>&1; then
+      step "installing python$version" apt_add "python$version" "python$version-venv"
+      return 0
+    fi
+  done
+}
+
+# pip_install VENV REQUIREMENTS PYTHON: an environment that holds exactly this file; nothing to do when it did already.
+pip_install() {
+  local venv=$1 requirements=$2 python=$3
+  if [ -f "$venv/.weir-requirements" ] && cmp -s "$requirements" "$venv/.weir-requirements"; then return 0; fi
+  step "making a Python environment" "$python" -m venv --clear "$venv"
+  step "installing $requirements" "$venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
+  cp "$requirements" "$venv/.weir-requirements"
+}
+
+# peer_crate NAME VERSION: a program of crates.io with the lockfile it was published with, at
+# $PEERS/NAME-VERSION/bin/NAME. Unoptimised, without debug information: it is there to speak, not to be fast.
+peer_crate() {
+  local name=$1 version=$2 root=$PEERS/$1-$2
+  [ ! -x "$root/bin/$name" ] || return 0
+  step "building $name $version" env CARGO_TARGET_DIR="$PEERS/target" CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 \
+    cargo install --locked --debug --quiet --root "$root" --version "=$version" "$name"
 }
 
 # npm_install FOLDER: `npm ci` when the lockfile changed since the last one.

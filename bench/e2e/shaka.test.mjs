@@ -7,6 +7,7 @@ import { createServer } from 'node:http';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 
+import { keep } from '../interop/harness/outcomes.mjs';
 import { Browser } from './harness/browser.mjs';
 import { Encoder } from './harness/encoder.mjs';
 import { waitFor } from './harness/wait.mjs';
@@ -67,6 +68,7 @@ test('shaka plays the broadcast over draft 16 with the MSF catalog', async () =>
     assert.equal(tracks.length, 1);
     assert.match(tracks[0][0], /^avc1\./);
     assert.match(tracks[0][1], /^mp4a\.40\.2/);
+    keep({ peer: 'Shaka Player 5.2.12, experimental', does: 'plays with the MSF catalog', draft: 16, transport: 'WebTransport', passed: 1, of: 1 });
     await viewer.screenshot('shaka');
     await viewer.close();
   } finally {
