@@ -26,7 +26,7 @@ after(async () => {
 
 /** A live input with the addresses of both sides on one transport: `moqt` (raw QUIC) or `https` (WebTransport). */
 async function channel(name) {
-  const input = await weir.input(name);
+  const input = await weir.input(name, 'fmp4');
   const { token } = await weir.token(input.id);
   const at = (scheme, path) => `${scheme}://${weir.ready.quic}${path}`;
   return {

@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 
 import { Encoder, FFMPEGS } from '../e2e/harness/encoder.mjs';
 import { boxesOf } from '../e2e/harness/mp4box.mjs';
-import { BINARY, outcome, Weir } from '../e2e/harness/weir.mjs';
+import { BINARY, LISTENERS, outcome, Weir } from '../e2e/harness/weir.mjs';
 import { waitFor } from '../e2e/harness/wait.mjs';
 
 let weir;
@@ -150,7 +150,7 @@ test('weir play says why it was refused', async () => {
 
 test('a port in use is one clear line', async () => {
   const args = ['up', '--data-dir', path.join(weir.dataDir, 'second'), '--http', `127.0.0.1:${weir.ready.http.split(':').at(-1)}`];
-  const others = ['--https', '--quic', '--rtmp'].flatMap((flag) => [flag, '127.0.0.1:0']);
+  const others = LISTENERS.slice(1).flatMap((flag) => [flag, '127.0.0.1:0']);
   const { status, stderr } = await outcome(BINARY, [...args, ...others]);
   assert.notEqual(status, 0);
   const errors = stderr.split('\n').filter((line) => line.startsWith('error'));

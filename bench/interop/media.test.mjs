@@ -64,7 +64,7 @@ const SCHEMES = [['https', 'WebTransport'], ['moqt', 'raw QUIC']];
 for (const [scheme, transport] of SCHEMES) {
   for (const flow of ['namespace', 'publish']) {
     test(`moq-pub (${flow}) to moq-sub over ${transport}: every fragment as ffmpeg wrote it`, async () => {
-      const input = await weir.input(`media-${scheme}-${flow}`);
+      const input = await weir.input(`media-${scheme}-${flow}`, 'fmp4');
       const { token } = await weir.token(input.id);
       const name = (await weir.namespace(input.id)).join('/');
       const at = (path) => `${scheme}://${weir.ready.quic}${path}`;

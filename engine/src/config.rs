@@ -71,6 +71,12 @@ pub struct Listen {
     pub quic: ListenAddr,
     /// RTMP from encoders.
     pub rtmp: ListenAddr,
+    /// RTMP inside TLS.
+    pub rtmps: ListenAddr,
+    /// SRT callers.
+    pub srt: ListenAddr,
+    /// Media of WHIP publishers.
+    pub whip: ListenAddr,
 }
 
 /// Section `[shards]`.
@@ -163,6 +169,12 @@ pub struct Overrides {
     pub quic: Option<ListenAddr>,
     /// `--rtmp`, `WEIR_RTMP`.
     pub rtmp: Option<ListenAddr>,
+    /// `--rtmps`, `WEIR_RTMPS`.
+    pub rtmps: Option<ListenAddr>,
+    /// `--srt`, `WEIR_SRT`.
+    pub srt: Option<ListenAddr>,
+    /// `--whip`, `WEIR_WHIP`.
+    pub whip: Option<ListenAddr>,
     /// `--shards`, `WEIR_SHARDS`.
     pub shards: Option<ShardCount>,
     /// `--moqt-drafts`, `WEIR_MOQT_DRAFTS` (separated by commas).
@@ -361,6 +373,9 @@ impl Default for Listen {
             https: on(Ipv4Addr::UNSPECIFIED, 4443),
             quic: on(Ipv4Addr::UNSPECIFIED, 4443),
             rtmp: on(Ipv4Addr::UNSPECIFIED, 1935),
+            rtmps: on(Ipv4Addr::UNSPECIFIED, 1936),
+            srt: on(Ipv4Addr::UNSPECIFIED, 8890),
+            whip: on(Ipv4Addr::UNSPECIFIED, 8891),
         }
     }
 }
@@ -416,6 +431,9 @@ impl Config {
         set(&mut self.listen.https, over.https.as_ref());
         set(&mut self.listen.quic, over.quic.as_ref());
         set(&mut self.listen.rtmp, over.rtmp.as_ref());
+        set(&mut self.listen.rtmps, over.rtmps.as_ref());
+        set(&mut self.listen.srt, over.srt.as_ref());
+        set(&mut self.listen.whip, over.whip.as_ref());
         set(&mut self.shards.count, over.shards.as_ref());
         set(&mut self.moqt.drafts, over.moqt_drafts.as_ref());
         set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
@@ -548,6 +566,9 @@ impl Overrides {
             https: parsed(get("WEIR_HTTPS"), "WEIR_HTTPS")?,
             quic: parsed(get("WEIR_QUIC"), "WEIR_QUIC")?,
             rtmp: parsed(get("WEIR_RTMP"), "WEIR_RTMP")?,
+            rtmps: parsed(get("WEIR_RTMPS"), "WEIR_RTMPS")?,
+            srt: parsed(get("WEIR_SRT"), "WEIR_SRT")?,
+            whip: parsed(get("WEIR_WHIP"), "WEIR_WHIP")?,
             shards: parsed(get("WEIR_SHARDS"), "WEIR_SHARDS")?,
             moqt_drafts: parsed(get("WEIR_MOQT_DRAFTS"), "WEIR_MOQT_DRAFTS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,

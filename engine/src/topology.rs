@@ -58,8 +58,7 @@ pub struct Shard {
     pub core: Option<usize>,
 }
 
-/// Where the node listens. QUIC and RTMP are shared by all shards (one socket each, on one port);
-/// HTTP and HTTPS belong to the control side.
+/// Where the node listens. HTTP and HTTPS belong to the control side, the others to the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listeners {
     /// Pages in the clear.
@@ -70,6 +69,12 @@ pub struct Listeners {
     pub quic: SocketAddr,
     /// RTMP.
     pub rtmp: SocketAddr,
+    /// RTMP inside TLS.
+    pub rtmps: SocketAddr,
+    /// SRT, over UDP.
+    pub srt: SocketAddr,
+    /// Media of WHIP publishers, over UDP.
+    pub whip: SocketAddr,
 }
 
 /// The ring in which one shard publishes objects to all others.
@@ -89,13 +94,15 @@ pub struct Link {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Two listeners want one TCP address.
-    #[error("listen.{first} and listen.{second} both want TCP {address}")]
+    /// Two listeners want one address of one transport.
+    #[error("listen.{first} and listen.{second} both want {transport} {address}")]
     SameAddress {
         /// One key.
         first: &'static str,
         /// The other.
         second: &'static str,
+        /// TCP or UDP.
+        transport: &'static str,
         /// The address.
         address: SocketAddr,
     },
@@ -111,7 +118,9 @@ impl Error {
     /// The line that says what to do.
     pub fn help(&self) -> String {
         match self {
-            Self::SameAddress { .. } => "give each its own port (only QUIC is UDP)".into(),
+            Self::SameAddress { .. } => {
+                "give each its own port (QUIC, SRT and WHIP are UDP)".into()
+            }
             Self::TooManyShards { .. } => "use 0 for one shard per core".into(),
         }
     }
@@ -173,20 +182,36 @@ fn link(writer: u16, count: u16) -> Link {
 
 fn listeners(config: &Config) -> Result<Listeners, Error> {
     let listen = &config.listen;
-    let tcp = [("http", listen.http.0), ("https", listen.https.0), ("rtmp", listen.rtmp.0)];
-    for (position, (first, address)) in tcp.iter().enumerate() {
-        for (second, other) in tcp.iter().skip(position + 1) {
-            if address == other && address.port() != 0 {
-                return Err(Error::SameAddress { first, second, address: *address });
-            }
-        }
-    }
+    let tcp = [
+        ("http", listen.http.0),
+        ("https", listen.https.0),
+        ("rtmp", listen.rtmp.0),
+        ("rtmps", listen.rtmps.0),
+    ];
+    let udp = [("quic", listen.quic.0), ("srt", listen.srt.0), ("whip", listen.whip.0)];
+    apart("TCP", &tcp)?;
+    apart("UDP", &udp)?;
     Ok(Listeners {
         http: listen.http.0,
         https: listen.https.0,
         quic: listen.quic.0,
         rtmp: listen.rtmp.0,
+        rtmps: listen.rtmps.0,
+        srt: listen.srt.0,
+        whip: listen.whip.0,
     })
+}
+
+/// No two listeners of one transport want the same address.
+fn apart(transport: &'static str, wanted: &[(&'static str, SocketAddr)]) -> Result<(), Error> {
+    for (position, (first, address)) in wanted.iter().enumerate() {
+        for (second, other) in wanted.iter().skip(position + 1) {
+            if address == other && address.port() != 0 {
+                return Err(Error::SameAddress { first, second, transport, address: *address });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The kernel's list form: `0-3,8,10-11`. What does not parse is left out.
@@ -259,7 +284,14 @@ mod tests {
         config.listen.rtmp = config.listen.https;
         let host = HostFacts { cores: vec![0] };
         let error = resolve(&config, &host).expect_err("same address");
-        assert!(error.to_string().contains("listen.https and listen.rtmp"), "{error}");
+        assert!(
+            error.to_string().contains("listen.https and listen.rtmp both want TCP"),
+            "{error}"
+        );
+        let mut udp = Config::default();
+        udp.listen.srt = udp.listen.quic;
+        let error = resolve(&udp, &host).expect_err("same address");
+        assert!(error.to_string().contains("listen.quic and listen.srt both want UDP"), "{error}");
         // Port 0 is another port each time.
         config.listen.rtmp.0.set_port(0);
         config.listen.https.0.set_port(0);

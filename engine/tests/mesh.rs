@@ -54,8 +54,10 @@ impl Node {
         let ready = std::env::temp_dir().join(format!("weir-mesh-{}-{test}", std::process::id()));
         fs::create_dir_all(&ready).unwrap();
         let ready = ready.join("ready.json");
-        let arguments =
-            ["up", "--demo", "--shards", "1", "--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"];
+        let mut arguments = vec!["up", "--demo", "--shards", "1"];
+        for listener in ["--quic", "--rtmp", "--rtmps", "--srt", "--whip"] {
+            arguments.extend([listener, "127.0.0.1:0"]);
+        }
         let ready = ready.to_str().unwrap().to_owned();
         Self::start(test, "engine", &[&arguments[..], &["--ready-file", &ready]].concat())
     }

@@ -37,6 +37,7 @@ impl Node {
             .arg(dir.join("ready.json"))
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"])
+            .args(["--rtmps", "127.0.0.1:0", "--srt", "127.0.0.1:0", "--whip", "127.0.0.1:0"])
             .env_clear()
             .stdout(Stdio::piped())
             .stderr(log)
@@ -229,7 +230,7 @@ fn a_port_in_use_is_one_clear_error() {
     {
         let mut command = Command::new(WEIR);
         command.args(["up", "--shards", "1", "--log", "error", "--data-dir"]).arg(&dir);
-        for listener in ["--http", "--https", "--rtmp", "--quic"] {
+        for listener in ["--http", "--https", "--rtmp", "--quic", "--rtmps", "--srt", "--whip"] {
             let here = if listener == flag { address } else { "127.0.0.1:0" };
             command.args([listener, here]);
         }

@@ -127,7 +127,7 @@ fn a_broadcast_on_a_draining_node_goes_on_and_a_new_publisher_is_refused() {
     let (now, wall) = (world.now, world.wall());
     let other = weir_moqt::Namespace::new(["stream", sim::ORG, "lv_other"]).unwrap();
     let shard = &mut world.nodes[0].shard;
-    let refused = shard.open_feed("lv_other", &other, weir::shard::Rank::Encoder, now, wall);
+    let refused = shard.open_feed(&sim::opening("lv_other", &other), now, wall);
     assert_eq!(refused, Err(weir::shard::Refused::Draining));
     assert_eq!(shard.snapshot().encoders, 1);
     world.run(seconds(10));

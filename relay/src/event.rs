@@ -177,9 +177,12 @@ pub enum RefuseReason {
     /// Somebody else publishes.
     #[error("input_busy")]
     Busy,
-    /// The input is switched off or wants another protocol.
+    /// The input is switched off.
     #[error("input_disabled")]
     Disabled,
+    /// The key is right, but the input is fed by another protocol.
+    #[error("input_disabled: this input takes another protocol")]
+    Protocol,
     /// Its address showed too many keys that open nothing.
     #[error("too_many_attempts")]
     TooMany,

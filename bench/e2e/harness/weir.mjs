@@ -17,6 +17,9 @@ export const BINARY =
   process.env.WEIR_BIN ??
   path.join(process.env.CARGO_TARGET_DIR ?? path.join(process.env.HOME, '.cache/weir/target'), 'debug/weir');
 
+/** Every flag that names an address. */
+export const LISTENERS = ['--http', '--https', '--quic', '--rtmp', '--rtmps', '--srt', '--whip'];
+
 /** Runs a command to its end; never throws for its exit status. */
 export async function outcome(program, args, options = {}) {
   try {
@@ -47,7 +50,7 @@ export class Weir {
       for (const secret of like.#secrets) weir.secret(secret);
     }
     weir.readyFile = path.join(weir.dataDir, 'ready.json');
-    const listen = ['--http', '--https', '--quic', '--rtmp'].flatMap((flag) => [flag, '127.0.0.1:0']);
+    const listen = LISTENERS.flatMap((flag) => [flag, '127.0.0.1:0']);
     weir.#child = spawn(
       BINARY,
       ['up', '--data-dir', weir.dataDir, '--ready-file', weir.readyFile, '--shards', String(shards), ...listen, ...args]
@@ -117,9 +120,9 @@ export class Weir {
     return JSON.parse(stdout);
   }
 
-  /** Makes a live input; `urls.rtmp` is the address with the key in it. */
-  async input(name) {
-    const input = await this.command('input', 'create', '--name', name, '--ingest', 'rtmp');
+  /** Makes a live input; `urls` has its addresses with the key in them, by protocol. */
+  async input(name, ingest = 'rtmp') {
+    const input = await this.command('input', 'create', '--name', name, '--ingest', ingest);
     this.secret(input.stream_key);
     return input;
   }

@@ -26,6 +26,14 @@ pub enum Event {
     /// One coded access unit. Decode times are the publisher's, unrolled, not yet made monotone:
     /// the packager does that, because it alone knows what it has already written.
     Sample(Sample),
+    /// The publisher's time base changed knowingly: the next decode times have nothing to do with the
+    /// last. A jump that nobody announced needs no event, the packager sees it.
+    Discontinuity,
+    /// An access unit was lost on the way and left out; what depends on it may look broken.
+    Loss {
+        /// Of this track.
+        track: TrackId,
+    },
     /// Nothing follows.
     End {
         /// Why.

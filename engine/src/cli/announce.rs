@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weir_control::{InputId, PlaybackToken, StreamKey};
+use weir_control::{InputId, PlaybackToken};
 
 use super::Failure;
 use crate::{
@@ -38,6 +38,12 @@ pub struct Addresses {
     pub quic: SocketAddr,
     /// RTMP, as bound.
     pub rtmp: SocketAddr,
+    /// RTMPS, as bound.
+    pub rtmps: SocketAddr,
+    /// SRT, as bound.
+    pub srt: SocketAddr,
+    /// Media of WHIP publishers, as bound.
+    pub whip: SocketAddr,
     /// The configured host for URLs.
     pub public_host: Option<String>,
 }
@@ -60,6 +66,12 @@ pub struct Ready {
     pub quic: String,
     /// `HOST:PORT` of RTMP.
     pub rtmp: String,
+    /// `HOST:PORT` of RTMPS.
+    pub rtmps: String,
+    /// `HOST:PORT` of SRT.
+    pub srt: String,
+    /// `HOST:PORT` of the media of WHIP publishers.
+    pub whip: String,
     /// SHA-256 of the certificate in hex.
     pub cert_sha256: String,
     /// An API key with all scopes.
@@ -90,6 +102,9 @@ impl Addresses {
             https: config.listen.https.0,
             quic: config.listen.quic.0,
             rtmp: config.listen.rtmp.0,
+            rtmps: config.listen.rtmps.0,
+            srt: config.listen.srt.0,
+            whip: config.listen.whip.0,
             public_host: config.public_host().ok().flatten(),
         }
     }
@@ -104,11 +119,6 @@ impl Addresses {
             _ => self.authority(self.http),
         };
         format!("http://{host}/")
-    }
-
-    /// Where an encoder publishes to an input, key included.
-    pub fn rtmp_url(&self, input: &InputId, key: &StreamKey) -> String {
-        format!("rtmp://{}/live/{input}?sk={}", self.authority(self.rtmp), key.expose())
     }
 
     /// Where a MoQT player finds an input, token included: a WebTransport URL.
@@ -205,6 +215,9 @@ impl Ready {
             https: addresses.authority(addresses.https),
             quic: addresses.authority(addresses.quic),
             rtmp: addresses.authority(addresses.rtmp),
+            rtmps: addresses.authority(addresses.rtmps),
+            srt: addresses.authority(addresses.srt),
+            whip: addresses.authority(addresses.whip),
             cert_sha256,
             api_key,
             demo,
@@ -248,7 +261,7 @@ pub fn card(
             rows.push(("publish", demo.rtmp_url.clone()));
             rows.push(("playback", demo.playback_url.clone()));
         }
-        None => rows.push(("publish", "`weir input create --name NAME` gives an RTMP URL".into())),
+        None => rows.push(("publish", "`weir input create --name NAME` gives the address".into())),
     }
     let data = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     rows.push(("data", data.display().to_string()));
@@ -284,6 +297,9 @@ mod tests {
             https: bound,
             quic: bound,
             rtmp: bound,
+            rtmps: bound,
+            srt: bound,
+            whip: bound,
             public_host: public_host.map(str::to_owned),
         }
     }
@@ -335,7 +351,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&path).expect("readable");
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        for key in ["http", "https", "quic", "rtmp", "cert_sha256", "api_key"] {
+        for key in
+            ["http", "https", "quic", "rtmp", "rtmps", "srt", "whip", "cert_sha256", "api_key"]
+        {
             assert!(json[key].is_string(), "{key}");
         }
         for key in ["input_id", "rtmp_url", "stream_key", "playback_url"] {

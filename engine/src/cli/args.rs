@@ -78,6 +78,15 @@ pub(super) struct Up {
     /// RTMP from encoders [default: 0.0.0.0:1935]
     #[arg(long, value_name = "ADDR")]
     rtmp: Option<ListenAddr>,
+    /// RTMP inside TLS from encoders [default: 0.0.0.0:1936]
+    #[arg(long, value_name = "ADDR")]
+    rtmps: Option<ListenAddr>,
+    /// SRT from encoders, over UDP [default: 0.0.0.0:8890]
+    #[arg(long, value_name = "ADDR")]
+    srt: Option<ListenAddr>,
+    /// Media of WHIP publishers, over UDP [default: 0.0.0.0:8891]
+    #[arg(long, value_name = "ADDR")]
+    whip: Option<ListenAddr>,
     /// Pinned threads that carry the traffic; 0 or auto is one per core [default: auto]
     #[arg(long, value_name = "N")]
     shards: Option<ShardCount>,
@@ -164,7 +173,7 @@ pub(super) enum Input {
         /// Name shown to people
         #[arg(long)]
         name: String,
-        /// How it is fed; this version serves rtmp
+        /// What it is fed by: rtmp (RTMPS too), srt, whip, or fmp4 (CMAF over MoQT)
         #[arg(long, default_value = "rtmp")]
         ingest: Ingest,
         /// Print one JSON object
@@ -359,6 +368,9 @@ impl Weir {
             overrides.https = up.https;
             overrides.quic = up.quic;
             overrides.rtmp = up.rtmp;
+            overrides.rtmps = up.rtmps;
+            overrides.srt = up.srt;
+            overrides.whip = up.whip;
             overrides.shards = up.shards;
             overrides.moqt_drafts.clone_from(&up.moqt_drafts);
             overrides.open_interop =
@@ -411,7 +423,7 @@ mod tests {
     fn up_takes_every_address_and_flag() {
         let weir = parse(
             "weir up --data-dir /d --http 127.0.0.1:1 --https :2 --quic [::]:3 --rtmp localhost:4 \
-             --shards 2 --moqt-drafts 18,22 --demo --ready-file /r",
+             --rtmps :5 --srt :6 --whip :7 --shards 2 --moqt-drafts 18,22 --demo --ready-file /r",
         )
         .expect("valid");
         let overrides = weir.overrides();
@@ -421,6 +433,9 @@ mod tests {
         assert_eq!(port(overrides.https), Some(2));
         assert_eq!(port(overrides.quic), Some(3));
         assert_eq!(port(overrides.rtmp), Some(4));
+        assert_eq!(port(overrides.rtmps), Some(5));
+        assert_eq!(port(overrides.srt), Some(6));
+        assert_eq!(port(overrides.whip), Some(7));
         assert_eq!(overrides.shards, Some(ShardCount(2)));
         assert_eq!(overrides.open_interop, None);
         assert_eq!(overrides.moqt_drafts, Some("18,22".parse().expect("drafts")));

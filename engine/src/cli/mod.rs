@@ -8,6 +8,7 @@ mod announce;
 mod args;
 mod drain;
 mod failure;
+mod publish;
 mod short;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,6 +22,7 @@ pub use self::{
     announce::{Addresses, Claim, Ready, ReadyDemo, card, edge_card},
     args::{PlayOptions, PlayOutput},
     failure::Failure,
+    publish::PublishUrls,
 };
 use crate::{
     config::{self, Config, Edge, Overrides, Up},

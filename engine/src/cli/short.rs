@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::json;
-use weir_control::{DATABASE_FILE, Ingest, NewInput, NodeSecret, Store, Withdraw};
+use weir_control::{DATABASE_FILE, NewInput, NodeSecret, Store, StreamKey, Withdraw};
 
 use super::{
     Addresses, Failure,
@@ -26,26 +26,10 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
     let addresses = addresses(config);
     match command {
         Input::Create { name, ingest, json } => {
-            if ingest != Ingest::Rtmp {
-                let text = format!("ingest {} is not served by this version", ingest.as_str());
-                return Err(Failure::new(text).help("use --ingest rtmp").usage());
-            }
             let (input, key) = with_store(config, Missing::Create, async |store| {
                 store.create_input(NewInput { name, ingest }).await
             })?;
-            let rtmp = addresses.rtmp_url(&input.id, &key);
-            written(if json {
-                let urls = json!({ "rtmp": rtmp });
-                let id = input.id.as_str();
-                writeln!(out, "{}", json!({ "id": id, "stream_key": key.expose(), "urls": urls }))
-            } else {
-                write!(
-                    out,
-                    "input       {}\nstream key  {} (shown this once)\npublish     {rtmp}\n",
-                    input.id,
-                    key.expose(),
-                )
-            })
+            keyed(&addresses, &input, &key, json, out)
         }
         Input::List { json } => {
             let inputs = with_store(config, Missing::Refuse, async |store| store.inputs().await)?;
@@ -62,19 +46,36 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
             })
         }
         Input::RotateKey { id, json } => {
-            let key = with_store(config, Missing::Refuse, async |store| {
-                store.rotate_stream_key(&id).await
+            let (input, key) = with_store(config, Missing::Refuse, async |store| {
+                let input = store.input(&id).await?;
+                Ok((input, store.rotate_stream_key(&id).await?))
             })?;
-            let rtmp = addresses.rtmp_url(&id, &key);
-            written(if json {
-                let urls = json!({ "rtmp": rtmp });
-                let id = id.as_str();
-                writeln!(out, "{}", json!({ "id": id, "stream_key": key.expose(), "urls": urls }))
-            } else {
-                write!(out, "stream key  {} (shown this once)\npublish     {rtmp}\n", key.expose())
-            })
+            keyed(&addresses, &input, &key, json, out)
         }
     }
+}
+
+/// An input with its fresh key: the only time that is shown.
+fn keyed(
+    addresses: &Addresses,
+    input: &weir_control::Input,
+    key: &StreamKey,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let urls = addresses.publish_urls(&input.id, key);
+    if json {
+        let mut answer = json!(input);
+        answer["stream_key"] = key.expose().into();
+        answer["urls"] = json!(urls);
+        return written(writeln!(out, "{answer}"));
+    }
+    let head =
+        format!("input       {}\nstream key  {} (shown this once)\n", input.id, key.expose());
+    written(out.write_all(head.as_bytes()))?;
+    urls.accepted(input.ingest)
+        .into_iter()
+        .try_for_each(|(name, url)| written(writeln!(out, "{name:<10}  {url}")))
 }
 
 pub(super) fn token(config: &Config, command: Token, out: &mut dyn Write) -> Result<(), Failure> {
@@ -233,12 +234,15 @@ pub(super) fn check(
     written(write!(
         out,
         "ok ({file})\n  data    {}\n  http    {}\n  https   {}\n  quic    {}\n  rtmp    {}\n  \
-         shards  {} ({})\n",
+         rtmps   {}\n  srt     {}\n  whip    {}\n  shards  {} ({})\n",
         up.data_dir.display(),
         on.http,
         on.https,
         on.quic,
         on.rtmp,
+        on.rtmps,
+        on.srt,
+        on.whip,
         pins.len(),
         pins.join(", "),
     ))

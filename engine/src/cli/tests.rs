@@ -57,6 +57,14 @@ fn an_input_is_created_its_key_rotated_and_a_token_minted() {
     let key = created["stream_key"].as_str().expect("a key");
     let url = created["urls"]["rtmp"].as_str().expect("a URL");
     assert_eq!(url, format!("rtmp://127.0.0.1:1935/live/{id}?sk={key}"));
+    assert_eq!(created["ingest"], "rtmp");
+    for name in ["rtmps", "srt", "whip", "publish"] {
+        assert!(created["urls"][name].as_str().is_some_and(|url| url.contains(key)), "{name}");
+    }
+    let said = weir(&["input", "create", "--name", "x", "--ingest", "srt", "--data-dir", data]);
+    let said = said.expect("works");
+    assert!(said.contains("\nsrt         srt://127.0.0.1:8890?streamid=lv_"), "{said}");
+    assert!(!said.contains("rtmp://"), "only what is taken: {said}");
 
     let rotated = json(&["input", "rotate-key", id, "--data-dir", data, "--json"]);
     assert_ne!(rotated["stream_key"].as_str(), Some(key));
@@ -86,11 +94,18 @@ fn urls_are_those_of_the_running_server() {
             https: on(12),
             quic: on(13),
             rtmp: on(14),
+            rtmps: on(15),
+            srt: on(16),
+            whip: on(17),
             public_host: None,
         })
         .expect("writable");
     let created = json(&["input", "create", "--name", "x", "--data-dir", data, "--json"]);
     assert!(created["urls"]["rtmp"].as_str().is_some_and(|url| url.contains("127.0.0.1:14/")));
+    for (name, at) in [("rtmps", "15/"), ("srt", "16?"), ("whip", "12/"), ("publish", "13/")] {
+        let url = created["urls"][name].as_str();
+        assert!(url.is_some_and(|url| url.contains(&format!("127.0.0.1:{at}"))), "{name}");
+    }
     let id = created["id"].as_str().expect("an id");
     let minted = json(&["token", "mint", id, "--data-dir", data, "--json"]);
     assert!(minted["playback_url"].as_str().is_some_and(|url| url.contains("127.0.0.1:13/")));
@@ -149,7 +164,7 @@ fn every_mistake_is_one_line_and_a_help_line() {
         (&["up", "--log", "weir=loud"], "log filter", 2),
         (&["input", "create"], "--name", 2),
         (&["input", "create", "--name", "", "--data-dir", data], "a name has", 2),
-        (&["input", "create", "--name", "x", "--ingest", "srt"], "not served", 2),
+        (&["input", "create", "--name", "x", "--ingest", "rtsp"], "is one of rtmp", 2),
         (&["token", "mint", "lv_short"], "not a valid id", 2),
         (&["token", "mint", unknown, "--ttl", "soon"], "is not a duration", 2),
         (&["input", "list", "--data-dir", "/nonexistent/x"], "no Weir data in", 1),

@@ -16,6 +16,7 @@ use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
 use crate::mesh::{Trust, UpstreamUrl};
+use crate::shard::{Opening, Policy, Protocol, Rank};
 
 /// Key checks waiting at once; beyond it a publisher is refused and may come again.
 const REQUESTS_DEPTH: usize = 1_024;
@@ -33,6 +34,24 @@ pub(super) struct Grant {
     pub(super) namespace: Namespace,
     /// The shard the input is pinned to.
     pub(super) shard: u16,
+    /// What was asked for and is granted.
+    pub(super) protocol: Protocol,
+    /// How publishers of the input follow each other.
+    pub(super) policy: Policy,
+}
+
+impl Grant {
+    /// The same as a shard wants it.
+    pub(super) fn opening(&self, rank: Rank, peer: Option<IpAddr>) -> Opening<'_> {
+        Opening {
+            input_id: &self.input_id,
+            namespace: &self.namespace,
+            policy: &self.policy,
+            rank,
+            protocol: self.protocol,
+            peer,
+        }
+    }
 }
 
 pub(super) enum Asker {
@@ -47,6 +66,8 @@ pub(super) enum Request {
     Key {
         input_id: String,
         key: String,
+        /// Which protocol it is shown over.
+        protocol: Protocol,
         /// From where; bad keys are counted by it.
         peer: Option<IpAddr>,
         asker: Asker,
@@ -63,17 +84,19 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Asks whether `key` opens `input_id`.
+    /// Asks whether `key` opens `input_id` to a publisher over `protocol`.
     pub(super) async fn verify_key(
         &self,
         input_id: &str,
         key: &str,
+        protocol: Protocol,
         peer: IpAddr,
     ) -> Result<Grant, RefuseReason> {
         let (answer, wait) = oneshot::channel();
         let request = Request::Key {
             input_id: input_id.to_owned(),
             key: key.to_owned(),
+            protocol,
             peer: Some(peer),
             asker: Asker::Task(answer),
         };
@@ -92,7 +115,7 @@ impl Requests {
         peer: Option<IpAddr>,
     ) {
         let (key, asker) = (key.to_owned(), Asker::Session(shard, session));
-        let request = Request::Key { input_id, key, peer, asker };
+        let request = Request::Key { input_id, key, protocol: Protocol::Moqt, peer, asker };
         // A full queue leaves the session to the relay's own time limit.
         let _ = self.questions.try_send(request);
     }
@@ -142,8 +165,10 @@ impl Bridge {
             let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
             let backoff = Arc::clone(&backoff);
             tokio::spawn(async move {
-                let (input_id, key, peer, asker) = match request {
-                    Request::Key { input_id, key, peer, asker } => (input_id, key, peer, asker),
+                let (input_id, key, protocol, peer, asker) = match request {
+                    Request::Key { input_id, key, protocol, peer, asker } => {
+                        (input_id, key, protocol, peer, asker)
+                    }
                     Request::Address { url, shard } => {
                         let addresses = look_up(&url).await;
                         if let Some(mailbox) = mailboxes.get(usize::from(shard)) {
@@ -154,7 +179,7 @@ impl Bridge {
                 };
                 let check = async {
                     match &store {
-                        Some(store) => check(store, &input_id, &key, shards).await,
+                        Some(store) => check(store, &input_id, &key, protocol, shards).await,
                         // An edge takes nothing in.
                         None => Err(RefuseReason::Disabled),
                     }
@@ -241,6 +266,7 @@ async fn check(
     store: &Store,
     input_id: &str,
     key: &str,
+    protocol: Protocol,
     shards: usize,
 ) -> Result<Grant, RefuseReason> {
     let input = store.verify_stream_key(input_id, key).await.map_err(|error| match error {
@@ -250,19 +276,32 @@ async fn check(
             RefuseReason::Timeout
         }
     })?;
-    grant(&input, shards)
+    grant(&input, protocol, shards)
 }
 
-/// Where an input's objects go and who holds it.
-pub(super) fn grant(input: &weir_control::Input, shards: usize) -> Result<Grant, RefuseReason> {
+/// Where an input's objects go and who holds it, for a publisher over `protocol`. Only the protocol
+/// the input was made for is taken; whoever gets to hear that has shown the right key.
+pub(super) fn grant(
+    input: &weir_control::Input,
+    protocol: Protocol,
+    shards: usize,
+) -> Result<Grant, RefuseReason> {
     let org = input.org.to_string();
     let id = input.id.to_string();
     let namespace = Namespace::new(["stream", &org, &id]).map_err(|_| RefuseReason::Disabled)?;
     let shard = pin(&id, shards);
-    if !matches!(input.ingest, Ingest::Rtmp | Ingest::Fmp4) {
-        return Err(RefuseReason::Disabled);
+    let wanted = match protocol {
+        // The node's own feed goes wherever it is told to.
+        Protocol::Demo => input.ingest,
+        Protocol::Moqt => Ingest::Fmp4,
+        Protocol::Rtmp | Protocol::Rtmps => Ingest::Rtmp,
+        Protocol::Srt => Ingest::Srt,
+        Protocol::Whip => Ingest::Whip,
+    };
+    if input.ingest != wanted {
+        return Err(RefuseReason::Protocol);
     }
-    Ok(Grant { input_id: id, namespace, shard })
+    Ok(Grant { input_id: id, namespace, shard, protocol, policy: Policy::default() })
 }
 
 /// The shard of an input: FNV-1a of its id, so that every publisher of it meets the same one.
@@ -276,6 +315,38 @@ fn pin(input_id: &str, shards: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_input_is_granted_over_the_protocol_it_was_made_for_only() {
+        let id = weir_control::InputId::generate();
+        let input = |ingest| weir_control::Input {
+            id: id.clone(),
+            org: weir_control::OrgId::generate(),
+            name: "Stage".into(),
+            ingest,
+            created_at: weir_control::Timestamp::from_millis(0),
+        };
+        for (ingest, taken) in [
+            (Ingest::Rtmp, vec![Protocol::Demo, Protocol::Rtmp, Protocol::Rtmps]),
+            (Ingest::Srt, vec![Protocol::Demo, Protocol::Srt]),
+            (Ingest::Whip, vec![Protocol::Demo, Protocol::Whip]),
+            (Ingest::Fmp4, vec![Protocol::Demo, Protocol::Moqt]),
+        ] {
+            for protocol in Protocol::ALL {
+                let granted = grant(&input(ingest), protocol, 4);
+                match granted {
+                    Ok(grant) => {
+                        assert!(taken.contains(&protocol), "{ingest:?} over {protocol:?}");
+                        assert_eq!(grant.protocol, protocol);
+                    }
+                    Err(reason) => {
+                        assert!(!taken.contains(&protocol), "{ingest:?} over {protocol:?}");
+                        assert_eq!(reason, RefuseReason::Protocol);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn an_address_with_many_bad_keys_is_refused_without_looking_and_others_are_not() {

@@ -44,15 +44,10 @@ impl Demo {
 
     /// Plays until an encoder takes over.
     async fn round(&self, core: &Rc<RefCell<Core>>) {
-        let Grant { input_id, namespace, .. } = &self.grant;
+        let input_id = &self.grant.input_id;
         let begun = Clock::read();
-        let opened = core.borrow_mut().shard.open_feed(
-            input_id,
-            namespace,
-            Rank::Standby,
-            begun.now,
-            begun.wall,
-        );
+        let opening = self.grant.opening(Rank::Standby, None);
+        let opened = core.borrow_mut().shard.open_feed(&opening, begun.now, begun.wall);
         let Ok(id) = opened else { return };
         let looper = self.looper.clone();
         for config in looper.tracks().to_vec() {

@@ -69,6 +69,9 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
         https: up::local(&https, listeners.https),
         quic: shards.addresses().quic,
         rtmp: listeners.rtmp,
+        rtmps: listeners.rtmps,
+        srt: listeners.srt,
+        whip: listeners.whip,
         public_host: edge.public_host.clone(),
     };
     let mut desk = Desk::open(up::door(&edge.data_dir)?);

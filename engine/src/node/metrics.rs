@@ -298,6 +298,9 @@ impl Page<'_> {
         self.counter("samples_refused_total", "Samples the packager could not use.", |s| {
             s.sample_faults
         });
+        self.counter("samples_lost_total", "Samples lost on their way from publishers.", |s| {
+            s.samples_lost
+        });
         self.counter("link_objects_sent_total", "Objects put into this shard's link.", |s| {
             s.link_exported
         });

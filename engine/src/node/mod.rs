@@ -149,7 +149,6 @@ impl Shards {
                 relay: plan.limits.relay(),
                 open_trees: plan.open_trees.to_vec(),
                 rings,
-                policy: shard::Policy::default(),
                 epoch,
                 node: (plan.node)(place.index),
             };
@@ -198,7 +197,7 @@ impl Shards {
 
     /// Begins the demo broadcast on `input`.
     pub async fn play_demo(&self, input: &weir_control::Input) {
-        let Ok(grant) = control::grant(input, self.count) else { return };
+        let Ok(grant) = control::grant(input, shard::Protocol::Demo, self.count) else { return };
         let shard = grant.shard;
         match demo::Demo::new(grant) {
             Ok(demo) => self.post.send(shard, Mail::Demo(Box::new(demo))).await,

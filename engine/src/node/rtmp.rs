@@ -12,12 +12,12 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
 use weir_feed as feed;
 use weir_feed::rtmp::{self, Reject, Session};
-use weir_moqt::Namespace;
+use weir_relay::RefuseReason;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
 use crate::guard::guarded;
-use crate::shard::{FeedId, Rank, Refused};
+use crate::shard::{FeedId, Protocol, Rank, Refused};
 
 /// Bytes read at once: one large picture takes a few reads, small ones one.
 const READ_BYTES: usize = 64 * 1024;
@@ -166,14 +166,22 @@ impl Connection {
                     self.session.reject_publish(Reject::Draining);
                 }
                 rtmp::Event::Publish { app: _, input_id, key } => {
-                    match self.requests.verify_key(&input_id, key.expose(), self.peer.ip()).await {
+                    let (key, peer) = (key.expose(), self.peer.ip());
+                    let asked = self.requests.verify_key(&input_id, key, Protocol::Rtmp, peer);
+                    match asked.await {
                         Ok(grant) if grant.shard == self.core.borrow().shard.number() => {
                             self.begin(grant);
                         }
                         Ok(grant) => return Next::Move(grant),
                         Err(reason) => {
                             tracing::info!(peer = %self.peer, %reason, "RTMP publisher refused");
-                            self.session.reject_publish(Reject::Unauthorized);
+                            self.session.reject_publish(match reason {
+                                RefuseReason::Protocol => Reject::Protocol,
+                                RefuseReason::Capacity | RefuseReason::Timeout => {
+                                    Reject::Overloaded
+                                }
+                                _ => Reject::Unauthorized,
+                            });
                         }
                     }
                 }
@@ -199,14 +207,8 @@ impl Connection {
     /// The key is good and the input is ours: publish.
     fn begin(&mut self, grant: Grant) {
         let clock = Clock::read();
-        let namespace: &Namespace = &grant.namespace;
-        let opened = self.core.borrow_mut().shard.open_feed(
-            &grant.input_id,
-            namespace,
-            Rank::Encoder,
-            clock.now,
-            clock.wall,
-        );
+        let opening = grant.opening(Rank::Encoder, Some(self.peer.ip()));
+        let opened = self.core.borrow_mut().shard.open_feed(&opening, clock.now, clock.wall);
         match opened {
             Ok(feed) => {
                 tracing::info!(peer = %self.peer, input = grant.input_id, "RTMP publisher accepted");

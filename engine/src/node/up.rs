@@ -73,6 +73,9 @@ async fn serve(up: Up) -> Result<(), Failure> {
         https: local(&https, listeners.https),
         quic: bound.quic,
         rtmp: bound.rtmp.unwrap_or(listeners.rtmp),
+        rtmps: listeners.rtmps,
+        srt: listeners.srt,
+        whip: listeners.whip,
         public_host: up.public_host.clone(),
     };
 
@@ -165,7 +168,7 @@ async fn announce(
             let minted = store.mint_playback_token(&input.id, TTL_MAX).await?;
             Some(ReadyDemo {
                 input_id: input.id.to_string(),
-                rtmp_url: addresses.rtmp_url(&input.id, key),
+                rtmp_url: addresses.publish_urls(&input.id, key).rtmp,
                 stream_key: key.expose().to_owned(),
                 playback_url: addresses.playback_url(&input.id, &minted.token),
             })

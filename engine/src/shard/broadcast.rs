@@ -12,44 +12,7 @@ use weir_moqt::{FullTrackName, Namespace};
 use weir_packager::{Options, Output, Packager};
 use weir_relay::{DoneCode, ObjectIn, Relay, TrackId, TrackOptions};
 
-/// How publishers of one input follow each other.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// How long a broadcast without a publisher keeps its viewers and its timeline.
-    pub reconnect_window: Duration,
-    /// A publisher silent for this long is taken for dead: the next one with the key replaces it.
-    pub takeover_after: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self { reconnect_window: Duration::from_secs(30), takeover_after: Duration::from_secs(2) }
-    }
-}
-
-/// Which publisher of an input: grows with every one, so that a replaced one is recognised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FeedId(u64);
-
-/// What a publisher is to its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rank {
-    /// An encoder: keeps the input while it is alive.
-    Encoder,
-    /// Fills in while no encoder is there: gives way to one at once.
-    Standby,
-}
-
-/// Why a publisher cannot have the input now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Another publisher is live.
-    Busy,
-    /// The shard holds as many broadcasts as it may.
-    Capacity,
-    /// The node is being drained.
-    Draining,
-}
+use super::publisher::{FeedId, Policy, Rank, Refused};
 
 /// What a broadcast counts for health and metrics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +21,8 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) objects: u64,
     pub(super) faults: u64,
+    /// Access units lost between publisher and node.
+    pub(super) lost: u64,
 }
 
 impl Tally {
@@ -66,6 +31,7 @@ impl Tally {
         self.bytes += other.bytes;
         self.objects += other.objects;
         self.faults += other.faults;
+        self.lost += other.lost;
     }
 }
 
@@ -164,6 +130,14 @@ impl Broadcast {
                 self.tally.samples += 1;
                 self.tally.bytes += sample.data.len() as u64;
                 self.packager.handle_sample(sample, wall, now)
+            }
+            feed::Event::Discontinuity => {
+                self.packager.handle_discontinuity();
+                Ok(())
+            }
+            feed::Event::Loss { .. } => {
+                self.tally.lost += 1;
+                Ok(())
             }
             _ => Ok(()),
         };

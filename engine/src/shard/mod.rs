@@ -6,6 +6,7 @@
 mod broadcast;
 mod exchange;
 mod mesh;
+mod publisher;
 mod rings;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,8 +22,8 @@ use weir_relay::{
 };
 use weir_xdp::Port;
 
-pub use broadcast::{FeedId, Policy, Rank, Refused};
 pub use mesh::Snapshot as MeshSnapshot;
+pub use publisher::{FeedId, Opening, Policy, Protocol, Rank, Refused, Second};
 pub use rings::{RingSizes, Rings, rings};
 
 use crate::guard::guarded;
@@ -53,8 +54,6 @@ pub struct Options {
     pub open_trees: Vec<Namespace>,
     /// Rings to the other shards.
     pub rings: Rings,
-    /// Publisher policy.
-    pub policy: Policy,
     /// Common zero of the stamps on links.
     pub epoch: Instant,
     /// This node among others.
@@ -142,6 +141,8 @@ pub struct Snapshot {
     pub sample_bytes: u64,
     /// Samples the packager refused.
     pub sample_faults: u64,
+    /// Samples lost on their way from the publisher.
+    pub samples_lost: u64,
     /// Objects put into this shard's link.
     pub link_exported: u64,
     /// Objects taken from other shards' links.
@@ -176,7 +177,6 @@ pub struct Shard {
     broadcasts_due: Option<Instant>,
     /// Tallies of broadcasts that have ended.
     past: broadcast::Tally,
-    policy: Policy,
     /// Share of time spent in turns, as the shell measures it.
     busy_permille: u16,
     egress: Egress,
@@ -206,7 +206,6 @@ impl Shard {
             broadcasts: BTreeMap::new(),
             broadcasts_due: None,
             past: broadcast::Tally::default(),
-            policy: options.policy,
             busy_permille: 0,
             egress: Egress::new(now),
             mesh: mesh::Mesh::new(options.node, now),
@@ -319,15 +318,14 @@ impl Shard {
         self.relay.publish_authorized(session, answer, now);
     }
 
-    /// A publisher of `input_id` begins.
+    /// A publisher begins.
     pub fn open_feed(
         &mut self,
-        input_id: &str,
-        namespace: &Namespace,
-        rank: Rank,
+        opening: &Opening<'_>,
         now: Instant,
         wall: Duration,
     ) -> Result<FeedId, Refused> {
+        let Opening { input_id, namespace, .. } = *opening;
         if self.draining {
             return Err(Refused::Draining);
         }
@@ -343,7 +341,7 @@ impl Shard {
             let Some(broadcast) = Broadcast::new(
                 namespace.clone(),
                 options,
-                self.policy.clone(),
+                opening.policy.clone(),
                 &mut self.relay,
                 now,
             ) else {
@@ -353,7 +351,7 @@ impl Shard {
             self.broadcasts.insert(input_id.to_owned(), broadcast);
         }
         let broadcast = self.broadcasts.get_mut(input_id).ok_or(Refused::Capacity)?;
-        let feed = broadcast.open_feed(rank, now)?;
+        let feed = broadcast.open_feed(opening.rank, now)?;
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
         self.state(input_id, State::Live);
         Ok(feed)
@@ -434,6 +432,7 @@ impl Shard {
             samples: tally.samples,
             sample_bytes: tally.bytes,
             sample_faults: tally.faults,
+            samples_lost: tally.lost,
             link_exported: links.exported,
             link_imported: links.imported,
             link_overruns: links.overruns,

@@ -54,6 +54,7 @@ impl Node {
             .arg(dir.join("ready.json"))
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"])
+            .args(["--rtmps", "127.0.0.1:0", "--srt", "127.0.0.1:0", "--whip", "127.0.0.1:0"])
             .env_clear()
             .stdout(Stdio::piped())
             .stderr(log)

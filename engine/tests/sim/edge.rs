@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weir::mesh::{self, NodeKey, Trust, Uplink, UpstreamUrl};
 use weir::quic::{self, Steering};
-use weir::shard::{self, MeshSnapshot, Policy, RingSizes, Shard, rings};
+use weir::shard::{self, MeshSnapshot, RingSizes, Shard, rings};
 use weir_moqt::Draft;
 use weir_relay::NodeKeys;
 use weir_relay::auth::{self, TrustedKey};
@@ -167,7 +167,6 @@ impl World {
                     relay: weir_relay::Limits::default(),
                     open_trees: Vec::new(),
                     rings,
-                    policy: Policy::default(),
                     epoch: now,
                     node: mesh::Options { id: held.id.clone(), uplink: Some(uplink) },
                 };

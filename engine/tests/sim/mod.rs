@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weir::mesh;
 use weir::quic::{self, Steering};
-use weir::shard::{self, FeedId, Policy, Rank, RingSizes, Shard, rings};
+use weir::shard::{self, FeedId, Opening, Policy, Protocol, Rank, RingSizes, Shard, rings};
 use weir_feed as feed;
 use weir_moqt::{Draft, Namespace};
 use weir_packager::fmp4::{Looper, TimedSample};
@@ -144,6 +144,18 @@ pub struct World {
     tokens: tls::Tokens,
 }
 
+/// An encoder that wants `input_id`.
+pub fn opening<'a>(input_id: &'a str, namespace: &'a Namespace) -> Opening<'a> {
+    Opening {
+        input_id,
+        namespace,
+        policy: &Policy::DEFAULT,
+        rank: Rank::Encoder,
+        protocol: Protocol::Rtmp,
+        peer: None,
+    }
+}
+
 pub fn namespace() -> Namespace {
     Namespace::new(["stream", ORG, INPUT]).expect("a namespace")
 }
@@ -199,7 +211,6 @@ impl World {
                     relay: setup.relay.clone(),
                     open_trees: Vec::new(),
                     rings,
-                    policy: Policy::default(),
                     epoch: start,
                     node: mesh::Options::engine("engine"),
                 };
@@ -248,7 +259,6 @@ impl World {
             relay: weir_relay::Limits::default(),
             rings: rings.remove(0),
             open_trees: Vec::new(),
-            policy: Policy::default(),
             epoch: self.start,
             node: mesh::Options::engine("twin"),
         };
@@ -280,12 +290,11 @@ impl World {
         let looper = Looper::new(CLIP).expect("the demo clip");
         let (now, wall) = (self.now, self.wall());
         let shard = &mut self.nodes[0].shard;
-        let id = shard
-            .open_feed(INPUT, &namespace(), Rank::Encoder, now, wall)
-            .expect("the input is free");
+        let id =
+            shard.open_feed(&opening(INPUT, &namespace()), now, wall).expect("the input is free");
         if let Some(twin) = &mut self.twin {
             let shard = &mut twin.node.shard;
-            let feed = shard.open_feed(INPUT, &namespace(), Rank::Encoder, now, wall);
+            let feed = shard.open_feed(&opening(INPUT, &namespace()), now, wall);
             twin.feed = Some(feed.expect("the input is free there too"));
         }
         match &mut self.mirror {

@@ -75,6 +75,8 @@ pub enum Reject {
     Draining,
     /// The engine is at its limit.
     Overloaded,
+    /// The key is right, but the input is fed by another protocol.
+    Protocol,
     /// A newer publisher of this input takes over.
     Replaced,
     /// The engine stops.
@@ -95,6 +97,7 @@ impl Reject {
             Self::Busy => "input is in use",
             Self::Draining => "server is draining, publish to another one",
             Self::Overloaded => "server is at its limit",
+            Self::Protocol => "input_disabled: this input takes another protocol than RTMP",
             Self::Replaced => "a newer publisher took over",
             Self::Shutdown => "server is stopping",
             Self::Unauthorized => "unauthorized",
