@@ -76,7 +76,7 @@ pub fn fuzz_flv(bytes: &[u8]) {
                 assert!(sample.track.0 < known, "a track comes before its samples");
                 assert!(!sample.data.is_empty(), "no sample is empty");
             }
-            Event::End { .. } => {}
+            Event::Discontinuity | Event::Loss { .. } | Event::End { .. } => {}
         });
         if result.is_err() {
             return;
@@ -114,6 +114,7 @@ impl Check {
                 match media {
                     Event::Track(config) => self.tracks = self.tracks.max(config.track.0 + 1),
                     Event::Sample(sample) => assert!(sample.track.0 < self.tracks, "track first"),
+                    Event::Discontinuity | Event::Loss { .. } => {}
                     Event::End { reason } => {
                         assert!(*reason != EndReason::Closed, "nobody closed it");
                         self.ended = true;

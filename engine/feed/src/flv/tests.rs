@@ -38,6 +38,8 @@ impl World {
             Event::Track(TrackConfig { track, .. }) => format!("a{}", track.0),
             Event::Sample(sample) if sample.keyframe => "K".to_owned(),
             Event::Sample(_) => "s".to_owned(),
+            Event::Discontinuity => "jump".to_owned(),
+            Event::Loss { track } => format!("lost{}", track.0),
             Event::End { .. } => "end".to_owned(),
         };
         self.events.iter().map(letter).collect::<Vec<_>>().join(" ")
