@@ -3,5 +3,6 @@
 
 pub mod fanout;
 pub mod histogram;
+pub mod netem;
 pub mod process;
 pub mod report;

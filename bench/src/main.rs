@@ -1,13 +1,14 @@
 //! `weir-bench`: measures a running Weir from outside. Owns the command line; the statistics are in the library.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use weir_bench::fanout;
 use weir_bench::process::Cost;
+use weir_bench::{fanout, netem};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", about = "Measures a running Weir", version)]
@@ -32,9 +33,36 @@ enum Command {
     /// Publishes a broadcast of known content to a running node, receives it N times, checks every byte, and prints
     /// what it cost the node.
     Fanout(Fanout),
+    /// Relays UDP with loss, delay, jitter and reordering until it is killed; prints where it listens.
+    Netem(Netem),
     /// Keeps a running node busy with groups, joins, leaves and viewers that stop reading, and prints how its memory
     /// and its open files go.
     Soak(Soak),
+}
+
+#[derive(Args)]
+struct Netem {
+    /// Where clients send to; port 0 picks one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where their datagrams go.
+    #[arg(long)]
+    to: SocketAddr,
+    /// Datagrams lost each way, in percent.
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
+    /// How long each takes each way, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// At most so many milliseconds are added.
+    #[arg(long, default_value_t = 0)]
+    jitter: u64,
+    /// Datagrams that come 10 ms later than those around them, in percent.
+    #[arg(long, default_value_t = 0.0)]
+    reorder: f64,
+    /// Seed of all chances.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -137,6 +165,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Cost { pid, seconds, json } => cost(pid, Duration::from_secs(seconds), json),
         Command::Fanout(options) => fan_out(options),
+        Command::Netem(options) => relay(&options),
         Command::Soak(options) => soak(options),
     }
 }
@@ -174,6 +203,24 @@ fn fan_out(args: Fanout) -> Result<()> {
         writeln!(out, "{outcome}")?;
     }
     Ok(())
+}
+
+fn relay(args: &Netem) -> Result<()> {
+    let path = netem::Path {
+        loss: args.loss / 100.0,
+        delay: Duration::from_millis(args.delay),
+        jitter: Duration::from_millis(args.jitter),
+        reorder: args.reorder / 100.0,
+        reorder_by: Duration::from_millis(10),
+        duplicate: 0.0,
+    };
+    let (listen, target, seed) = (args.listen, args.to, args.seed);
+    let relay =
+        netem::Netem::start(netem::Options { listen, target, there: path, back: path, seed })?;
+    writeln!(std::io::stdout(), "{}", relay.address())?;
+    loop {
+        std::thread::park();
+    }
 }
 
 fn soak(args: Soak) -> Result<()> {
