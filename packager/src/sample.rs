@@ -16,10 +16,45 @@ pub enum Codec {
         /// The `AVCDecoderConfigurationRecord` (ISO/IEC 14496-15 §5.3.3.1).
         record: Bytes,
     },
+    /// HEVC in length-prefixed form.
+    Hevc {
+        /// The `HEVCDecoderConfigurationRecord` (ISO/IEC 14496-15 §8.3.3.1).
+        record: Bytes,
+    },
+    /// AV1; a sample is the OBUs of one temporal unit, without its temporal delimiter.
+    Av1 {
+        /// The `AV1CodecConfigurationRecord` (AV1 in ISOBMFF §2.3.3).
+        record: Bytes,
+    },
+    /// VP9; a sample is one frame or superframe.
+    Vp9 {
+        /// The `VPCodecConfigurationRecord`: the body of `vpcC` behind its version and flags (VP in ISOBMFF §2.2).
+        record: Bytes,
+    },
     /// Raw AAC frames.
     Aac {
         /// The `AudioSpecificConfig` (ISO/IEC 14496-3 §1.6.2.1).
         config: Bytes,
+    },
+    /// Opus packets, each of 2.5 to 120 ms.
+    Opus {
+        /// The body of `dOps` (Opus in ISOBMFF §4.3.2): version 0, big-endian.
+        head: Bytes,
+    },
+    /// FLAC frames.
+    Flac {
+        /// The STREAMINFO block without its header, 34 bytes (RFC 9639 §8.2).
+        stream_info: Bytes,
+    },
+    /// AC-3 syncframes.
+    Ac3 {
+        /// The body of `dac3` (ETSI TS 102 366 §F.4).
+        specific: Bytes,
+    },
+    /// Enhanced AC-3 syncframes, those of all substreams of one time span together.
+    Eac3 {
+        /// The body of `dec3` (ETSI TS 102 366 §F.6).
+        specific: Bytes,
     },
 }
 
@@ -45,6 +80,6 @@ pub struct Sample {
     pub composition_offset: i32,
     /// The publisher says that decoding can start here. Audio samples are all keyframes.
     pub keyframe: bool,
-    /// Length-prefixed NAL units as the record says, or one raw AAC frame.
+    /// What [`Codec`] calls a sample: length-prefixed NAL units, a temporal unit, one audio frame.
     pub data: Bytes,
 }

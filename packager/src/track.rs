@@ -422,6 +422,7 @@ impl Media {
                 };
                 Ok((Self::Audio(audio), init))
             }
+            _ => Err(Error::Config { codec: "track", reason: "cannot be packaged yet" }),
         }
     }
 }
