@@ -1,21 +1,26 @@
 //! Reads bits, most significant first, from bytes that came from a stranger. Running out of bits is an answer (`None`),
 //! never a panic.
 
-pub(crate) struct Bits<'a> {
+/// Bits of a bitstream header.
+#[derive(Debug)]
+pub struct Bits<'a> {
     data: &'a [u8],
     position: usize,
 }
 
 impl<'a> Bits<'a> {
-    pub(crate) fn new(data: &'a [u8]) -> Self {
+    /// From the first bit of `data`.
+    pub fn new(data: &'a [u8]) -> Self {
         Self { data, position: 0 }
     }
 
-    pub(crate) fn remaining(&self) -> usize {
+    /// Bits left.
+    pub fn remaining(&self) -> usize {
         (self.data.len() * 8).saturating_sub(self.position)
     }
 
-    pub(crate) fn bit(&mut self) -> Option<bool> {
+    /// One bit.
+    pub fn bit(&mut self) -> Option<bool> {
         let byte = *self.data.get(self.position / 8)?;
         let bit = byte >> (7 - self.position % 8) & 1;
         self.position += 1;
@@ -23,7 +28,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Up to 32 bits.
-    pub(crate) fn take(&mut self, count: u32) -> Option<u32> {
+    pub fn take(&mut self, count: u32) -> Option<u32> {
         let mut value = 0u32;
         for _ in 0..count.min(32) {
             value = value << 1 | u32::from(self.bit()?);
@@ -31,7 +36,8 @@ impl<'a> Bits<'a> {
         Some(value)
     }
 
-    pub(crate) fn skip(&mut self, count: usize) -> Option<()> {
+    /// Passes over bits that must be there.
+    pub fn skip(&mut self, count: usize) -> Option<()> {
         if count > self.remaining() {
             return None;
         }
@@ -40,7 +46,7 @@ impl<'a> Bits<'a> {
     }
 
     /// `ue(v)` of ITU-T H.264 §9.1. Codes longer than 32 bits do not exist.
-    pub(crate) fn ue(&mut self) -> Option<u32> {
+    pub fn ue(&mut self) -> Option<u32> {
         let mut zeros = 0;
         while !self.bit()? {
             zeros += 1;
@@ -53,7 +59,7 @@ impl<'a> Bits<'a> {
     }
 
     /// `se(v)` of ITU-T H.264 §9.1.1.
-    pub(crate) fn se(&mut self) -> Option<i32> {
+    pub fn se(&mut self) -> Option<i32> {
         let code = i64::from(self.ue()?);
         let half = (code + 1) / 2;
         Some(if code % 2 == 0 { -half } else { half } as i32)

@@ -346,8 +346,8 @@ fn skip_hrd(bits: &mut Bits<'_>) -> Option<()> {
     bits.skip(20)
 }
 
-/// Drops the emulation prevention bytes (§7.4.1).
-fn unescape(body: &[u8]) -> Vec<u8> {
+/// Drops the emulation prevention bytes of a NAL unit (ITU-T H.264 §7.4.1; HEVC has the same).
+pub fn unescape(body: &[u8]) -> Vec<u8> {
     let mut rbsp = Vec::with_capacity(body.len());
     let mut zeros = 0;
     for &byte in body {

@@ -28,8 +28,9 @@ mod timeline;
 mod track;
 
 pub use aac::AacConfig;
+pub use bits::Bits;
 pub use error::Error;
-pub use h264::{AccessUnit, AvcConfig, Nals, Sps};
+pub use h264::{AccessUnit, AvcConfig, Nals, Sps, unescape};
 pub use options::Options;
 pub use packager::{CATALOG_TRACK, Counters, MSF_CATALOG_TRACK, Object, Output, Packager};
 pub use sample::{Codec, Sample, TrackConfig, TrackId};

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use weir_packager::Nals;
 
+use crate::annexb::{Assembler, Format};
 use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
 use crate::rtmp::{self, Limits, Session};
 use crate::{EndReason, Event};
@@ -127,5 +129,26 @@ impl Check {
                 self.failed = matches!(reason, rtmp::CloseReason::Failed(_));
             }
         }
+    }
+}
+
+/// A byte stream: the first byte chooses the format, `00 00 00 02` (which no stream holds) ends an access unit.
+pub fn fuzz_annexb(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let format = if choice & 1 == 0 { Format::H264 } else { Format::Hevc };
+    let mut assembler = Assembler::new(format);
+    let mut configured = false;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = rest.windows(4).position(|window| window == [0, 0, 0, 2]);
+        let (unit, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after.get(4..).unwrap_or_default();
+        let (codec, picture) = assembler.handle_access_unit(unit);
+        configured |= codec.is_some();
+        let Some((data, _)) = picture else { continue };
+        assert!(configured, "a record comes before its pictures");
+        assert!(data.len() <= unit.len() * 2, "memory follows bytes, never claims");
+        let mut nals = Nals::new(&data, 4);
+        assert!(nals.all(|nal| nal.is_ok_and(|nal| !nal.is_empty())), "lengths add up");
     }
 }

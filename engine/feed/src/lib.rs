@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+pub mod annexb;
 mod flv;
 pub mod fuzzing;
 pub mod rtmp;
