@@ -33,7 +33,7 @@ impl Target {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let store = Store::open(data_dir).await?;
-            let new = NewInput { name: "weir-bench fanout".to_owned(), ingest: Ingest::Fmp4 };
+            let new = NewInput::new("weir-bench fanout", Ingest::Fmp4);
             let (input, key) = store.create_input(new).await?;
             let minted = store.mint_playback_token(&input.id, TOKEN_TTL).await?;
             store.close().await;

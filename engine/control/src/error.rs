@@ -32,6 +32,9 @@ pub enum Error {
     /// The organisation has no active signing key.
     #[error("no active signing key: create one first")]
     NoSigningKey,
+    /// A reconnect window that is too long.
+    #[error("a reconnect window has at most {max} seconds", max = crate::RECONNECT_WINDOW_MAX_S)]
+    ReconnectWindow,
     /// As many revocations are in force as relays can hold.
     #[error("{max} revocations are in force, which is the most", max = crate::REVOCATIONS_MAX)]
     RevocationsFull,
@@ -77,6 +80,7 @@ impl Error {
             Self::KeyRefused => "stream_key_invalid",
             Self::Name => "name_invalid",
             Self::NoSigningKey => "no_signing_key",
+            Self::ReconnectWindow => "reconnect_window_out_of_range",
             Self::RevocationsFull => "capacity",
             Self::TokenUnreadable => "token_invalid",
             Self::TokenWithoutId => "token_without_id",

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use weir_control::{Ingest, InputId, NodeKeyId, SigningKeyId};
+use weir_control::{Ingest, InputId, NodeKeyId, PublisherPolicy, SigningKeyId};
 use weir_moqt::Draft;
 
 use crate::config::{
@@ -176,6 +176,40 @@ pub(super) enum Input {
         /// What it is fed by: rtmp (RTMPS too), srt, whip, or fmp4 (CMAF over MoQT)
         #[arg(long, default_value = "rtmp")]
         ingest: Ingest,
+        /// What happens to a second publisher while the first is alive: refuse or takeover
+        #[arg(long, default_value = "refuse")]
+        policy: PublisherPolicy,
+        /// How long viewers are held when the publisher goes, such as 30s or 5m; at most 1h
+        #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_duration)]
+        reconnect_window: Duration,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show an input with its settings and its state
+    Show {
+        /// Id of the input, lv_…
+        id: InputId,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change settings of an input; the key stays, the next publisher meets them
+    Set {
+        /// Id of the input, lv_…
+        id: InputId,
+        /// Name shown to people
+        #[arg(long)]
+        name: Option<String>,
+        /// What it is fed by: rtmp (RTMPS too), srt, whip, or fmp4 (CMAF over MoQT)
+        #[arg(long)]
+        ingest: Option<Ingest>,
+        /// What happens to a second publisher while the first is alive: refuse or takeover
+        #[arg(long)]
+        policy: Option<PublisherPolicy>,
+        /// How long viewers are held when the publisher goes, such as 30s or 5m; at most 1h
+        #[arg(long, value_name = "SPAN", value_parser = parse_duration)]
+        reconnect_window: Option<Duration>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,

@@ -6,7 +6,9 @@ use std::{
 };
 
 use serde_json::json;
-use weir_control::{DATABASE_FILE, NewInput, NodeSecret, Store, StreamKey, Withdraw};
+use weir_control::{
+    DATABASE_FILE, InputChange, InputStatus, NewInput, NodeSecret, Store, StreamKey, Withdraw,
+};
 
 use super::{
     Addresses, Failure,
@@ -25,24 +27,43 @@ const TOKEN_BYTES_MAX: u64 = 9 * 1024;
 pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Result<(), Failure> {
     let addresses = addresses(config);
     match command {
-        Input::Create { name, ingest, json } => {
-            let (input, key) = with_store(config, Missing::Create, async |store| {
-                store.create_input(NewInput { name, ingest }).await
-            })?;
+        Input::Create { name, ingest, policy, reconnect_window, json } => {
+            let reconnect_window_s = seconds(reconnect_window);
+            let new = NewInput { name, ingest, policy, reconnect_window_s };
+            let (input, key) =
+                with_store(config, Missing::Create, async |store| store.create_input(new).await)?;
             keyed(&addresses, &input, &key, json, out)
         }
+        Input::Show { id, json } => {
+            let (input, status) = with_store(config, Missing::Refuse, async |store| {
+                Ok((store.input(&id).await?, store.input_status(&id).await?))
+            })?;
+            shown(&input, &status, json, out)
+        }
+        Input::Set { id, name, ingest, policy, reconnect_window, json } => {
+            let reconnect_window_s = reconnect_window.map(seconds);
+            let change = InputChange { name, ingest, policy, reconnect_window_s };
+            let (input, status) = with_store(config, Missing::Refuse, async |store| {
+                Ok((store.change_input(&id, change).await?, store.input_status(&id).await?))
+            })?;
+            shown(&input, &status, json, out)
+        }
         Input::List { json } => {
-            let inputs = with_store(config, Missing::Refuse, async |store| store.inputs().await)?;
+            let inputs = with_store(config, Missing::Refuse, async |store| {
+                store.inputs_with_status().await
+            })?;
             if json {
-                return written(writeln!(out, "{}", json!({ "data": inputs })));
+                let data: Vec<_> = inputs.iter().map(|(input, of)| stated(input, of)).collect();
+                return written(writeln!(out, "{}", json!({ "data": data })));
             }
             if inputs.is_empty() {
                 let first = "no inputs yet: `weir input create --name NAME` makes the first";
                 return written(writeln!(out, "{first}"));
             }
-            inputs.iter().try_for_each(|input| {
-                let (id, ingest) = (&input.id, input.ingest.as_str());
-                written(writeln!(out, "{id}  {ingest:<5} {}  {}", input.created_at, input.name))
+            inputs.iter().try_for_each(|(input, status)| {
+                let (id, ingest, state) = (&input.id, input.ingest.as_str(), status.state.as_str());
+                let (at, name) = (input.created_at, &input.name);
+                written(writeln!(out, "{id}  {ingest:<5} {state:<12}  {at}  {name}"))
             })
         }
         Input::RotateKey { id, json } => {
@@ -53,6 +74,44 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
             keyed(&addresses, &input, &key, json, out)
         }
     }
+}
+
+/// An input and its state as one object.
+fn stated(input: &weir_control::Input, status: &InputStatus) -> serde_json::Value {
+    let (mut whole, status) = (json!(input), json!(status));
+    if let (Some(whole), Some(status)) = (whole.as_object_mut(), status.as_object()) {
+        whole.extend(status.clone());
+    }
+    whole
+}
+
+fn shown(
+    input: &weir_control::Input,
+    status: &InputStatus,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    if json {
+        return written(writeln!(out, "{}", stated(input, status)));
+    }
+    let since = status.state_since.map_or(String::new(), |since| format!(" since {since}"));
+    let reason = status.state_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    written(write!(
+        out,
+        "input     {}\nname      {}\ningest    {}\npolicy    {}, reconnect window {} s\n\
+         state     {}{reason}{since}\n",
+        input.id,
+        input.name,
+        input.ingest.as_str(),
+        input.policy.as_str(),
+        input.reconnect_window_s,
+        status.state.as_str(),
+    ))
+}
+
+/// Whole seconds, rounded up so that a short window is not none; what is too long the store refuses.
+fn seconds(span: std::time::Duration) -> u32 {
+    u32::try_from(span.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }
 
 /// An input with its fresh key: the only time that is shown.

@@ -66,6 +66,22 @@ fn an_input_is_created_its_key_rotated_and_a_token_minted() {
     assert!(said.contains("\nsrt         srt://127.0.0.1:8890?streamid=lv_"), "{said}");
     assert!(!said.contains("rtmp://"), "only what is taken: {said}");
 
+    assert_eq!(
+        (&created["policy"], &created["reconnect_window_s"]),
+        (&"refuse".into(), &30.into())
+    );
+    let change = ["--policy", "takeover", "--reconnect-window", "5s", "--ingest", "whip"];
+    let set = [&["input", "set", id, "--data-dir", data, "--json"][..], &change].concat();
+    assert_eq!(json(&set)["policy"], "takeover");
+    let shown = json(&["input", "show", id, "--data-dir", data, "--json"]);
+    assert_eq!((&shown["reconnect_window_s"], &shown["ingest"]), (&5.into(), &"whip".into()));
+    assert_eq!((&shown["state"], &shown["name"]), (&"idle".into(), &"Stage".into()));
+    let said = weir(&["input", "show", id, "--data-dir", data]).expect("works");
+    assert!(said.contains("takeover, reconnect window 5 s") && said.contains("idle"), "{said}");
+    let long = ["input", "set", id, "--reconnect-window", "2h", "--data-dir", data];
+    let refused = weir(&long).expect_err("too long");
+    assert!(refused.to_string().contains("at most 3600 seconds"), "{refused}");
+
     let rotated = json(&["input", "rotate-key", id, "--data-dir", data, "--json"]);
     assert_ne!(rotated["stream_key"].as_str(), Some(key));
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use weir_control::{Ingest, Store};
+use weir_control::{Ingest, InputReport, InputState, PublisherPolicy, Store, Timestamp};
 use weir_moqt::Namespace;
 use weir_relay::admission::Backoff;
 use weir_relay::{RefuseReason, SessionId};
@@ -16,10 +16,13 @@ use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Opening, Policy, Protocol, Rank};
+use crate::shard::{Opening, Policy, Protocol, Rank, Report, Second, State};
 
 /// Key checks waiting at once; beyond it a publisher is refused and may come again.
 const REQUESTS_DEPTH: usize = 1_024;
+
+/// Reports of inputs on their way into the store; what finds no room waits at its shard.
+const REPORTS_DEPTH: usize = 1_024;
 
 /// How long a key check may take before the publisher is refused.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -80,10 +83,16 @@ pub(super) enum Request {
 #[derive(Clone)]
 pub(super) struct Requests {
     questions: mpsc::Sender<Request>,
+    reports: mpsc::Sender<Report>,
     mailboxes: Arc<[mpsc::Sender<Mail>]>,
 }
 
 impl Requests {
+    /// Tells what became of an input; given back when there is no room now.
+    pub(super) fn report(&self, report: Report) -> Result<(), Report> {
+        self.reports.try_send(report).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
     /// Asks whether `key` opens `input_id` to a publisher over `protocol`.
     pub(super) async fn verify_key(
         &self,
@@ -138,15 +147,17 @@ impl Requests {
 pub(super) struct Bridge {
     mailboxes: Arc<[mpsc::Sender<Mail>]>,
     questions: mpsc::Receiver<Request>,
+    reports: mpsc::Receiver<Report>,
 }
 
 /// Builds both sides for `mailboxes.len()` shards.
 pub(super) fn bridge(mailboxes: Vec<mpsc::Sender<Mail>>) -> (Requests, Bridge) {
     let (questions, receiver) = mpsc::channel(REQUESTS_DEPTH);
+    let (reports, told) = mpsc::channel(REPORTS_DEPTH);
     let mailboxes: Arc<[mpsc::Sender<Mail>]> = mailboxes.into();
     (
-        Requests { questions, mailboxes: Arc::clone(&mailboxes) },
-        Bridge { mailboxes, questions: receiver },
+        Requests { questions, reports, mailboxes: Arc::clone(&mailboxes) },
+        Bridge { mailboxes, questions: receiver, reports: told },
     )
 }
 
@@ -161,6 +172,9 @@ impl Bridge {
     pub(super) async fn answer(mut self, store: Option<Store>) {
         let shards = self.mailboxes.len();
         let backoff = Arc::new(Mutex::new(Backoff::default()));
+        if let Some(store) = store.clone() {
+            tokio::spawn(keep_reports(self.reports, store));
+        }
         while let Some(request) = self.questions.recv().await {
             let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
             let backoff = Arc::clone(&backoff);
@@ -208,6 +222,34 @@ impl Bridge {
                 }
             });
         }
+    }
+}
+
+/// Writes what shards say of inputs into the store: all that is waiting in one commit, in order.
+async fn keep_reports(mut reports: mpsc::Receiver<Report>, store: Store) {
+    let mut waiting = Vec::new();
+    while reports.recv_many(&mut waiting, REPORTS_DEPTH).await > 0 {
+        let rows: Vec<_> = waiting.drain(..).map(row).collect();
+        if let Err(error) = store.report_inputs(&rows).await {
+            tracing::warn!(%error, "the state of inputs is not noted");
+        }
+    }
+}
+
+fn row(report: Report) -> InputReport {
+    InputReport {
+        input_id: report.input_id,
+        state: match report.state {
+            State::Idle => InputState::Idle,
+            State::Connected => InputState::Connected,
+            State::Live => InputState::Live,
+            State::Reconnecting => InputState::Reconnecting,
+            State::Errored => InputState::Errored,
+        },
+        reason: Some(report.reason.label()),
+        protocol: Some(report.protocol.label()),
+        since: Timestamp::from_millis(i64::try_from(report.since.as_millis()).unwrap_or(i64::MAX)),
+        health: None,
     }
 }
 
@@ -301,7 +343,15 @@ pub(super) fn grant(
     if input.ingest != wanted {
         return Err(RefuseReason::Protocol);
     }
-    Ok(Grant { input_id: id, namespace, shard, protocol, policy: Policy::default() })
+    let policy = Policy {
+        second: match input.policy {
+            PublisherPolicy::Refuse => Second::Refuse,
+            PublisherPolicy::Takeover => Second::Takeover,
+        },
+        reconnect_window: Duration::from_secs(input.reconnect_window_s.into()),
+        ..Policy::DEFAULT
+    };
+    Ok(Grant { input_id: id, namespace, shard, protocol, policy })
 }
 
 /// The shard of an input: FNV-1a of its id, so that every publisher of it meets the same one.
@@ -324,7 +374,9 @@ mod tests {
             org: weir_control::OrgId::generate(),
             name: "Stage".into(),
             ingest,
-            created_at: weir_control::Timestamp::from_millis(0),
+            policy: PublisherPolicy::Takeover,
+            reconnect_window_s: 7,
+            created_at: Timestamp::from_millis(0),
         };
         for (ingest, taken) in [
             (Ingest::Rtmp, vec![Protocol::Demo, Protocol::Rtmp, Protocol::Rtmps]),
@@ -338,6 +390,8 @@ mod tests {
                     Ok(grant) => {
                         assert!(taken.contains(&protocol), "{ingest:?} over {protocol:?}");
                         assert_eq!(grant.protocol, protocol);
+                        assert_eq!(grant.policy.second, Second::Takeover);
+                        assert_eq!(grant.policy.reconnect_window, Duration::from_secs(7));
                     }
                     Err(reason) => {
                         assert!(!taken.contains(&protocol), "{ingest:?} over {protocol:?}");

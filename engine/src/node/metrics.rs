@@ -298,6 +298,9 @@ impl Page<'_> {
         self.counter("samples_refused_total", "Samples the packager could not use.", |s| {
             s.sample_faults
         });
+        self.counter("feed_takeovers_total", "Publishers replaced while they were alive.", |s| {
+            s.takeovers
+        });
         self.counter("samples_lost_total", "Samples lost on their way from publishers.", |s| {
             s.samples_lost
         });

@@ -173,6 +173,7 @@ impl Shards {
             _selector: selector,
         };
         if let Some(store) = store {
+            store.reset_input_states().await?;
             shards.follow_keys(store).await?;
         }
         Ok(shards)

@@ -240,7 +240,7 @@ impl Connection {
         if let Some((input, feed)) = self.publishing.take() {
             let clock = Clock::read();
             let mut core = self.core.borrow_mut();
-            core.shard.close_feed(&input, feed, clock.now);
+            core.shard.close_feed(&input, feed, clock.now, clock.wall);
             core.settle(clock);
         }
     }

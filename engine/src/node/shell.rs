@@ -3,6 +3,7 @@
 //! what the bytes mean is [`crate::shard`]'s matter.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
@@ -26,13 +27,16 @@ use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
 use super::rtmp;
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Event, Options, Shard, Snapshot, State, Turn};
+use crate::shard::{Event, Options, Report, Shard, Snapshot, Turn};
 
 /// Messages from control threads one shard may have waiting.
 pub(super) const MAILBOX_DEPTH: usize = 1_024;
 
 /// How often a shard lays its numbers out for `/metrics`.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often the health of inputs is told.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A shard that has nothing to do still looks around this often.
 const PARK_MAX: Duration = Duration::from_millis(250);
@@ -78,6 +82,8 @@ pub(super) struct Core {
     pub(super) shard: Shard,
     port: UdpPort,
     requests: Requests,
+    /// What changed of inputs and is not told yet: the last word on each.
+    news: BTreeMap<String, Report>,
     /// The port took no more.
     full: bool,
     stopping: bool,
@@ -112,6 +118,16 @@ impl Core {
         busy
     }
 
+    /// Hands what is new to the control side; what it has no room for waits.
+    fn tell_news(&mut self) {
+        while let Some((id, report)) = self.news.pop_first() {
+            if let Err(report) = self.requests.report(report) {
+                self.news.insert(id, report);
+                return;
+            }
+        }
+    }
+
     fn event(&mut self, event: Event) {
         let shard = self.shard.number();
         match event {
@@ -126,13 +142,12 @@ impl Core {
             Event::SessionClosed { session, code, reason } => {
                 tracing::info!(shard, %session, code, reason, "session closed");
             }
-            Event::Broadcast { input_id, state } => {
-                let state = match state {
-                    State::Live => "live",
-                    State::Reconnecting => "reconnecting",
-                    State::Idle => "idle",
-                };
-                tracing::info!(shard, input = input_id, state, "broadcast");
+            Event::Input(report) => {
+                let (state, reason) = (report.state.label(), report.reason.label());
+                let protocol = report.protocol.label();
+                tracing::info!(shard, input = report.input_id, state, reason, protocol, "input");
+                self.news.insert(report.input_id.clone(), report);
+                self.tell_news();
             }
         }
     }
@@ -184,6 +199,7 @@ async fn run(start: Start) {
         shard: Shard::new(options, Instant::now()),
         port,
         requests: requests.clone(),
+        news: BTreeMap::new(),
         full: false,
         stopping: false,
     }));
@@ -329,7 +345,17 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
 /// Lays the shard's numbers out where the control thread finds them: a copy four times a second,
 /// so the lock is never contended on the packet path.
 async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Core>>) {
+    let mut reported = Instant::now();
     loop {
+        let clock = Clock::read();
+        if clock.now.saturating_duration_since(reported) >= REPORT_INTERVAL {
+            reported = clock.now;
+            let mut core = core.borrow_mut();
+            for report in core.shard.reports(clock.now, clock.wall) {
+                core.news.entry(report.input_id.clone()).or_insert(report);
+            }
+            core.tell_news();
+        }
         let (fresh, draining) = {
             let core = core.borrow();
             let fresh = Snapshot { port: core.port.counters(), ..core.shard.snapshot() };

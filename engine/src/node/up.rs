@@ -192,7 +192,7 @@ async fn announce(
 
 /// The demo's input with a fresh key: the old one cannot be shown again.
 async fn demo_input(store: &Store) -> Result<(Input, StreamKey), Failure> {
-    let new = NewInput { name: DEMO.to_owned(), ingest: Ingest::Rtmp };
+    let new = NewInput::new(DEMO, Ingest::Rtmp);
     Ok(store.ensure_input(new).await?)
 }
 

@@ -3,6 +3,7 @@
 //! wire protocol on either side and no clock.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,9 @@ use weir_moqt::{FullTrackName, Namespace};
 use weir_packager::{Options, Output, Packager};
 use weir_relay::{DoneCode, ObjectIn, Relay, TrackId, TrackOptions};
 
-use super::publisher::{FeedId, Policy, Rank, Refused};
+use super::publisher::{
+    FeedId, Opening, Policy, Protocol, Rank, Reason, Refused, Report, Second, State,
+};
 
 /// What a broadcast counts for health and metrics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +26,8 @@ pub(super) struct Tally {
     pub(super) faults: u64,
     /// Access units lost between publisher and node.
     pub(super) lost: u64,
+    /// Publishers replaced while they were alive.
+    pub(super) takeovers: u64,
 }
 
 impl Tally {
@@ -32,43 +37,103 @@ impl Tally {
         self.objects += other.objects;
         self.faults += other.faults;
         self.lost += other.lost;
+        self.takeovers += other.takeovers;
     }
 }
+
+/// A takeover protects the new publisher from the next one for this long; each further takeover of the
+/// same broadcast doubles it, so that two encoders with one key that both keep coming back soon stop
+/// taking turns.
+const TAKEOVER_HOLD: Duration = Duration::from_secs(10);
+/// Doublings: 10 s, 20 s, … to a little under three hours.
+const TAKEOVER_DOUBLINGS_MAX: u32 = 10;
+/// A publisher from the same address replaces one that has been silent for this long: an encoder that
+/// reconnects is sooner back than its old connection is known to be dead.
+const HALF_DEAD: Duration = Duration::from_millis(500);
 
 /// A broadcast and its timeline.
 pub(super) struct Broadcast {
     namespace: Namespace,
     packager: Packager,
     tracks: HashMap<Arc<str>, TrackId>,
-    feed: Option<(FeedId, Rank)>,
+    feed: Option<Feed>,
     last_feed: u64,
+    last_protocol: Protocol,
     last_sample: Instant,
     /// When the broadcast ends unless somebody publishes again.
     ends: Option<Instant>,
     policy: Policy,
+    takeovers: Takeovers,
+    standing: Standing,
+    /// Something was published since the broadcast exists.
+    shown: bool,
     tally: Tally,
+}
+
+/// Who publishes now.
+struct Feed {
+    id: FeedId,
+    rank: Rank,
+    peer: Option<IpAddr>,
+    /// Said goodbye with this.
+    farewell: Option<Reason>,
+}
+
+/// Who may take over from whom.
+#[derive(Default)]
+struct Takeovers {
+    /// Takeovers from a publisher that was alive.
+    count: u32,
+    last: Option<Instant>,
+    /// Where the one replaced last came from.
+    loser: Option<IpAddr>,
+}
+
+/// Where a broadcast is in its life.
+struct Standing {
+    state: State,
+    reason: Reason,
+    since: Instant,
+    /// Not told yet.
+    fresh: bool,
+}
+
+impl Standing {
+    fn set(&mut self, state: State, reason: Reason, now: Instant) {
+        if self.state != state {
+            *self = Self { state, reason, since: now, fresh: true };
+        }
+    }
 }
 
 impl Broadcast {
     pub(super) fn new(
-        namespace: Namespace,
+        opening: &Opening<'_>,
         options: Options,
-        policy: Policy,
         relay: &mut Relay,
         now: Instant,
     ) -> Option<Self> {
-        if !relay.publish(&namespace) {
+        if !relay.publish(opening.namespace) {
             return None;
         }
         Some(Self {
-            namespace,
+            namespace: opening.namespace.clone(),
             packager: Packager::new(options),
             tracks: HashMap::new(),
             feed: None,
             last_feed: 0,
+            last_protocol: opening.protocol,
             last_sample: now,
             ends: None,
-            policy,
+            policy: opening.policy.clone(),
+            takeovers: Takeovers::default(),
+            standing: Standing {
+                state: State::Idle,
+                reason: Reason::Accepted,
+                since: now,
+                fresh: false,
+            },
+            shown: false,
             tally: Tally::default(),
         })
     }
@@ -79,7 +144,7 @@ impl Broadcast {
 
     /// Somebody publishes who is more than a stand-in.
     pub(super) fn has_encoder(&self) -> bool {
-        matches!(self.feed, Some((_, Rank::Encoder)))
+        self.feed.as_ref().is_some_and(|feed| feed.rank == Rank::Encoder)
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -90,25 +155,80 @@ impl Broadcast {
         self.tally
     }
 
+    /// What it is now and why.
+    pub(super) fn report(&self, input_id: &str, now: Instant, wall: Duration) -> Report {
+        let Standing { state, reason, since, .. } = self.standing;
+        Report {
+            input_id: input_id.to_owned(),
+            state,
+            reason,
+            protocol: self.last_protocol,
+            since: wall.saturating_sub(now.saturating_duration_since(since)),
+        }
+    }
+
+    /// Whether the state changed since this was last asked.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.standing.fresh)
+    }
+
     /// A publisher wants the input.
-    pub(super) fn open_feed(&mut self, rank: Rank, now: Instant) -> Result<FeedId, Refused> {
-        let silence = now.saturating_duration_since(self.last_sample);
-        if let Some((_, held)) = self.feed {
-            let dead = silence >= self.policy.takeover_after;
-            let gives_way = held == Rank::Standby && rank == Rank::Encoder;
-            if !dead && !gives_way {
-                return Err(Refused::Busy);
+    pub(super) fn open_feed(
+        &mut self,
+        opening: &Opening<'_>,
+        now: Instant,
+    ) -> Result<FeedId, Refused> {
+        let replaces = self.feed.is_some();
+        if let Some(feed) = &self.feed {
+            match self.verdict(feed, opening, now) {
+                Verdict::Dead => {}
+                Verdict::TakesOver => {
+                    self.takeovers.count += 1;
+                    self.takeovers.last = Some(now);
+                    self.takeovers.loser = feed.peer;
+                    self.tally.takeovers += 1;
+                }
+                Verdict::Busy => return Err(Refused::Busy),
             }
+        } else {
+            // Whoever lost has the place to itself again, if the winner has gone.
+            self.takeovers = Takeovers::default();
         }
         if self.last_feed > 0 {
             self.packager.handle_discontinuity();
         }
         self.last_feed += 1;
-        let feed = FeedId(self.last_feed);
-        self.feed = Some((feed, rank));
+        let id = FeedId(self.last_feed);
+        self.feed = Some(Feed { id, rank: opening.rank, peer: opening.peer, farewell: None });
+        self.last_protocol = opening.protocol;
+        self.policy = opening.policy.clone();
         self.last_sample = now;
         self.ends = None;
-        Ok(feed)
+        let reason = if replaces { Reason::TakenOver } else { Reason::Accepted };
+        self.standing.set(State::Connected, reason, now);
+        Ok(id)
+    }
+
+    /// Whether a newcomer may replace the publisher there is.
+    fn verdict(&self, held: &Feed, opening: &Opening<'_>, now: Instant) -> Verdict {
+        let silence = now.saturating_duration_since(self.last_sample);
+        let returns = held.peer.is_some() && held.peer == opening.peer;
+        if silence >= self.policy.takeover_after || returns && silence >= HALF_DEAD {
+            return Verdict::Dead;
+        }
+        if held.rank == Rank::Standby && opening.rank == Rank::Encoder {
+            return Verdict::Dead;
+        }
+        if opening.rank == Rank::Standby || opening.policy.second == Second::Refuse {
+            return Verdict::Busy;
+        }
+        // Two that are alive do not take turns: who was replaced does not come back from where it
+        // was, and from one address it gets harder each time.
+        let Takeovers { count, last, loser } = self.takeovers;
+        let hold = TAKEOVER_HOLD * (1 << count.saturating_sub(1).min(TAKEOVER_DOUBLINGS_MAX));
+        let held_off = last.is_some_and(|last| now.saturating_duration_since(last) < hold);
+        let lost_before = loser.is_some() && loser == opening.peer && !returns;
+        if held_off || lost_before { Verdict::Busy } else { Verdict::TakesOver }
     }
 
     /// Media of the publisher. False when `feed` has been replaced: it must go.
@@ -120,9 +240,7 @@ impl Broadcast {
         now: Instant,
         wall: Duration,
     ) -> bool {
-        if self.feed.is_none_or(|(held, _)| held != feed) {
-            return false;
-        }
+        let Some(held) = self.feed.as_mut().filter(|held| held.id == feed) else { return false };
         let result = match event {
             feed::Event::Track(config) => self.packager.handle_track(config, now),
             feed::Event::Sample(sample) => {
@@ -139,6 +257,10 @@ impl Broadcast {
                 self.tally.lost += 1;
                 Ok(())
             }
+            feed::Event::End { reason } => {
+                held.farewell = Some(reason.into());
+                Ok(())
+            }
             _ => Ok(()),
         };
         if let Err(error) = result {
@@ -152,13 +274,19 @@ impl Broadcast {
         true
     }
 
-    /// The publisher left; the reconnect window begins. False when it had been replaced.
+    /// The publisher left; the reconnect window begins, if there is anything to wait for. False when
+    /// it had been replaced.
     pub(super) fn close_feed(&mut self, feed: FeedId, now: Instant) -> bool {
-        if self.feed.is_none_or(|(held, _)| held != feed) {
-            return false;
+        let Some(held) = self.feed.take_if(|held| held.id == feed) else { return false };
+        let reason = held.farewell.unwrap_or(Reason::Disconnected);
+        if self.shown {
+            self.standing.set(State::Reconnecting, reason, now);
+            self.ends = Some(now + self.policy.reconnect_window);
+        } else {
+            // It never sent anything to see: nobody waits for more of it.
+            self.standing.reason = reason;
+            self.ends = Some(now);
         }
-        self.feed = None;
-        self.ends = Some(now + self.policy.reconnect_window);
         true
     }
 
@@ -174,6 +302,13 @@ impl Broadcast {
         }
         if self.ends.is_none_or(|at| at > now) {
             return false;
+        }
+        let reason = self.standing.reason;
+        if reason.is_fault() {
+            self.standing.set(State::Errored, reason, now);
+        } else {
+            let reason = if self.shown { Reason::WindowOver } else { reason };
+            self.standing.set(State::Idle, reason, now);
         }
         self.end(relay, now);
         true
@@ -206,6 +341,10 @@ impl Broadcast {
                 Output::Object(object) => {
                     let Some(track) = self.tracks.get(&object.track) else { continue };
                     self.tally.objects += 1;
+                    if self.feed.is_some() && !is_catalog(&object.track) {
+                        self.shown = true;
+                        self.standing.set(State::Live, Reason::Media, now);
+                    }
                     let object = ObjectIn {
                         group: object.group,
                         subgroup: 0,
@@ -231,81 +370,20 @@ impl Broadcast {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WALL: Duration = Duration::from_secs(1_000_000);
-
-    fn broadcast(now: Instant) -> (Relay, Broadcast) {
-        let mut relay = Relay::new(weir_relay::Limits::default(), 0);
-        let namespace = Namespace::new(["stream", "org_1", "lv_1"]).expect("a namespace");
-        let policy = Policy::default();
-        let broadcast = Broadcast::new(namespace, Options::default(), policy, &mut relay, now);
-        (relay, broadcast.expect("room in the directory"))
-    }
-
-    /// Keeps a publisher alive: any media does.
-    fn media(broadcast: &mut Broadcast, relay: &mut Relay, feed: FeedId, now: Instant) -> bool {
-        let sample = feed::Sample {
-            track: feed::TrackId(9),
-            dts: 0,
-            composition_offset: 0,
-            keyframe: true,
-            data: Bytes::from_static(b"x"),
-        };
-        broadcast.handle_media(feed, feed::Event::Sample(sample), relay, now, WALL)
-    }
-
-    #[test]
-    fn second_publisher_is_refused_while_the_first_is_alive() {
-        let start = Instant::now();
-        let (mut relay, mut broadcast) = broadcast(start);
-        let first = broadcast.open_feed(Rank::Encoder, start).expect("free");
-        let later = start + Duration::from_mins(1);
-        assert!(media(&mut broadcast, &mut relay, first, later));
-        let soon = later + Duration::from_millis(1_900);
-        assert_eq!(broadcast.open_feed(Rank::Encoder, soon), Err(Refused::Busy));
-        assert!(media(&mut broadcast, &mut relay, first, soon), "the first one stays");
-    }
-
-    #[test]
-    fn dead_publisher_is_replaced_and_learns_it() {
-        let start = Instant::now();
-        let (mut relay, mut broadcast) = broadcast(start);
-        let dead = broadcast.open_feed(Rank::Encoder, start).expect("free");
-        let later = start + Duration::from_secs(2);
-        let next = broadcast.open_feed(Rank::Encoder, later).expect("the first is silent");
-        assert!(!media(&mut broadcast, &mut relay, dead, later));
-        assert!(!broadcast.close_feed(dead, later), "its goodbye ends nothing");
-        assert!(media(&mut broadcast, &mut relay, next, later));
-        assert!(broadcast.is_live());
-    }
-
-    #[test]
-    fn standby_gives_way_to_an_encoder_but_not_the_other_way() {
-        let start = Instant::now();
-        let (mut relay, mut broadcast) = broadcast(start);
-        let standby = broadcast.open_feed(Rank::Standby, start).expect("free");
-        let encoder = broadcast.open_feed(Rank::Encoder, start).expect("standby gives way");
-        assert!(!media(&mut broadcast, &mut relay, standby, start));
-        assert_eq!(broadcast.open_feed(Rank::Standby, start), Err(Refused::Busy));
-        assert!(media(&mut broadcast, &mut relay, encoder, start));
-    }
-
-    #[test]
-    fn broadcast_outlives_its_publisher_for_the_reconnect_window_and_no_longer() {
-        let start = Instant::now();
-        let (mut relay, mut broadcast) = broadcast(start);
-        let window = Policy::default().reconnect_window;
-        let feed = broadcast.open_feed(Rank::Encoder, start).expect("free");
-        assert!(broadcast.close_feed(feed, start));
-        assert_eq!(broadcast.poll_timeout(), Some(start + window));
-        let almost = start + window.saturating_sub(Duration::from_millis(1));
-        assert!(!broadcast.handle_timeout(&mut relay, almost));
-        let back = broadcast.open_feed(Rank::Encoder, almost).expect("free again");
-        assert!(!broadcast.handle_timeout(&mut relay, start + window), "somebody publishes");
-        assert!(broadcast.close_feed(back, start + window));
-        assert!(broadcast.handle_timeout(&mut relay, start + window + window));
-    }
+/// What a newcomer is to a publisher that is there.
+enum Verdict {
+    /// The one there does not count any more.
+    Dead,
+    /// It is alive and gives way.
+    TakesOver,
+    /// It is alive and stays.
+    Busy,
 }
+
+fn is_catalog(track: &str) -> bool {
+    track == weir_packager::CATALOG_TRACK || track == weir_packager::MSF_CATALOG_TRACK
+}
+
+#[cfg(test)]
+#[path = "broadcast_tests.rs"]
+mod tests;

@@ -23,7 +23,9 @@ use weir_relay::{
 use weir_xdp::Port;
 
 pub use mesh::Snapshot as MeshSnapshot;
-pub use publisher::{FeedId, Opening, Policy, Protocol, Rank, Refused, Second};
+pub use publisher::{
+    FeedId, Opening, Policy, Protocol, Rank, Reason, Refused, Report, Second, State,
+};
 pub use rings::{RingSizes, Rings, rings};
 
 use crate::guard::guarded;
@@ -96,24 +98,8 @@ pub enum Event {
     },
     /// An upstream's name is to be looked up: answer with [`Shard::resolved`].
     Resolve(crate::mesh::UpstreamUrl),
-    /// A broadcast went live, lost its publisher, or ended.
-    Broadcast {
-        /// Which input.
-        input_id: String,
-        /// What it is now.
-        state: State,
-    },
-}
-
-/// Life-cycle of a broadcast as its shard sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Somebody publishes.
-    Live,
-    /// Nobody does; viewers are held for the reconnect window.
-    Reconnecting,
-    /// The window ran out.
-    Idle,
+    /// An input changed its state.
+    Input(Report),
 }
 
 /// Numbers of a shard for `/metrics`, taken as one picture.
@@ -143,6 +129,8 @@ pub struct Snapshot {
     pub sample_faults: u64,
     /// Samples lost on their way from the publisher.
     pub samples_lost: u64,
+    /// Publishers replaced by another one while they were alive.
+    pub takeovers: u64,
     /// Objects put into this shard's link.
     pub link_exported: u64,
     /// Objects taken from other shards' links.
@@ -338,22 +326,16 @@ impl Shard {
                 first_group: wall.as_millis() as u64,
                 ..packager::Options::default()
             };
-            let Some(broadcast) = Broadcast::new(
-                namespace.clone(),
-                options,
-                opening.policy.clone(),
-                &mut self.relay,
-                now,
-            ) else {
+            let Some(broadcast) = Broadcast::new(opening, options, &mut self.relay, now) else {
                 return Err(Refused::Capacity);
             };
             self.exchange.announce(true, namespace);
             self.broadcasts.insert(input_id.to_owned(), broadcast);
         }
         let broadcast = self.broadcasts.get_mut(input_id).ok_or(Refused::Capacity)?;
-        let feed = broadcast.open_feed(opening.rank, now)?;
+        let feed = broadcast.open_feed(opening, now)?;
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
-        self.state(input_id, State::Live);
+        self.tell(input_id, now, wall);
         Ok(feed)
     }
 
@@ -370,6 +352,7 @@ impl Shard {
         let relay = &mut self.relay;
         let held = guarded(|| broadcast.handle_media(feed, event, relay, now, wall));
         earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
+        self.tell(input_id, now, wall);
         held.unwrap_or_else(|_| {
             self.panics += 1;
             false
@@ -382,12 +365,17 @@ impl Shard {
     }
 
     /// A publisher left.
-    pub fn close_feed(&mut self, input_id: &str, feed: FeedId, now: Instant) {
+    pub fn close_feed(&mut self, input_id: &str, feed: FeedId, now: Instant, wall: Duration) {
         let Some(broadcast) = self.broadcasts.get_mut(input_id) else { return };
         if broadcast.close_feed(feed, now) {
             earlier(&mut self.broadcasts_due, broadcast.poll_timeout());
-            self.state(input_id, State::Reconnecting);
+            self.tell(input_id, now, wall);
         }
+    }
+
+    /// What is to be said of every input with a broadcast.
+    pub fn reports(&self, now: Instant, wall: Duration) -> Vec<Report> {
+        self.broadcasts.iter().map(|(id, broadcast)| broadcast.report(id, now, wall)).collect()
     }
 
     /// Sends GOAWAY to every session, closes at `deadline` those that stay, and refuses newcomers,
@@ -433,6 +421,7 @@ impl Shard {
             sample_bytes: tally.bytes,
             sample_faults: tally.faults,
             samples_lost: tally.lost,
+            takeovers: tally.takeovers,
             link_exported: links.exported,
             link_imported: links.imported,
             link_overruns: links.overruns,
@@ -465,8 +454,9 @@ impl Shard {
                 self.past.add(broadcast.tally());
                 let namespace = broadcast.namespace().clone();
                 self.exchange.announce(false, &namespace);
+                let report = broadcast.report(&id, now, wall);
                 self.broadcasts.remove(&id);
-                self.state(&id, State::Idle);
+                self.events.push_back(Event::Input(report));
             }
         }
         self.broadcasts_due = self.broadcasts.values().filter_map(Broadcast::poll_timeout).min();
@@ -612,8 +602,12 @@ impl Shard {
         }
     }
 
-    fn state(&mut self, input_id: &str, state: State) {
-        self.events.push_back(Event::Broadcast { input_id: input_id.to_owned(), state });
+    /// Tells the shell if the state of an input changed.
+    fn tell(&mut self, input_id: &str, now: Instant, wall: Duration) {
+        let Some(broadcast) = self.broadcasts.get_mut(input_id) else { return };
+        if broadcast.take_change() {
+            self.events.push_back(Event::Input(broadcast.report(input_id, now, wall)));
+        }
     }
 }
 

@@ -116,3 +116,108 @@ pub struct Opening<'a> {
     /// From where; the demo is from nowhere.
     pub peer: Option<IpAddr>,
 }
+
+/// Life-cycle of an input as its shard sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody publishes, and nobody is waited for.
+    Idle,
+    /// A publisher is accepted; there is nothing to show yet.
+    Connected,
+    /// It can be watched.
+    Live,
+    /// Nobody publishes; viewers are held for the reconnect window.
+    Reconnecting,
+    /// The last publisher failed, and nobody has come since.
+    Errored,
+}
+
+/// Why an input is in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A publisher was accepted.
+    Accepted,
+    /// A publisher replaced another one.
+    TakenOver,
+    /// Media arrived.
+    Media,
+    /// The publisher said goodbye.
+    Unpublished,
+    /// Its connection broke off.
+    Disconnected,
+    /// It sent nothing for too long.
+    TimedOut,
+    /// It broke its protocol or a limit.
+    Protocol,
+    /// It sent a codec that is not carried.
+    Unsupported,
+    /// The node closed it.
+    Closed,
+    /// It did not come back within the reconnect window.
+    WindowOver,
+}
+
+impl State {
+    /// The word for it in logs and the API.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connected => "connected",
+            Self::Live => "live",
+            Self::Reconnecting => "reconnecting",
+            Self::Errored => "errored",
+        }
+    }
+}
+
+impl Reason {
+    /// The word for it in logs and the API.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::TakenOver => "taken_over",
+            Self::Media => "media",
+            Self::Unpublished => "unpublished",
+            Self::Disconnected => "disconnected",
+            Self::TimedOut => "timed_out",
+            Self::Protocol => "protocol_error",
+            Self::Unsupported => "codec_unsupported",
+            Self::Closed => "closed",
+            Self::WindowOver => "window_over",
+        }
+    }
+
+    /// Whether somebody has to change something before it can work.
+    pub(super) fn is_fault(self) -> bool {
+        matches!(self, Self::Protocol | Self::Unsupported)
+    }
+}
+
+impl From<weir_feed::EndReason> for Reason {
+    fn from(reason: weir_feed::EndReason) -> Self {
+        use weir_feed::EndReason;
+        match reason {
+            EndReason::Unpublished => Self::Unpublished,
+            EndReason::TimedOut => Self::TimedOut,
+            EndReason::Protocol => Self::Protocol,
+            EndReason::Unsupported(_) => Self::Unsupported,
+            EndReason::Closed => Self::Closed,
+            _ => Self::Disconnected,
+        }
+    }
+}
+
+/// What a shard says of one of its inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Which input.
+    pub input_id: String,
+    /// What it is now.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// What its publisher speaks; the last one, if it has gone.
+    pub protocol: Protocol,
+    /// Since when, as wall time since the Unix epoch.
+    pub since: Duration,
+}

@@ -319,7 +319,8 @@ impl World {
     /// The encoder goes away.
     pub fn unpublish(&mut self) {
         let encoder = self.encoder.take().expect("somebody publishes");
-        self.nodes[0].shard.close_feed(INPUT, encoder.id, self.now);
+        let wall = self.wall();
+        self.nodes[0].shard.close_feed(INPUT, encoder.id, self.now, wall);
     }
 
     fn feed(&mut self, id: FeedId, event: feed::Event) {

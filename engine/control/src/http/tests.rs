@@ -51,7 +51,7 @@ struct Running {
 async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -> Running {
     let dir = TempDir::new();
     let store = Store::open(dir.path()).await.expect("the store opens");
-    let new = NewInput { name: "Demo".to_owned(), ingest: Ingest::Rtmp };
+    let new = NewInput::new("Demo", Ingest::Rtmp);
     let (input, _) = store.create_input(new).await.expect("created");
     let mut limits = Limits::default();
     change(&mut limits);

@@ -4,6 +4,7 @@
 //! is the one file a second dialect has to mirror. The store does not know who asks: the CLI and
 //! a running server use it side by side on the same file.
 
+mod inputs;
 mod nodes;
 pub(crate) mod revocations;
 mod sqlite;
@@ -17,6 +18,10 @@ use ed25519_dalek::pkcs8::EncodePrivateKey;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
+pub use self::inputs::{
+    InputChange, InputHealth, InputReport, InputState, InputStatus, InvalidPolicy, PublisherPolicy,
+    RECONNECT_WINDOW_DEFAULT_S, RECONNECT_WINDOW_MAX_S,
+};
 pub use self::nodes::NodeKeyRecord;
 pub use self::sqlite::DATABASE_FILE;
 pub(crate) use self::sqlite::{Observer, Sqlite};
@@ -68,6 +73,22 @@ pub struct NewInput {
     pub name: String,
     /// How it will be fed.
     pub ingest: Ingest,
+    /// What happens to a second publisher.
+    pub policy: PublisherPolicy,
+    /// How long its broadcast waits for a publisher that has gone.
+    pub reconnect_window_s: u32,
+}
+
+impl NewInput {
+    /// One with the usual settings.
+    pub fn new(name: impl Into<String>, ingest: Ingest) -> Self {
+        Self {
+            name: name.into(),
+            ingest,
+            policy: PublisherPolicy::default(),
+            reconnect_window_s: RECONNECT_WINDOW_DEFAULT_S,
+        }
+    }
 }
 
 /// A live input. Its stream key is not in here: only a keyed hash of it exists.
@@ -81,6 +102,10 @@ pub struct Input {
     pub name: String,
     /// How it is fed.
     pub ingest: Ingest,
+    /// What happens to a second publisher.
+    pub policy: PublisherPolicy,
+    /// How long its broadcast waits for a publisher that has gone.
+    pub reconnect_window_s: u32,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -177,6 +202,8 @@ impl Store {
             org: self.org.clone(),
             name: checked_name(new.name)?,
             ingest: new.ingest,
+            policy: new.policy,
+            reconnect_window_s: inputs::checked_window(new.reconnect_window_s)?,
             created_at: Timestamp::now(),
         };
         let key = StreamKey::generate();

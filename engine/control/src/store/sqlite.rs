@@ -39,7 +39,20 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first_light.sql"),
     include_str!("migrations/0002_revocations.sql"),
     include_str!("migrations/0003_node_keys.sql"),
+    include_str!("migrations/0004_publishers.sql"),
 ];
+
+/// A statement that begins with what [`input_of`] reads, of `live_inputs AS i`.
+macro_rules! select_input {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.id, i.org_id, i.name, i.ingest, i.policy, i.reconnect_window_s, ",
+            "i.created_at",
+            $rest
+        )
+    };
+}
+pub(super) use select_input;
 
 /// A pool of connections to one database file.
 #[derive(Clone)]
@@ -151,8 +164,9 @@ impl Sqlite {
 
     pub(super) async fn insert_input(&self, input: &Input, key_hash: &[u8]) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO live_inputs (id, org_id, name, ingest, key_hash, created_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO live_inputs \
+             (id, org_id, name, ingest, key_hash, created_at, policy, reconnect_window_s) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .bind(input.id.as_str())
         .bind(input.org.as_str())
@@ -160,13 +174,15 @@ impl Sqlite {
         .bind(input.ingest.as_str())
         .bind(key_hash)
         .bind(input.created_at.as_millis())
+        .bind(input.policy.as_str())
+        .bind(input.reconnect_window_s)
         .execute(&self.pool)
         .await?;
         Ok(())
     }
 
     pub(super) async fn input(&self, id: &InputId) -> Result<Option<Input>, Error> {
-        sqlx::query("SELECT id, org_id, name, ingest, created_at FROM live_inputs WHERE id = ?1")
+        sqlx::query(select_input!(" FROM live_inputs AS i WHERE i.id = ?1"))
             .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await?
@@ -179,10 +195,10 @@ impl Sqlite {
         org: &OrgId,
         name: &str,
     ) -> Result<Option<Input>, Error> {
-        sqlx::query(
-            "SELECT id, org_id, name, ingest, created_at FROM live_inputs \
-             WHERE org_id = ?1 AND name = ?2 ORDER BY id LIMIT 1",
-        )
+        sqlx::query(select_input!(
+            " FROM live_inputs AS i \
+             WHERE i.org_id = ?1 AND i.name = ?2 ORDER BY i.id LIMIT 1"
+        ))
         .bind(org.as_str())
         .bind(name)
         .fetch_optional(&self.pool)
@@ -192,16 +208,13 @@ impl Sqlite {
     }
 
     pub(super) async fn inputs(&self, org: &OrgId) -> Result<Vec<Input>, Error> {
-        sqlx::query(
-            "SELECT id, org_id, name, ingest, created_at FROM live_inputs \
-             WHERE org_id = ?1 ORDER BY id",
-        )
-        .bind(org.as_str())
-        .fetch_all(&self.pool)
-        .await?
-        .iter()
-        .map(input_of)
-        .collect()
+        sqlx::query(select_input!(" FROM live_inputs AS i WHERE i.org_id = ?1 ORDER BY i.id"))
+            .bind(org.as_str())
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(input_of)
+            .collect()
     }
 
     pub(super) async fn update_key_hash(
@@ -222,11 +235,11 @@ impl Sqlite {
 
     /// One statement for known and unknown inputs alike: the decoy is always read.
     pub(super) async fn key_candidate(&self, input_id: &str) -> Result<KeyCandidate, Error> {
-        let row = sqlx::query(
-            "SELECT i.id, i.org_id, i.name, i.ingest, i.created_at, i.key_hash, d.value AS decoy \
+        let row = sqlx::query(select_input!(
+            ", i.key_hash, d.value AS decoy \
              FROM server_secrets AS d LEFT JOIN live_inputs AS i ON i.id = ?1 \
-             WHERE d.name = 'decoy_key_hash'",
-        )
+             WHERE d.name = 'decoy_key_hash'"
+        ))
         .bind(input_id)
         .fetch_one(&self.pool)
         .await?;
@@ -465,12 +478,14 @@ async fn server_secret(
     stored(value.as_slice().try_into(), name)
 }
 
-fn input_of(row: &SqliteRow) -> Result<Input, Error> {
+pub(super) fn input_of(row: &SqliteRow) -> Result<Input, Error> {
     Ok(Input {
         id: stored(row.try_get::<&str, _>("id")?.parse(), "input id")?,
         org: stored(row.try_get::<&str, _>("org_id")?.parse(), "organisation id")?,
         name: row.try_get("name")?,
         ingest: stored(row.try_get::<&str, _>("ingest")?.parse(), "ingest")?,
+        policy: stored(row.try_get::<&str, _>("policy")?.parse(), "policy")?,
+        reconnect_window_s: row.try_get("reconnect_window_s")?,
         created_at: Timestamp::from_millis(row.try_get("created_at")?),
     })
 }

@@ -12,7 +12,7 @@ async fn open(dir: &TempDir) -> Store {
 }
 
 fn named(name: &str) -> NewInput {
-    NewInput { name: name.to_owned(), ingest: Ingest::Rtmp }
+    NewInput::new(name, Ingest::Rtmp)
 }
 
 fn claims(minted: &MintedToken, key: &PlaybackKey) -> Claims {
