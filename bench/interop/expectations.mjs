@@ -22,13 +22,6 @@ export const NOT_PASSED = [
     reason: 'the draft has no NAMESPACE message',
     evidence: 'the client says: NAMESPACE is draft-16',
   },
-  {
-    peer: 'aiomoqt 0.13.3',
-    drafts: [22, 20, 18, 16, 14],
-    case: 'namespace-discovery',
-    reason: "Weir's: SUBSCRIBE_TRACKS (and its forms in drafts 16 and 14) is not served yet",
-    evidence: 'REQUEST_ERROR NOT_SUPPORTED in the log of the client',
-  },
 ];
 
 export const notPassed = (peer, draft, name) =>

@@ -236,6 +236,17 @@ pub enum Event {
         /// What it held.
         namespace: Namespace,
     },
+    /// A publisher of this shard brought a track forward: tell the other shards to call
+    /// [`crate::Relay::publish_remote_track`].
+    TrackPublished {
+        /// Which.
+        track: FullTrackName,
+    },
+    /// It has ended: [`crate::Relay::withdraw_remote_track`].
+    TrackWithdrawn {
+        /// Which.
+        track: FullTrackName,
+    },
     /// First interest of this shard in a track of another: ask that shard to export it, then call
     /// `open_track(.., replica)` and `write_object` here, or `refuse_track`.
     TrackWanted {

@@ -7,7 +7,7 @@ mod terms;
 
 use std::time::Instant;
 
-use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
+use weir_moqt::{GroupOrder, Location, Params, RequestId, ResetCode};
 
 use crate::cache::{Cache, Group, Subgroup};
 use crate::{DatagramError, Draft, DropReason, Limits, Metrics, StreamId, TrackId, Transport};
@@ -39,6 +39,8 @@ pub(crate) struct Subscription {
     pub(crate) end_group: Option<u64>,
     /// Largest object when the subscription was accepted: where a joining FETCH ends.
     pub(crate) joint: Option<Location>,
+    /// We offered it (PUBLISH), on these terms, and have no answer yet: nothing is sent before.
+    pub(crate) offered: Option<Box<Params>>,
     /// Data streams opened so far, for PUBLISH_DONE.
     pub(crate) streams: u64,
     /// Of the subscriber; lower is served first.
@@ -92,6 +94,7 @@ impl Subscription {
             start,
             end_group,
             joint: largest,
+            offered: None,
             streams: 0,
             seen: 0,
             seen_datagrams: 0,

@@ -338,7 +338,11 @@ impl World {
                 peer.moqt.fetch(&target, Params::default())
             }
             14 if a & 1 == 0 => peer.moqt.publish_namespace(&self.namespace, Params::default()),
-            14 if a & 2 == 0 => peer.moqt.subscribe_namespace(&self.namespace, Params::default()),
+            14 if a & 6 == 0 => peer.moqt.subscribe_namespace(&self.namespace, Params::default()),
+            14 if a & 6 == 4 => {
+                let params = Params { forward: Some(a & 8 == 0), ..params };
+                peer.moqt.subscribe_tracks(&self.namespace, params)
+            }
             14 => peer.moqt.publish(&self.name, u64::from(a), Params::default(), &[]),
             _ => {
                 let at = usize::from(a) % peer.requests.len().max(1);
@@ -412,10 +416,21 @@ impl Peer {
             let dir = if stream.0 & 2 == 0 { Dir::Bi } else { Dir::Uni };
             let _ = self.moqt.handle_stream(stream, dir, data, fin);
             while let Some(event) = self.moqt.poll_event() {
-                if let weir_moqt::Event::Subscribe { request, .. } = event {
-                    let alias = 2 * self.accepted + 1;
-                    self.accepted += 1;
-                    let _ = self.moqt.accept_subscribe(request, alias, Params::default(), &[]);
+                let plainly = Params::default();
+                match event {
+                    weir_moqt::Event::Subscribe { request, .. } => {
+                        let alias = 2 * self.accepted + 1;
+                        self.accepted += 1;
+                        let _ = self.moqt.accept_subscribe(request, alias, plainly, &[]);
+                    }
+                    weir_moqt::Event::Publish { request, .. } if request.0 & 2 == 0 => {
+                        let _ = self.moqt.accept(request, plainly, &[]);
+                        self.requests.push(request);
+                    }
+                    weir_moqt::Event::Publish { request, .. } => {
+                        self.moqt.cancel(request);
+                    }
+                    _ => {}
                 }
             }
         }

@@ -13,15 +13,18 @@ pub struct Limits {
     pub subscriptions_per_session_max: usize,
     /// Namespaces one publisher session may announce (H26).
     pub namespaces_per_session_max: usize,
-    /// SUBSCRIBE_NAMESPACE requests of one session (H26).
+    /// SUBSCRIBE_NAMESPACE and SUBSCRIBE_TRACKS requests of one session (H26).
     pub namespace_subscriptions_per_session_max: usize,
+    /// Tracks of which one SUBSCRIBE_TRACKS is told that they are not offered (PUBLISH_BLOCKED): as many as
+    /// it could have been offered, at some 60 bytes each.
+    pub withheld_per_prefix_max: usize,
     /// Namespaces the directory of this shard holds in all.
     pub namespaces_max: usize,
     /// SUBSCRIBEs on this shard that wait for a publisher to come.
     pub rendezvous_max: usize,
     /// Longest such wait (RENDEZVOUS_TIMEOUT): an encoder that is being started.
     pub rendezvous_timeout_max: Duration,
-    /// Tracks on this shard: 1 000 broadcasts of 8 tracks.
+    /// Tracks on this shard: 1 000 broadcasts of 8 tracks. As many names are known of other shards'.
     pub tracks_max: usize,
     /// FETCHes one session may have open at once (H29).
     pub fetches_per_session_max: usize,
@@ -116,6 +119,7 @@ impl Default for Limits {
             subscriptions_per_session_max: 64,
             namespaces_per_session_max: 4,
             namespace_subscriptions_per_session_max: 8,
+            withheld_per_prefix_max: 64,
             namespaces_max: 10_000,
             rendezvous_max: 1_000,
             rendezvous_timeout_max: Duration::from_secs(30),

@@ -45,6 +45,12 @@ pub struct Metrics {
     pub sessions_opened: u64,
     /// Gauge: downstream subscriptions.
     pub subscriptions: u64,
+    /// Tracks offered to subscribers of their prefix (PUBLISH towards them).
+    pub tracks_offered: u64,
+    /// Tracks not offered for want of room, whether or not the subscriber was told.
+    pub tracks_withheld: u64,
+    /// `withheld_per_prefix_max` was hit: a subscriber was not told.
+    pub limit_withheld: u64,
     /// Subscriptions accepted since start.
     pub subscriptions_accepted: u64,
     /// Gauge: upstream subscriptions to publisher sessions.

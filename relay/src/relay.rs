@@ -2,6 +2,7 @@
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod downstream;
 mod drain;
 mod export;
 mod fetches;
@@ -12,6 +13,7 @@ mod inbound;
 mod load;
 mod offers;
 mod open;
+mod prefixes;
 mod publisher;
 mod rendezvous;
 mod request;
@@ -64,6 +66,10 @@ pub struct Relay {
     holes: Vec<holes::Hole>,
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
+    /// Accepted SUBSCRIBE_TRACKSs, likewise.
+    seekers: Vec<Watcher>,
+    /// Tracks that publishers of other shards brought forward, and whose they are.
+    elsewhere: BTreeMap<FullTrackName, u16>,
     timers: BTreeSet<(Instant, Timer)>,
     /// Replicas that were opened and still wait for their replay, and since when.
     filling: Vec<(TrackId, Instant)>,
@@ -77,7 +83,7 @@ pub struct Relay {
     draining: Option<drain::Draining>,
 }
 
-/// A session that wants to hear of namespaces.
+/// A session that wants to hear of namespaces, or to be offered tracks.
 #[derive(Debug)]
 struct Watcher {
     session: SessionId,
@@ -152,6 +158,8 @@ impl Relay {
             met: Vec::new(),
             holes: Vec::new(),
             watchers: Vec::new(),
+            seekers: Vec::new(),
+            elsewhere: BTreeMap::new(),
             timers: BTreeSet::new(),
             filling: Vec::new(),
             growing: Vec::new(),
@@ -543,6 +551,7 @@ impl Relay {
     /// Lets go of everything a session holds in tracks and directory.
     fn detach(&mut self, session: SessionId, now: Instant) {
         self.watchers.retain(|watcher| watcher.session != session);
+        self.seekers.retain(|seeker| seeker.session != session);
         self.forget_early_of(session);
         self.stop_holes_of(session, now);
         let Some(state) = self.live(session) else { return };

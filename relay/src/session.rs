@@ -26,8 +26,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) waiting: Vec<Waiting>,
-    /// Accepted SUBSCRIBE_NAMESPACEs.
-    pub(crate) prefixes: Vec<(RequestId, Namespace)>,
+    /// Accepted SUBSCRIBE_NAMESPACEs and SUBSCRIBE_TRACKSs.
+    pub(crate) prefixes: Vec<Watched>,
     pub(crate) publisher: Option<Publisher>,
     pub(crate) grants: Grants,
     /// What its grants count against.
@@ -54,6 +54,27 @@ pub(crate) struct Session {
 pub(crate) struct Close {
     pub(crate) code: u32,
     pub(crate) reason: String,
+}
+
+/// What a session asked to be told of under a prefix.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) request: RequestId,
+    pub(crate) prefix: Namespace,
+    /// It wants to hear of namespaces.
+    pub(crate) namespaces: bool,
+    /// It wants tracks to be offered, on these terms.
+    pub(crate) tracks: Option<Box<Params>>,
+    /// Tracks it was told it will not be offered.
+    pub(crate) withheld: usize,
+}
+
+impl Watched {
+    /// Whether a second request says again what this one asks for.
+    pub(crate) fn overlaps(&self, prefix: &Namespace, namespaces: bool, tracks: bool) -> bool {
+        let same = (self.namespaces && namespaces) || (self.tracks.is_some() && tracks);
+        same && (self.prefix.starts_with(prefix) || prefix.starts_with(&self.prefix))
+    }
 }
 
 /// A request that waits for its track to open.

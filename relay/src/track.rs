@@ -64,6 +64,8 @@ pub(crate) struct Track {
     pub(crate) subscribers: Vec<SessionId>,
     /// Requests that wait while the track is pending, in order of arrival.
     pub(crate) waiting: Vec<Waiter>,
+    /// Subscribers of a prefix to whom it is offered once it is open.
+    pub(crate) offering: Vec<Waiter>,
     /// Its publisher offered it (PUBLISH); we did not ask.
     pub(crate) offered: bool,
     /// A new group was asked for, after this one.
@@ -90,6 +92,7 @@ impl Track {
             cache,
             subscribers: Vec::new(),
             waiting: Vec::new(),
+            offering: Vec::new(),
             offered: false,
             new_group_after: None,
             exported: false,
@@ -109,7 +112,20 @@ impl Track {
 
     /// Whether anybody would miss the track.
     pub(crate) fn wanted(&self) -> bool {
-        self.exported || !self.subscribers.is_empty() || !self.waiting.is_empty()
+        self.exported
+            || !self.subscribers.is_empty()
+            || !self.waiting.is_empty()
+            || !self.offering.is_empty()
+    }
+
+    /// Whether its publisher brought it forward, here and by itself. What we only have because a
+    /// viewer named it is no news to anybody.
+    pub(crate) fn is_published(&self) -> bool {
+        self.source == Source::Local || self.offered
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == State::Open
     }
 
     /// Adds a subscriber and says where it sits.

@@ -249,6 +249,12 @@ impl Page<'_> {
                     .collect()
             },
         );
+        self.labelled(
+            "tracks_offered_total",
+            "Tracks offered, or not for want of room, to subscribers of their prefix.",
+            "outcome",
+            |s| vec![("offered", s.relay.tracks_offered), ("withheld", s.relay.tracks_withheld)],
+        );
         self.counter("publishers_refused_total", "MoQT publishers refused.", |s| {
             s.relay.publishers_refused
         });
@@ -281,6 +287,7 @@ impl Page<'_> {
                 ("subgroups_per_group_max", s.relay.limit_subgroups),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
                 ("tracks_max", s.relay.limit_tracks),
+                ("withheld_per_prefix_max", s.relay.limit_withheld),
             ];
             let admission = Full::ALL.iter().zip(s.relay.limit_admission);
             hits.extend(admission.map(|(full, count)| (full.label(), count)));

@@ -1,5 +1,5 @@
-//! What one shard tells the others: which namespaces it holds (commands over SPSC rings) and the
-//! objects of tracks they want (one lossy link, read by all). It translates between the relay's
+//! What one shard tells the others: which namespaces it holds and which tracks its publishers brought
+//! forward (commands over SPSC rings) and the objects of tracks they want (one lossy link, read by all). It translates between the relay's
 //! words and the rings'; it decides nothing about media.
 //!
 //! A shard that wants a track asks its owner. The owner answers `Opened` on the command ring, then
@@ -73,6 +73,10 @@ pub(super) enum Mark {
     Published(Namespace),
     /// The sender no longer does.
     Ended(Namespace),
+    /// A publisher of the sender brought this track forward.
+    TrackPublished(FullTrackName),
+    /// It is gone.
+    TrackWithdrawn(FullTrackName),
     /// The replay of the track under this key is over.
     Replayed(u64),
     /// The track under this key has ended.
@@ -201,17 +205,29 @@ impl Exchange {
 
     /// Tells every other shard.
     pub(super) fn announce(&mut self, published: bool, namespace: &Namespace) {
+        self.tell_all(|| {
+            let namespace = namespace.clone();
+            if published { Mark::Published(namespace) } else { Mark::Ended(namespace) }
+        });
+    }
+
+    /// Something that is true once our link has been read so far.
+    fn tell_all(&mut self, mark: impl Fn() -> Mark) {
         let at = self.link.published();
         for peer in &mut self.peers {
-            let namespace = namespace.clone();
-            let mark = if published { Mark::Published(namespace) } else { Mark::Ended(namespace) };
-            peer.send(Command::At { at, mark }, &mut self.counters);
+            peer.send(Command::At { at, mark: mark() }, &mut self.counters);
         }
     }
 
     /// The relay's events that concern other shards; true when this was one.
     pub(super) fn handle_event(&mut self, event: &Event, relay: &mut Relay, now: Instant) -> bool {
         match event {
+            Event::TrackPublished { track } => {
+                self.tell_all(|| Mark::TrackPublished(track.clone()));
+            }
+            Event::TrackWithdrawn { track } => {
+                self.tell_all(|| Mark::TrackWithdrawn(track.clone()));
+            }
             Event::TrackWanted { track, shard } => {
                 self.send(*shard, Command::Want(track.clone()));
             }
@@ -624,6 +640,12 @@ impl Peer {
                     relay.publish_remote(&namespace, self.ring.shard);
                 }
                 Mark::Ended(namespace) => relay.unpublish(&namespace, now),
+                Mark::TrackPublished(track) => {
+                    relay.publish_remote_track(&track, self.ring.shard, now);
+                }
+                Mark::TrackWithdrawn(track) => {
+                    relay.withdraw_remote_track(&track, self.ring.shard);
+                }
                 Mark::Replayed(key) => {
                     if let Some(import) = self.imports.get(&key) {
                         relay.track_ready(import.track, now);

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each file of stories uses its part of the world")]
 
 pub mod edge;
+mod peer;
 mod tls;
 mod viewer;
 
@@ -27,6 +28,7 @@ use weir_ring::link;
 use weir_xdp::steer::Key;
 use weir_xdp::virt::{Link, Network, VirtPort};
 
+pub use peer::Peer;
 pub use viewer::Watcher;
 
 pub const INPUT: &str = "lv_sim";
@@ -135,6 +137,7 @@ pub struct World {
     pub twin: Option<Twin>,
     pub edges: Vec<edge::Edge>,
     pub watchers: Vec<Watcher>,
+    pub peers: Vec<Peer>,
     pub truth: Truth,
     encoder: Option<Encoder>,
     mirror: Option<Packager>,
@@ -158,6 +161,14 @@ pub fn opening<'a>(input_id: &'a str, namespace: &'a Namespace) -> Opening<'a> {
 
 pub fn namespace() -> Namespace {
     Namespace::new(["stream", ORG, INPUT]).expect("a namespace")
+}
+
+/// The last byte of a client's own address.
+fn last_byte(port: &VirtPort) -> u8 {
+    match weir_xdp::Port::local_addr(port).ip() {
+        IpAddr::V4(own) => own.octets()[3],
+        IpAddr::V6(_) => 0,
+    }
 }
 
 pub fn fingerprint(payload: &Bytes) -> u64 {
@@ -228,6 +239,7 @@ impl World {
             twin: None,
             edges: Vec::new(),
             watchers: Vec::new(),
+            peers: Vec::new(),
             truth: Truth::default(),
             encoder: None,
             mirror: None,
@@ -381,6 +393,23 @@ impl World {
         index
     }
 
+    /// A bare client dials a shard of the node; returns its index.
+    pub fn dial(&mut self, shard: u16, draft: Draft) -> usize {
+        let index = self.peers.len();
+        let token = self.tokens.mint(INPUT, self.wall(), Duration::from_mins(10));
+        let own: IpAddr = Ipv4Addr::new(10, 0, 4, index as u8 + 1).into();
+        let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
+        let shards = self.nodes.len() as u16;
+        let byte = weir_xdp::steer::cid_first_byte(shard, shards, self.key, index as u8);
+        let options = weir_moqt::SetupOptions {
+            path: Some(format!("/playback/{INPUT}?tok={token}")),
+            authority: Some("localhost:4433".to_owned()),
+            ..weir_moqt::SetupOptions::default()
+        };
+        self.peers.push(Peer::dial(port, self.server, byte, draft, options, self.now));
+        index
+    }
+
     /// What the link from the node to a viewer does from now on.
     pub fn set_downlink(&self, viewer: usize, link: Link) {
         let own: IpAddr = Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into();
@@ -448,6 +477,9 @@ impl World {
             for watcher in &mut self.watchers {
                 busy |= watcher.turn(now);
             }
+            for peer in &mut self.peers {
+                busy |= peer.turn(now);
+            }
             self.net.advance(now);
             if !busy {
                 return;
@@ -463,8 +495,9 @@ impl World {
         let nodes = nodes.filter_map(|node| node.shard.poll_timeout());
         let watchers = self.watchers.iter().filter_map(Watcher::poll_timeout);
         let edges = self.edges.iter().filter_map(edge::Edge::poll_timeout);
+        let peers = self.peers.iter().filter_map(Peer::poll_timeout);
         let others = [encoder, mirror, self.net.next_event()].into_iter().flatten();
-        let next = nodes.chain(edges).chain(watchers).chain(others).min();
+        let next = nodes.chain(edges).chain(watchers).chain(peers).chain(others).min();
         next.unwrap_or(self.now + Duration::from_millis(1))
     }
 

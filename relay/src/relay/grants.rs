@@ -10,7 +10,7 @@ use super::Relay;
 use crate::admission::{Full, Place};
 use crate::auth::AuthError;
 use crate::grants::{Denied, Judge};
-use crate::session::Session;
+use crate::session::{Session, Watched};
 use crate::{DoneCode, Event, KeySet, Namespace, SessionCode, SessionId, TrackId};
 
 /// Why grants ended.
@@ -263,15 +263,15 @@ impl Relay {
         let Some(state) = sessions.get_mut(session.0) else { return };
         let (kept, cut): (Vec<_>, Vec<_>) = std::mem::take(&mut state.prefixes)
             .into_iter()
-            .partition(|(_, prefix)| open.hold(prefix) || state.may_use(&root(prefix)));
+            .partition(|it| open.hold(&it.prefix) || state.may_use(&root(&it.prefix)));
         state.prefixes = kept;
-        for (request, _) in &cut {
+        for Watched { request, .. } in &cut {
             // An error means that the peer ended the request in the same moment.
             let _ = state.moqt.revoke(*request, &why.request());
         }
-        self.watchers.retain(|watcher| {
-            watcher.session != session || cut.iter().all(|(request, _)| *request != watcher.request)
-        });
+        for Watched { request, .. } in cut {
+            self.forget_prefix(session, request);
+        }
     }
 
     /// Ends a session for a token that opens nothing, or for the lack of one.

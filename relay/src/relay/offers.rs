@@ -42,18 +42,25 @@ impl Relay {
         }
         match publisher.access {
             Access::Asked(_) => publisher.offers.push(offer),
-            Access::Granted(_) | Access::Unasked | Access::Above => self.take_offer(session, offer),
+            Access::Granted(_) | Access::Unasked | Access::Above => {
+                self.take_offer(session, offer, now);
+            }
         }
     }
 
-    pub(super) fn take_offer(&mut self, session: SessionId, offer: Offer) {
+    pub(super) fn take_offer(&mut self, session: SessionId, offer: Offer, now: Instant) {
         let request = offer.request;
-        if let Err(error) = self.try_offer(session, offer) {
+        if let Err(error) = self.try_offer(session, offer, now) {
             self.refuse_request(session, request, &error);
         }
     }
 
-    fn try_offer(&mut self, session: SessionId, offer: Offer) -> Result<(), RequestError> {
+    fn try_offer(
+        &mut self,
+        session: SessionId,
+        offer: Offer,
+        now: Instant,
+    ) -> Result<(), RequestError> {
         let refused = |code, text| Err(RequestError::new(code, text));
         let Offer { request, track: name, params, properties } = offer;
         let open = self.open.hold(name.namespace());
@@ -96,6 +103,7 @@ impl Relay {
         let _ = state.moqt.accept(request, answer, &[]);
         self.metrics.upstream_subscriptions += 1;
         self.dirty.mark(session);
+        self.bring_forward(id, now);
         Ok(())
     }
 

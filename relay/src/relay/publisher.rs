@@ -39,7 +39,7 @@ impl Relay {
                     self.announce(session, request, namespace);
                 }
                 for offer in offers {
-                    self.take_offer(session, offer);
+                    self.take_offer(session, offer, now);
                 }
                 self.ask_for_namespaces(session);
                 self.reschedule(session);

@@ -8,13 +8,13 @@ use weir_moqt::{
     RequestKind,
 };
 
-use super::grants::root;
-use super::{Offer, Relay, Watcher};
+use super::prefixes::Wants;
+use super::{Offer, Relay};
 use crate::cache::Order;
 use crate::fanout::{Subscription, Timeouts, after};
 use crate::session::{Ask, Waiting};
 use crate::track::{Source, State, UpstreamDone, Waiter};
-use crate::{Event, FullTrackName, Namespace, Origin, SessionId, TrackId};
+use crate::{Event, FullTrackName, Origin, SessionId, TrackId};
 
 impl Relay {
     pub(super) fn on_event(
@@ -44,14 +44,20 @@ impl Relay {
                     self.resolve(session, request, &track, Ask::Status, now);
                 }
             }
-            Moqt::SubscribeNamespace { request, prefix, params, .. } => {
-                self.on_subscribe_namespace(session, request, prefix, &params, now, wall);
+            Moqt::SubscribeNamespace { request, prefix, tracks_too, params } => {
+                let wants = Wants { namespaces: true, tracks: tracks_too };
+                self.on_subscribe_prefix(session, request, prefix, wants, params, now, wall);
             }
-            Moqt::UnsubscribedNamespace { request } => {
-                self.watchers.retain(|w| w.session != session || w.request != request);
-                if let Some(state) = self.live(session) {
-                    state.prefixes.retain(|(known, _)| *known != request);
-                }
+            Moqt::SubscribeTracks { request, prefix, params } => {
+                let wants = Wants { namespaces: false, tracks: true };
+                self.on_subscribe_prefix(session, request, prefix, wants, params, now, wall);
+            }
+            Moqt::UnsubscribedNamespace { request } => self.forget_prefix(session, request),
+            Moqt::RequestOk { request, kind: RequestKind::Publish, params, .. } => {
+                self.on_taken(session, request, &params, now);
+            }
+            Moqt::RequestError { request, kind: RequestKind::Publish, .. } => {
+                self.on_declined(session, request, now);
             }
             Moqt::PublishNamespace { request, namespace, .. } => {
                 self.on_publish_namespace(session, request, namespace, now);
@@ -61,10 +67,6 @@ impl Relay {
             }
             Moqt::Publish { request, track, params, properties, .. } => {
                 self.on_publish(session, Offer { request, track, params, properties }, now);
-            }
-            Moqt::SubscribeTracks { request, .. } => {
-                let error = RequestError::new(RequestCode::NotSupported, "not served here");
-                self.refuse_request(session, request, &error);
             }
             Moqt::SubscribeOk { request, params, properties, .. } => {
                 self.on_upstream_ok(session, request, params.largest, properties, now);
@@ -215,6 +217,7 @@ impl Relay {
             let waiting = state.waiting.remove(at);
             self.serve(session, request, id, waiting.ask, now);
         }
+        self.offer_opened(id, now);
         self.release(id, now);
     }
 
@@ -321,8 +324,7 @@ impl Relay {
         let live = state.subscriptions.iter().find(|s| s.request == request).map(|s| s.track);
         let waiting = state.waiting.iter().find(|w| w.request == request).map(|w| w.track);
         let Some(id) = live.or(waiting) else {
-            let error = RequestError::new(RequestCode::NotSupported, "cannot be updated");
-            return self.refuse_request(session, update, &error);
+            return self.update_prefix(session, request, update, params, now, wall);
         };
         let Some(name) = self.tracks.get(id.0).map(|track| track.name.clone()) else { return };
         // A token in an update renews the grant (R31); without one the old grant must still hold.
@@ -336,6 +338,9 @@ impl Relay {
         let mut refusal = None;
         if let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.request == request) {
             refusal = narrow(subscription, params.filter);
+            if let Some(terms) = &mut subscription.offered {
+                overlay(terms, params);
+            }
             if let Some(priority) = params.priority {
                 subscription.set_priority(priority);
             }
@@ -347,7 +352,7 @@ impl Relay {
                     state.resets.extend(subscription.streams().map(|s| (s, cancelled)));
                     subscription.pause();
                 }
-                Some(true) if !subscription.forward => {
+                Some(true) if !subscription.forward && subscription.offered.is_none() => {
                     if let Some(track) = self.tracks.get(id.0) {
                         subscription.resume(&track.cache);
                     }
@@ -357,13 +362,7 @@ impl Relay {
         } else if let Some(waiting) = state.waiting.iter_mut().find(|w| w.request == request)
             && let Ask::Subscribe(asked) = &mut waiting.ask
         {
-            asked.forward = params.forward.or(asked.forward);
-            asked.priority = params.priority.or(asked.priority);
-            asked.filter = params.filter.or(asked.filter);
-            asked.fill = params.fill.clone().or(asked.fill.take());
-            asked.object_timeout_ms = params.object_timeout_ms.or(asked.object_timeout_ms);
-            asked.subgroup_timeout_ms = params.subgroup_timeout_ms.or(asked.subgroup_timeout_ms);
-            asked.new_group = params.new_group.or(asked.new_group);
+            overlay(asked, params);
         }
         if let Some(error) = refusal {
             return self.refuse_request(session, update, &error);
@@ -395,58 +394,11 @@ impl Relay {
             self.forget_early(session, request);
         }
     }
-
-    // Namespaces.
-
-    /// SUBSCRIBE_NAMESPACE: only at or below a broadcast the session may watch (H26).
-    fn on_subscribe_namespace(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        prefix: Namespace,
-        params: &Params,
-        now: Instant,
-        wall: Duration,
-    ) {
-        // A token is good for one broadcast, which has three fields; a tree that is open is so in whole.
-        let root = if self.open.hold(&prefix) { prefix.clone() } else { root(&prefix) };
-        if !self.admit_or_refuse(session, request, &root, &params.tokens, now, wall) {
-            return;
-        }
-        let prefixes_max = self.limits.namespace_subscriptions_per_session_max;
-        let Some(state) = self.live(session) else { return };
-        if state.prefixes.len() >= prefixes_max {
-            self.metrics.limit_namespaces += 1;
-            let error = RequestError::new(RequestCode::ExcessiveLoad, "too many prefixes");
-            return self.refuse_request(session, request, &error);
-        }
-        let overlaps = |(_, known): &(RequestId, Namespace)| {
-            known.starts_with(&prefix) || prefix.starts_with(known)
-        };
-        if state.prefixes.iter().any(overlaps) {
-            let error = RequestError::new(RequestCode::PrefixOverlap, "prefixes overlap");
-            return self.refuse_request(session, request, &error);
-        }
-        if state.moqt.accept(request, Params::default(), &[]).is_err() {
-            return;
-        }
-        state.prefixes.push((request, prefix.clone()));
-        let Self { sessions, directory, .. } = self;
-        if let Some(state) = sessions.get_mut(session.0) {
-            for namespace in directory.under(&prefix) {
-                if let Some(suffix) = namespace.strip_prefix(&prefix) {
-                    let _ = state.moqt.namespace(request, &suffix);
-                }
-            }
-        }
-        self.watchers.push(Watcher { session, request, prefix });
-        self.dirty.mark(session);
-    }
 }
 
 /// First object and last group of a filter. Subscriptions never bring history: what lies at or
 /// before `largest` is for FETCH.
-fn range(
+pub(super) fn range(
     filter: Filter,
     largest: Option<Location>,
 ) -> Result<(Location, Option<u64>), RequestError> {
@@ -488,7 +440,20 @@ fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<Req
     None
 }
 
+/// What a newer word of a subscriber changes of an older one.
+pub(super) fn overlay(asked: &mut Params, newer: &Params) {
+    asked.forward = newer.forward.or(asked.forward);
+    asked.priority = newer.priority.or(asked.priority);
+    asked.filter = newer.filter.or(asked.filter);
+    asked.fill = newer.fill.clone().or(asked.fill.take());
+    asked.group_order = newer.group_order.or(asked.group_order);
+    asked.object_timeout_ms = newer.object_timeout_ms.or(asked.object_timeout_ms);
+    asked.subgroup_timeout_ms = newer.subgroup_timeout_ms.or(asked.subgroup_timeout_ms);
+    asked.new_group = newer.new_group.or(asked.new_group);
+    asked.rendezvous_timeout_ms = newer.rendezvous_timeout_ms.or(asked.rendezvous_timeout_ms);
+}
+
 /// The delivery timeouts a subscriber asks for.
-fn timeouts(params: &Params) -> Timeouts {
+pub(super) fn timeouts(params: &Params) -> Timeouts {
     Timeouts::new(params.object_timeout_ms, params.subgroup_timeout_ms)
 }

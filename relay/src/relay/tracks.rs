@@ -74,6 +74,7 @@ impl Relay {
         let track = self.tracks.get_mut(id.0)?;
         track.state = State::Open;
         track.priority = options.priority;
+        self.bring_forward(id, now);
         Some(id)
     }
 
@@ -334,6 +335,9 @@ impl Relay {
         if std::mem::take(&mut track.exported) {
             let name = track.name.clone();
             self.events.push_back(Event::ExportEnded { track: id, name, code });
+        }
+        if track.is_published() {
+            self.events.push_back(Event::TrackWithdrawn { track: track.name.clone() });
         }
         if track.subscribers.is_empty() {
             self.free(id);

@@ -10,7 +10,7 @@ use crate::publishers::Group;
 use crate::world::{World, broadcast, ns, track};
 
 /// A publisher with the engine's leave and nothing announced.
-fn admitted(world: &mut World, draft: Draft) -> usize {
+pub(crate) fn admitted(world: &mut World, draft: Draft) -> usize {
     let publisher = world.dial(draft, "/publish/lv_1?sk=sk_live_hush");
     let session = world.peer(publisher).id;
     world.relay.publish_authorized(session, Ok(broadcast()), world.now);
@@ -18,7 +18,12 @@ fn admitted(world: &mut World, draft: Draft) -> usize {
     publisher
 }
 
-fn offer(world: &mut World, publisher: usize, name: &FullTrackName, alias: u64) -> RequestId {
+pub(crate) fn offer(
+    world: &mut World,
+    publisher: usize,
+    name: &FullTrackName,
+    alias: u64,
+) -> RequestId {
     let moqt = &mut world.peer(publisher).moqt;
     let request = moqt.publish(name, alias, Params::default(), &[]).unwrap();
     world.settle();

@@ -171,6 +171,7 @@ fn exports_nobody_collects_are_dropped_and_counted() {
     let mut world = World::with(limits, 0);
     world.relay.publish(&broadcast());
     let video = world.open("video");
+    world.settle();
     world.relay.set_export(video, true, world.now);
     for object in 0..5 {
         world.relay.write_object(video, world.object(0, object)).unwrap();

@@ -402,7 +402,8 @@ impl Session {
             )),
             FetchTarget::RelativeJoining { subscription, .. }
             | FetchTarget::AbsoluteJoining { subscription, .. }
-                if !self.is_peers(*subscription, RequestKind::Subscribe) =>
+                if !self.is_peers(*subscription, RequestKind::Subscribe)
+                    && !self.is_own(*subscription, RequestKind::Publish) =>
             {
                 let reason = "no such subscription";
                 Some(RequestError::new(RequestCode::InvalidJoiningRequest, reason))
