@@ -1,6 +1,7 @@
 //! Entry points for fuzzers and for replaying their corpora: plain functions over bytes. Owns the
 //! claims that must hold for any input; a broken one panics, and that is the finding.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -9,7 +10,7 @@ use weir_packager::Nals;
 use crate::annexb::{Assembler, Format};
 use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
 use crate::rtmp::{self, Limits, Session};
-use crate::{EndReason, Event};
+use crate::{EndReason, Event, ts};
 
 /// A whole connection. The first byte chooses how the rest is cut into pieces, so that the fuzzer
 /// reaches every resumption point; a handshake is put in front unless the top bit is set.
@@ -151,4 +152,39 @@ pub fn fuzz_annexb(bytes: &[u8]) {
         let mut nals = Nals::new(&data, 4);
         assert!(nals.all(|nal| nal.is_ok_and(|nal| !nal.is_empty())), "lengths add up");
     }
+}
+
+/// A transport stream, cut by the first byte. The second, if even, puts sync bytes where packets begin.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an `Instant` can be had in no other way; only its steps matter"
+)]
+pub fn fuzz_ts(bytes: &[u8]) {
+    let start = Instant::now();
+    let Some(([cut, sync], bytes)) = bytes.split_first_chunk::<2>() else { return };
+    let mut bytes = bytes.to_vec();
+    if sync & 1 == 0 {
+        for packet in bytes.chunks_mut(188) {
+            if let Some(first) = packet.first_mut() {
+                *first = 0x47;
+            }
+        }
+    }
+    let mut demuxer = ts::Demuxer::default();
+    let mut known = BTreeSet::new();
+    let mut emit = |event: Event| match event {
+        Event::Track(config) => drop(known.insert(config.track)),
+        Event::Sample(sample) => {
+            assert!(known.contains(&sample.track), "a track before its samples");
+            assert!(!sample.data.is_empty(), "no sample is empty");
+            assert!(sample.data.len() <= bytes.len() * 2, "memory follows bytes, never claims");
+        }
+        _ => {}
+    };
+    for (index, piece) in bytes.chunks(usize::from(*cut) * 8 + 1).enumerate() {
+        demuxer.handle_bytes(piece, start + Duration::from_millis(index as u64), &mut emit);
+    }
+    demuxer.handle_end(&mut emit);
+    let counters = demuxer.counters();
+    assert!(counters.skipped_bytes <= bytes.len() as u64, "no byte is skipped twice");
 }
