@@ -9,16 +9,20 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod aac;
+mod backlog;
 mod bits;
 mod boxes;
 mod cadence;
 pub mod catalog;
 mod cmaf;
+mod drift;
 mod error;
 pub mod fmp4;
 pub mod fuzzing;
+mod gauge;
 mod groups;
 mod h264;
+mod health;
 pub mod merge;
 mod meter;
 mod options;
@@ -31,6 +35,7 @@ pub use aac::AacConfig;
 pub use bits::Bits;
 pub use error::Error;
 pub use h264::{AccessUnit, AvcConfig, Nals, Sps, unescape};
+pub use health::{Health, TrackHealth};
 pub use options::Options;
 pub use packager::{CATALOG_TRACK, Counters, MSF_CATALOG_TRACK, Object, Output, Packager};
 pub use sample::{Codec, Sample, TrackConfig, TrackId};

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::backlog::{Backlog, Verdict};
 use crate::catalog::{Catalog, Kind, VERSION};
 use crate::groups::Groups;
-use crate::timeline::{Timeline, Verdict};
+use crate::health::Health;
+use crate::timeline::{self, Timeline, nanos};
 use crate::track::{Context, Track};
 use crate::{Error, Options, Sample, TrackConfig, TrackId};
 
@@ -20,6 +22,7 @@ const SAMPLE_BYTES_MAX: usize = 11 * 1024 * 1024;
 /// After a restart of the publisher, tracks it no longer describes are ended.
 const STALE_MAX: Duration = Duration::from_secs(5);
 const CATALOG_PRIORITY: u8 = 0;
+const NANOS_PER_MILLI: i64 = 1_000_000;
 
 /// Name of the track with our own catalog.
 pub const CATALOG_TRACK: &str = ".catalog";
@@ -75,14 +78,18 @@ pub struct Counters {
     pub dropped_overlap: u64,
     /// Video groups longer than [`Options::group_duration_max`].
     pub long_groups: u64,
+    /// Samples of a returning publisher that were old when they came.
+    pub dropped_backlog: u64,
+    /// Samples lost on the way, as the feed says.
+    pub lost: u64,
 }
 
 impl Counters {
-    pub(crate) fn count(&mut self, verdict: Verdict) {
+    pub(crate) fn count(&mut self, verdict: timeline::Verdict) {
         match verdict {
-            Verdict::Believed => {}
-            Verdict::Restamped => self.restamped += 1,
-            Verdict::Jumped => self.jumps += 1,
+            timeline::Verdict::Believed => {}
+            timeline::Verdict::Restamped => self.restamped += 1,
+            timeline::Verdict::Jumped => self.jumps += 1,
         }
     }
 }
@@ -101,6 +108,9 @@ pub struct Packager {
     stale_at: Option<Instant>,
     /// Wall time of the newest sample, for the MSF catalog.
     wall: Option<Duration>,
+    backlog: Backlog,
+    /// What arrivals are counted from.
+    epoch: Option<Instant>,
     ended: bool,
     outputs: VecDeque<Output>,
 }
@@ -132,6 +142,8 @@ impl Packager {
             restarted: false,
             stale_at: None,
             wall: None,
+            backlog: Backlog::default(),
+            epoch: None,
             ended: false,
             outputs: VecDeque::new(),
             options,
@@ -162,7 +174,6 @@ impl Packager {
 
     /// A sample arrives; `captured_wall` is when it was captured (or reached us), since the Unix epoch. An error is about
     /// this sample only.
-    #[expect(clippy::needless_pass_by_value, reason = "a sample is used up; its bytes may be kept")]
     pub fn handle_sample(
         &mut self,
         sample: Sample,
@@ -178,6 +189,74 @@ impl Packager {
         if sample.data.len() > SAMPLE_BYTES_MAX {
             return Err(Error::SampleTooLarge { size: sample.data.len(), max: SAMPLE_BYTES_MAX });
         }
+        let arrival = self.arrival(now);
+        let has_video = self.tracks.iter().any(|track| track.kind() == Kind::Video);
+        let track = self.tracks.iter().find(|track| track.id == sample.track && !track.stale);
+        let track = track.ok_or(Error::UnknownTrack(sample.track.0))?;
+        let starts = sample.keyframe && (track.kind() == Kind::Video || !has_video);
+        let source = track.source_time(sample.dts);
+        match self.backlog.handle(sample, starts, source, arrival, captured_wall) {
+            Verdict::Pass(sample) => self.place(&sample, captured_wall, now),
+            Verdict::Held { dropped } => {
+                self.counters.dropped_backlog += dropped;
+                Ok(())
+            }
+            Verdict::Release(held) => {
+                self.handle_jump();
+                let mut result = Ok(());
+                for (sample, captured) in held {
+                    result = self.place(&sample, captured, now).and(result);
+                }
+                result
+            }
+        }
+    }
+
+    /// The publisher's time base changed without a restart: its timestamps start anew, ours go on.
+    pub fn handle_jump(&mut self) {
+        self.counters.jumps += 1;
+        self.timeline.restart();
+        for track in &mut self.tracks {
+            self.outputs.extend(track.flush().map(Output::Object));
+            track.gauge.restart();
+        }
+    }
+
+    /// A sample of this track was lost on the way. What depends on it may look broken until the next keyframe; holding it
+    /// back would freeze the picture instead, which decoders do better themselves.
+    pub fn handle_loss(&mut self, _track: TrackId) {
+        self.counters.lost += 1;
+    }
+
+    /// What can be said of the feed now.
+    pub fn health(&self, now: Instant) -> Health {
+        let at = self.epoch.map_or(0, |epoch| nanos(now.saturating_duration_since(epoch)));
+        let live = || self.tracks.iter().filter(|track| !track.stale);
+        let delay = |kind| live().filter(|t| t.kind() == kind).find_map(|t| t.gauge.delay());
+        let later = delay(Kind::Audio).zip(delay(Kind::Video)).map(|(audio, video)| audio - video);
+        Health {
+            tracks: live().map(|track| track.health(at)).collect(),
+            drift_ppm: self.timeline.drift().ppm(),
+            slew_ms: self.timeline.drift().slew() / NANOS_PER_MILLI,
+            audio_delay_ms: later.map(|later| later / NANOS_PER_MILLI),
+            counters: self.counters,
+        }
+    }
+
+    fn arrival(&mut self, now: Instant) -> i64 {
+        let epoch = *self.epoch.get_or_insert(now);
+        nanos(now.saturating_duration_since(epoch))
+    }
+
+    /// Puts a sample where it belongs.
+    fn place(
+        &mut self,
+        sample: &Sample,
+        captured_wall: Duration,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let arrival = self.arrival(now);
+        self.timeline.arrive(arrival);
         let video_at = self.tracks.iter().filter_map(Track::video_at).max();
         let track = self
             .tracks
@@ -191,7 +270,9 @@ impl Packager {
             counters: &mut self.counters,
             video_at,
         };
-        let objects = track.handle_sample(&sample, captured_wall, &mut context)?;
+        let objects = track.handle_sample(sample, captured_wall, &mut context)?;
+        let opens = objects.iter().flatten().any(|object| object.object == 0);
+        track.measure(sample, opens, arrival);
         self.wall = Some(captured_wall);
         // A catalog that is due goes first.
         self.settle(now);
@@ -205,7 +286,11 @@ impl Packager {
     pub fn handle_discontinuity(&mut self) {
         self.timeline.restart();
         self.restarted = true;
+        if !self.tracks.is_empty() {
+            self.backlog.arm();
+        }
         for track in &mut self.tracks {
+            track.gauge.restart();
             self.outputs.extend(track.flush().map(Output::Object));
             track.restart();
         }

@@ -6,9 +6,12 @@
 //! the new timestamps continue right behind everything sent so far. Once [`PROPOSAL_HITS`] samples fit the proposal, the
 //! tracks they belong to adopt it, all the same one, so that audio and video stay together. After a restart of the
 //! publisher the first sample sets the new offset at once. Either way the time line continues without a gap, since a
-//! viewer has nothing to show for the time in between and would stall or have to jump over it.
+//! viewer has nothing to show for the time in between and would stall or have to jump over it. A publisher's clock that
+//! runs faster or slower than ours is followed by the slew of [`Drift`], the same for all its tracks.
 
 use std::time::Duration;
+
+use crate::drift::Drift;
 
 /// Where the first sample lands: room for a track that starts a little earlier than the first one seen.
 const START: i64 = 1_000_000_000;
@@ -90,13 +93,30 @@ pub(crate) struct Timeline {
     /// The end of everything placed so far.
     front: Option<i64>,
     restarts: u32,
+    /// The offset that most of the feed is on.
+    main: Option<i64>,
+    /// When the sample that is being placed arrived.
+    arrival: i64,
+    drift: Drift,
 }
 
 impl Timeline {
+    /// The next samples arrive at this moment, counted from any fixed one.
+    pub(crate) fn arrive(&mut self, arrival: i64) {
+        self.arrival = arrival;
+    }
+
+    /// How fast the publisher's clock runs against ours.
+    pub(crate) fn drift(&self) -> &Drift {
+        &self.drift
+    }
+
     /// The publisher restarted: the next timestamps have nothing to do with the last.
     pub(crate) fn restart(&mut self) {
         self.restarts += 1;
         self.newest = None;
+        self.main = None;
+        self.drift.restart();
     }
 
     /// Places a sample whose publisher claims the decode time `source` and that is about `nominal` long.
@@ -106,7 +126,18 @@ impl Timeline {
             clock.offset = None;
         }
         let front = *self.front.get_or_insert(START);
+        let slew = self.drift.slew();
+        let source = source.saturating_add(slew);
         let (at, verdict) = self.decide(clock, source, nominal, front);
+        if verdict == Verdict::Jumped && self.main != clock.offset {
+            self.main = clock.offset;
+            self.drift.restart();
+        }
+        let main = *self.main.get_or_insert(clock.offset.unwrap_or_default());
+        // A track on a clock of its own says nothing about the feed's.
+        if verdict == Verdict::Believed && clock.offset == Some(main) {
+            self.drift.note(at - slew, self.arrival);
+        }
         let floor = clock.last.map_or(0, |last| last + STEP);
         let verdict =
             if at < floor && verdict == Verdict::Believed { Verdict::Restamped } else { verdict };

@@ -10,8 +10,10 @@ use crate::aac::AacConfig;
 use crate::cadence::Cadence;
 use crate::catalog::Kind;
 use crate::cmaf::{FLAGS_DEPENDENT, FLAGS_SYNC, chunk, init};
+use crate::gauge::Gauge;
 use crate::groups::{Boundary, Groups};
 use crate::h264::{AccessUnit, AvcConfig};
+use crate::health::TrackHealth;
 use crate::meter::Meter;
 use crate::packager::{Counters, Object};
 use crate::timeline::{Clock, NANOS_PER_SECOND, Timeline, Verdict, from_nanos, nanos, to_nanos};
@@ -45,6 +47,7 @@ pub(crate) struct Track {
     pub(crate) codec: Codec,
     pub(crate) init: Bytes,
     pub(crate) meter: Meter,
+    pub(crate) gauge: Gauge,
     /// Not described again since the publisher restarted.
     pub(crate) stale: bool,
     source_timescale: u32,
@@ -105,6 +108,7 @@ impl Track {
             codec: config.codec,
             init,
             meter: Meter::default(),
+            gauge: Gauge::default(),
             stale: false,
             source_timescale: config.timescale,
             clock: Clock::default(),
@@ -166,6 +170,50 @@ impl Track {
         }
     }
 
+    /// A decode time of this track's source in nanoseconds.
+    pub(crate) fn source_time(&self, dts: i64) -> i64 {
+        to_nanos(dts, self.source_timescale)
+    }
+
+    /// Notes what arrived; `opens` says that a group began with it.
+    pub(crate) fn measure(&mut self, sample: &Sample, opens: bool, arrival: i64) {
+        let at = self.clock.last();
+        self.gauge.note(sample.data.len(), sample.composition_offset, at, arrival);
+        if opens && let Some(at) = at {
+            self.gauge.keyframe(at);
+        }
+    }
+
+    /// What can be said of it at `now`, counted as arrivals are.
+    pub(crate) fn health(&self, now: i64) -> TrackHealth {
+        let described = self.catalog_entry();
+        let rates = self.gauge.rates(now);
+        let (b_frames, nominal_rate, interval) = match &self.media {
+            Media::Video(video) => (
+                self.gauge.reorders(),
+                video.cadence.rate(),
+                self.gauge.keyframe_interval(self.clock.last()),
+            ),
+            Media::Audio(_) => (false, None, None),
+        };
+        let span = |nanos: i64| Duration::from_nanos(nanos.max(0).cast_unsigned());
+        TrackHealth {
+            name: Arc::clone(&self.name),
+            kind: self.kind(),
+            codec: described.codec,
+            width: described.width,
+            height: described.height,
+            sample_rate: described.sample_rate,
+            channels: described.channels,
+            bitrate: rates.map(|(bits, _)| bits),
+            frame_rate: rates.map(|(_, rate)| rate),
+            nominal_rate,
+            keyframe_interval: interval.map(span),
+            b_frames,
+            silent: self.gauge.last_arrival().map(|last| span(now - last)),
+        }
+    }
+
     /// The publisher restarted.
     pub(crate) fn restart(&mut self) {
         self.stale = true;
@@ -181,14 +229,19 @@ impl Track {
             Media::Audio(_) => None,
         };
         let (bitrate, framerate) = self.meter.publish(rate);
+        crate::catalog::Track { framerate, bitrate, ..self.catalog_entry() }
+    }
+
+    /// The same without rates.
+    fn catalog_entry(&self) -> crate::catalog::Track {
         let mut track = crate::catalog::Track {
             name: self.name.to_string(),
             kind: self.kind(),
             codec: String::new(),
             width: None,
             height: None,
-            framerate,
-            bitrate,
+            framerate: None,
+            bitrate: None,
             sample_rate: None,
             channels: None,
             timescale: None,

@@ -242,6 +242,7 @@ fn a_restarted_publisher_continues_the_time_line_and_the_groups() {
         let mut sample = picture(frame * 40, frame % 25 == 10, frame as u32, 50);
         sample.track = TrackId(VIDEO.0 + 10);
         feed.sample(sample);
+        feed.pass(Duration::from_millis(40));
     }
     let video = read_video(&feed);
     check_track(&video);
@@ -252,6 +253,112 @@ fn a_restarted_publisher_continues_the_time_line_and_the_groups() {
     assert!((3000..=12_000).contains(&gap), "gap of {gap}");
     assert!(!feed.outputs.iter().any(|output| matches!(output, Output::TrackEnded { .. })));
     assert_eq!(feed.packager.counters().dropped_before_keyframe, 10);
+}
+
+#[test]
+fn what_an_encoder_saved_up_while_it_was_away_is_dropped_to_the_last_keyframe() {
+    let mut feed = feed_with_both();
+    feed.run(0, 5_000);
+    feed.packager.handle_discontinuity();
+    feed.pass(Duration::from_secs(12));
+    feed.track(video_config(RECORD_360P));
+    feed.track(audio_config());
+    let (video_before, audio_before) = (read_video(&feed), read_audio(&feed));
+    // Twelve seconds come in half a second, then three in real time.
+    let mut frame = 0;
+    let mut sounds = 0;
+    while frame < 15 * 25 {
+        let ms = frame * 40;
+        feed.sample(picture(ms, frame % 25 == 0, 1_000_000 + frame as u32, 50));
+        while sounds * 64 / 3 <= ms {
+            feed.sample(sound(sounds * 64 / 3, 2_000_000 + sounds as u32, 50));
+            sounds += 1;
+        }
+        feed.pass(Duration::from_millis(if frame < 300 { 2 } else { 40 }));
+        frame += 1;
+    }
+    let (video, audio) = (read_video(&feed), read_audio(&feed));
+    check_track(&video);
+    check_track(&audio);
+    let seed = |read: &Read| u32::from_be_bytes(read.data[5..9].try_into().unwrap()) - 1_000_000;
+    let new: Vec<u32> = video[video_before.len()..].iter().map(seed).collect();
+    let old = new.iter().take_while(|frame| **frame < 100).count();
+    assert!(old < 50, "{old} frames went out before it was known to be a burst");
+    assert_eq!(new[old], 300, "what follows starts at the newest keyframe");
+    assert_eq!(new.last(), Some(&374));
+    // Nothing of the time that was dropped is left on the time line: 2 s sent of the burst and 3 s live at most.
+    let added = (video.last().unwrap().dts - video_before.last().unwrap().dts) / 90;
+    assert!((3_000..5_200).contains(&added), "{added} ms");
+    // Sound and pictures kept together: both have the same span.
+    let sound_added = (audio.last().unwrap().dts - audio_before.last().unwrap().dts) / 48;
+    assert!((added - sound_added).abs() < 150, "{added} and {sound_added} ms");
+    assert!(feed.packager.counters().dropped_backlog > 300);
+}
+
+#[test]
+fn a_clock_that_runs_fast_is_measured_and_slewed_with_sound_and_picture_together() {
+    let mut feed = feed_with_both();
+    // Half an hour at 25 fps with a clock 400 ppm fast.
+    let (mut frame, mut sounds) = (0_i64, 0_i64);
+    while frame < 30 * 60 * 25 {
+        let ms = frame * 40;
+        feed.sample(picture(ms, frame % 50 == 0, frame as u32, 5));
+        while sounds * 64 / 3 <= ms {
+            feed.sample(sound(sounds * 64 / 3, sounds as u32, 5));
+            sounds += 1;
+        }
+        feed.pass(Duration::from_micros(39_984));
+        frame += 1;
+    }
+    let health = feed.packager.health(feed.now);
+    let ppm = health.drift_ppm.unwrap();
+    assert!((ppm - 400.0).abs() < 15.0, "{ppm}");
+    let (video, audio) = (read_video(&feed), read_audio(&feed));
+    check_track(&video);
+    check_track(&audio);
+    // Beside our clock: half an hour has passed, though the encoder claims 720 ms more.
+    let passed = feed.now.duration_since(feed.start).as_millis() as i64;
+    let pictures = (video.last().unwrap().dts - video[0].dts) / 90;
+    let sound = (audio.last().unwrap().dts - audio[0].dts) / 48;
+    // What it gained in the first half minute, before it was measured, may stay.
+    assert!((passed - pictures).abs() < 80, "{passed} and {pictures} ms");
+    assert!((sound - pictures).abs() < 70, "{sound} and {pictures} ms");
+    assert_eq!(*feed.packager.counters(), Counters::default(), "nothing was dropped");
+    assert!(video.windows(2).all(|pair| (pair[1].dts - pair[0].dts - 3_600).abs() <= 180));
+}
+
+#[test]
+fn an_announced_jump_continues_at_once_with_the_same_tracks() {
+    let mut feed = feed_with_both();
+    feed.run(5_000_000, 5_002_000);
+    let before = read_video(&feed);
+    feed.packager.handle_jump();
+    feed.drain();
+    feed.run(10, 2_010);
+    let (video, audio) = (read_video(&feed), read_audio(&feed));
+    check_track(&video);
+    check_track(&audio);
+    assert_eq!(video.len(), 2 * before.len(), "no picture waits for anything");
+    assert!(video[before.len()].dts - before.last().unwrap().dts < 9_000);
+    assert_eq!(feed.packager.counters().jumps, 1);
+    assert!(!feed.outputs.iter().any(|output| matches!(output, Output::TrackEnded { .. })));
+}
+
+#[test]
+fn health_tells_what_the_encoder_is_set_to() {
+    let mut feed = feed_with_both();
+    feed.run(0, 8_000);
+    let health = feed.packager.health(feed.now);
+    let [video, audio] = &health.tracks[..] else { panic!("{health:?}") };
+    assert_eq!((&*video.name, video.codec.as_str()), ("video/360p", "avc1.42c01e"));
+    assert_eq!((video.width, video.height, video.b_frames), (Some(640), Some(360), false));
+    assert_eq!(video.keyframe_interval.map(|span| span.as_millis()), Some(1_000));
+    assert!((video.frame_rate.unwrap() - 30.0).abs() < 1.0, "{video:?}");
+    assert!((video.nominal_rate.unwrap() - 30.0).abs() < 0.1);
+    let bits = video.bitrate.unwrap();
+    assert!((60_000..90_000).contains(&bits), "{bits}");
+    assert_eq!((audio.sample_rate, audio.channels), (Some(48_000), Some(2)));
+    assert!(health.audio_delay_ms.unwrap().abs() < 60, "{health:?}");
 }
 
 #[test]
@@ -461,7 +568,7 @@ proptest! {
                     (video_ms, audio_ms) = (0, 0);
                 }
             }
-            feed.pass(Duration::from_millis(10));
+            feed.pass(Duration::from_millis(25));
         }
         feed.packager.handle_end();
         feed.drain();

@@ -250,10 +250,11 @@ impl Broadcast {
                 self.packager.handle_sample(sample, wall, now)
             }
             feed::Event::Discontinuity => {
-                self.packager.handle_discontinuity();
+                self.packager.handle_jump();
                 Ok(())
             }
-            feed::Event::Loss { .. } => {
+            feed::Event::Loss { track } => {
+                self.packager.handle_loss(track);
                 self.tally.lost += 1;
                 Ok(())
             }
