@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 
-use crate::{aac, catalog, fmp4, h264, merge};
+use crate::codec::Configuration;
+use crate::{Codec, aac, catalog, fmp4, h264, merge};
 
 /// The H.264 decoder configuration record, and the same bytes as an access unit.
 pub fn fuzz_avc_config(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
     if let Ok(config) = h264::AvcConfig::parse(&bytes) {
         assert!(config.sps.width <= 16_888 && config.sps.height <= 16_888, "sizes are bounded");
-        // What parses can be written.
-        let _ = crate::cmaf::init::video(1, 90_000, &config);
+        let record = Bytes::from(config.to_record());
+        assert_eq!(h264::AvcConfig::parse(&record), Ok(config), "reads what it writes");
     }
     for length_size in [1, 2, 4] {
         let _ = h264::AccessUnit::classify(data, length_size);
@@ -22,7 +23,45 @@ pub fn fuzz_avc_config(data: &[u8]) {
 pub fn fuzz_aac_config(data: &[u8]) {
     if let Ok(config) = aac::AacConfig::parse(data) {
         assert!(config.sample_rate > 0 && config.frame_samples > 0, "rates are usable");
-        let _ = crate::cmaf::init::audio(1, &config, data);
+    }
+}
+
+/// Each codec's configuration, and the same bytes as its samples: the first byte chooses the codec.
+pub fn fuzz_codecs(data: &[u8]) {
+    let Some((choice, rest)) = data.split_first() else { return };
+    let bytes = Bytes::copy_from_slice(rest);
+    let codec = match choice % 9 {
+        0 => Codec::H264 { record: bytes },
+        1 => Codec::Hevc { record: bytes },
+        2 => Codec::Av1 { record: bytes },
+        3 => Codec::Vp9 { record: bytes },
+        4 => Codec::Aac { config: bytes },
+        5 => Codec::Opus { head: bytes },
+        6 => Codec::Flac { stream_info: bytes },
+        7 => Codec::Ac3 { specific: bytes },
+        _ => Codec::Eac3 { specific: bytes },
+    };
+    let _ = codec.access_unit(rest);
+    let _ = crate::ac3_codec_of(rest).map(|codec| codec.check());
+    if let Ok(Some(kept)) = crate::without_delimiters(rest) {
+        assert_eq!(crate::without_delimiters(&kept), Ok(None), "all of them are gone");
+    }
+    let _ = crate::HevcSps::parse(rest);
+    let size = codec.keyframe_size(rest).or(Some((16, 16)));
+    match Configuration::parse(&codec, size) {
+        // What parses can be written and read back.
+        Ok(Configuration::Video(video)) => {
+            let _ = video.classify(rest);
+            let init = crate::cmaf::init::video(1, 90_000, &video);
+            assert_eq!(fmp4::tracks_of(&init).map(|tracks| tracks.len()), Ok(1));
+        }
+        Ok(Configuration::Audio(audio)) => {
+            let _ = audio.frame_samples(rest);
+            let init = crate::cmaf::init::audio(1, &audio);
+            let tracks = fmp4::tracks_of(&init).unwrap_or_default();
+            assert_eq!(tracks.first().map(|track| &track.codec), Some(&codec));
+        }
+        Err(_) => {}
     }
 }
 
@@ -67,6 +106,19 @@ mod tests {
     ];
     const CATALOG: &[u8] = br#"{"version":1,"live":true,"tracks":[{"name":"video/360p","kind":"video","codec":"avc1.42c01e","width":640,"height":360,"framerate":29.97,"bitrate":1,"init":"AQID"}]}"#;
 
+    /// Configurations and first samples of ffmpeg's encoders, each behind the byte that chooses its codec.
+    const CODECS: [&[u8]; 9] = [
+        include_bytes!("../../bench/fuzz/corpus/codecs/hevc_config"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/av1_config"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/av1_sample"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/vp9_config"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/vp9_sample"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/opus6_config"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/flac_config"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/ac3_sample"),
+        include_bytes!("../../bench/fuzz/corpus/codecs/eac3_sample"),
+    ];
+
     /// Overwrites, and sometimes cuts.
     fn mutate(original: &[u8], edits: &[(usize, u8)], cut: usize) -> Vec<u8> {
         let mut bytes = original.to_vec();
@@ -88,7 +140,10 @@ mod tests {
             fuzz_avc_config(&mutate(RECORD, &edits, cut));
             fuzz_aac_config(&mutate(&[0x13, 0x10, 0x56, 0xe5, 0x98], &edits, cut));
             fuzz_catalog(&mutate(CATALOG, &edits, cut));
-            for target in [fuzz_fmp4, fuzz_avc_config, fuzz_aac_config, fuzz_catalog] {
+            for seed in CODECS {
+                fuzz_codecs(&mutate(seed, &edits, cut));
+            }
+            for target in [fuzz_codecs, fuzz_fmp4, fuzz_avc_config, fuzz_aac_config, fuzz_catalog] {
                 target(&noise);
             }
         }

@@ -84,6 +84,23 @@ impl AvcConfig {
         })
     }
 
+    /// The record again, with a tail for the high profiles only if theirs made sense.
+    pub(crate) fn to_record(&self) -> Vec<u8> {
+        let mut record =
+            vec![1, self.profile, self.compatibility, self.level, 0xfc | (self.length_size - 1)];
+        put_units(&mut record, 0xe0, &self.sps_units);
+        put_units(&mut record, 0, &self.pps_units);
+        if let Some(extension) = &self.extension {
+            record.extend([
+                0xfc | extension.chroma_format,
+                0xf8 | (extension.bit_depth_luma - 8),
+                0xf8 | (extension.bit_depth_chroma - 8),
+            ]);
+            put_units(&mut record, 0, &extension.sps_ext);
+        }
+        record
+    }
+
     /// The RFC 6381 string, `avc1.PPCCLL`.
     pub fn codec_string(&self) -> String {
         format!("avc1.{:02x}{:02x}{:02x}", self.profile, self.compatibility, self.level)
@@ -102,6 +119,15 @@ fn units(rest: &mut Bytes, count: u8) -> Option<Vec<Bytes>> {
             take(rest, length)
         })
         .collect()
+}
+
+/// A count in one byte beside reserved bits, then each unit behind its 16-bit length; no more than could be read.
+fn put_units(record: &mut Vec<u8>, reserved: u8, units: &[Bytes]) {
+    record.push(reserved | units.len() as u8);
+    for unit in units {
+        record.extend((unit.len() as u16).to_be_bytes());
+        record.extend_from_slice(unit);
+    }
 }
 
 /// The optional tail for the high profiles. Many encoders leave it out or get it wrong, so a bad tail is no tail.

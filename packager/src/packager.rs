@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::backlog::{Backlog, Verdict};
 use crate::catalog::{Catalog, Kind, VERSION};
+use crate::codec::SizeIn;
 use crate::groups::Groups;
 use crate::health::Health;
 use crate::timeline::{self, Timeline, nanos};
@@ -99,6 +100,8 @@ impl Counters {
 pub struct Packager {
     options: Options,
     tracks: Vec<Track>,
+    /// Described, but how large their pictures are their first keyframe will tell; at most [`TRACKS_MAX`].
+    sizeless: Vec<TrackConfig>,
     slots: u32,
     timeline: Timeline,
     groups: Groups,
@@ -129,6 +132,7 @@ impl Packager {
     pub fn new(options: Options) -> Self {
         Self {
             tracks: Vec::new(),
+            sizeless: Vec::new(),
             slots: 0,
             timeline: Timeline::default(),
             groups: Groups::new(options.first_group),
@@ -159,12 +163,34 @@ impl Packager {
         if !(1..=1_000_000_000).contains(&config.timescale) {
             return Err(Error::Timescale(config.timescale));
         }
-        let parsed = Track::new(config.clone(), self.slots + 1)?;
+        self.sizeless.retain(|waiting| waiting.track != config.track);
+        if config.codec.size_in() == SizeIn::Keyframes {
+            config.codec.check()?;
+            let unchanged = |track: &&Track| track.id == config.track && !track.stale;
+            if self.tracks.iter().find(unchanged).is_none_or(|track| track.codec != config.codec) {
+                if self.sizeless.len() >= TRACKS_MAX {
+                    return Err(Error::TooManyTracks(TRACKS_MAX));
+                }
+                self.sizeless.push(config);
+            }
+            return Ok(());
+        }
+        self.describe(config, None, now)
+    }
+
+    /// Takes a configuration that is complete, if need be by the size a keyframe told.
+    fn describe(
+        &mut self,
+        config: TrackConfig,
+        size: Option<(u32, u32)>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let parsed = Track::new(config.clone(), size, self.slots + 1)?;
         if std::mem::take(&mut self.restarted) {
             self.stale_at = Some(now + STALE_MAX);
         }
         match self.position_for(&parsed) {
-            Some(index) => self.change(index, config)?,
+            Some(index) => self.change(index, config, size)?,
             None => self.add(parsed)?,
         }
         self.announcement.first_due.get_or_insert(now + self.options.catalog_wait);
@@ -188,6 +214,10 @@ impl Packager {
         }
         if sample.data.len() > SAMPLE_BYTES_MAX {
             return Err(Error::SampleTooLarge { size: sample.data.len(), max: SAMPLE_BYTES_MAX });
+        }
+        if !self.learn_size(&sample, now)? {
+            self.counters.dropped_before_keyframe += 1;
+            return Ok(());
         }
         let arrival = self.arrival(now);
         let has_video = self.tracks.iter().any(|track| track.kind() == Kind::Video);
@@ -357,6 +387,26 @@ impl Packager {
         self.tracks.iter().position(|track| track.slot == slot)
     }
 
+    /// Keyframes of some codecs tell the picture size. False if the sample's track still waits for one.
+    fn learn_size(&mut self, sample: &Sample, now: Instant) -> Result<bool, Error> {
+        if let Some(index) = self.sizeless.iter().position(|config| config.track == sample.track) {
+            let size = self
+                .sizeless
+                .get(index)
+                .and_then(|config| config.codec.keyframe_size(&sample.data));
+            let Some(size) = size else { return Ok(false) };
+            let config = self.sizeless.swap_remove(index);
+            self.describe(config, Some(size), now)?;
+        } else if let Some(track) =
+            self.tracks.iter().find(|track| track.id == sample.track && !track.stale)
+            && let Some(size) = track.codec.keyframe_size(&sample.data)
+            && track.size() != Some(size)
+        {
+            self.describe(track.description(), Some(size), now)?;
+        }
+        Ok(true)
+    }
+
     fn add(&mut self, mut track: Track) -> Result<(), Error> {
         // An id that now means another kind of track: the old one is gone.
         let id = track.id;
@@ -372,12 +422,17 @@ impl Packager {
         Ok(())
     }
 
-    fn change(&mut self, index: usize, config: TrackConfig) -> Result<(), Error> {
+    fn change(
+        &mut self,
+        index: usize,
+        config: TrackConfig,
+        size: Option<(u32, u32)>,
+    ) -> Result<(), Error> {
         let Some(track) = self.tracks.get_mut(index) else { return Ok(()) };
         let id: TrackId = config.track;
         let was = track.base_name();
         self.outputs.extend(track.flush().map(Output::Object));
-        if track.reconfigure(config)? {
+        if track.reconfigure(config, size)? {
             self.announcement.dirty = true;
         }
         track.id = id;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::aac::AacConfig;
 use crate::cadence::Cadence;
 use crate::catalog::Kind;
 use crate::cmaf::{FLAGS_DEPENDENT, FLAGS_SYNC, chunk, init};
+use crate::codec::{AudioConfig, Configuration, VideoConfig};
 use crate::gauge::Gauge;
 use crate::groups::{Boundary, Groups};
-use crate::h264::{AccessUnit, AvcConfig};
+use crate::h264::AccessUnit;
 use crate::health::TrackHealth;
 use crate::meter::Meter;
 use crate::packager::{Counters, Object};
@@ -32,6 +32,8 @@ const AUDIO_STRAY_MAX: i64 = 43_000_000;
 /// off, too little to be heard. Millisecond rounding and sender jitter stay below.
 const AUDIO_PULL_FROM: i64 = 20_000_000;
 const AUDIO_PULL: i64 = 4;
+/// A frame longer than this (FLAC at 48 kHz: 85 to 96 ms) is a chunk by itself, since two would make the first wait for it.
+const AUDIO_FRAME_LONG: i64 = 50_000_000;
 /// Frames dropped in a row because they lie in the past, about a second; then the timestamps are no longer believed.
 const AUDIO_DROPS_MAX: u32 = 48;
 
@@ -66,7 +68,7 @@ enum Media {
 
 #[derive(Debug)]
 struct Video {
-    config: AvcConfig,
+    config: VideoConfig,
     cadence: Cadence,
     waiting: bool,
     idr_seen: bool,
@@ -77,12 +79,14 @@ struct Video {
 
 #[derive(Debug)]
 struct Audio {
-    config: AacConfig,
+    config: AudioConfig,
     /// End of everything taken so far, in samples.
     next: Option<i64>,
     pending: Vec<Bytes>,
     pending_start: i64,
     pending_captured: Duration,
+    /// Of each pending frame; a chunk holds frames of one duration.
+    pending_duration: u32,
     drops: u32,
     /// The next frame opens a group: its configuration is new.
     cut: bool,
@@ -99,8 +103,13 @@ pub(crate) struct Context<'a> {
 }
 
 impl Track {
-    pub(crate) fn new(config: TrackConfig, slot: u32) -> Result<Self, Error> {
-        let (media, init) = Media::new(&config, slot)?;
+    /// `size` is what a keyframe said, for codecs whose configuration says nothing about it.
+    pub(crate) fn new(
+        config: TrackConfig,
+        size: Option<(u32, u32)>,
+        slot: u32,
+    ) -> Result<Self, Error> {
+        let (media, init) = Media::new(&config, size, slot)?;
         Ok(Self {
             id: config.track,
             slot,
@@ -120,11 +129,16 @@ impl Track {
     }
 
     /// Takes a new configuration; the track starts over at its next keyframe. False if nothing is new.
-    pub(crate) fn reconfigure(&mut self, config: TrackConfig) -> Result<bool, Error> {
-        if config.codec == self.codec && config.timescale == self.source_timescale {
+    pub(crate) fn reconfigure(
+        &mut self,
+        config: TrackConfig,
+        size: Option<(u32, u32)>,
+    ) -> Result<bool, Error> {
+        let same_size = size.is_none() || size == self.size();
+        if config.codec == self.codec && config.timescale == self.source_timescale && same_size {
             return Ok(false);
         }
-        let (media, init) = Media::new(&config, self.slot)?;
+        let (media, init) = Media::new(&config, size, self.slot)?;
         let last_decode = match &self.media {
             Media::Video(video) => video.last_decode,
             Media::Audio(_) => -1,
@@ -144,9 +158,22 @@ impl Track {
     /// The name its picture size or kind asks for.
     pub(crate) fn base_name(&self) -> String {
         match &self.media {
-            Media::Video(video) => format!("video/{}p", video.config.sps.height),
+            Media::Video(video) => format!("video/{}p", video.config.height),
             Media::Audio(_) => "audio".into(),
         }
+    }
+
+    /// Picture size.
+    pub(crate) fn size(&self) -> Option<(u32, u32)> {
+        match &self.media {
+            Media::Video(video) => Some((video.config.width, video.config.height)),
+            Media::Audio(_) => None,
+        }
+    }
+
+    /// What describes it, as it came.
+    pub(crate) fn description(&self) -> TrackConfig {
+        TrackConfig { track: self.id, timescale: self.source_timescale, codec: self.codec.clone() }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -249,13 +276,13 @@ impl Track {
         };
         match &self.media {
             Media::Video(video) => {
-                track.codec = video.config.codec_string();
-                track.width = Some(video.config.sps.width);
-                track.height = Some(video.config.sps.height);
+                track.codec.clone_from(&video.config.codec_string);
+                track.width = Some(video.config.width);
+                track.height = Some(video.config.height);
                 track.timescale = Some(VIDEO_TIMESCALE);
             }
             Media::Audio(audio) => {
-                track.codec = audio.config.codec_string();
+                track.codec = audio.config.codec_string.to_string();
                 track.sample_rate = Some(audio.config.sample_rate);
                 track.channels = Some(audio.config.channels);
                 track.timescale = Some(audio.config.sample_rate);
@@ -274,7 +301,7 @@ impl Track {
         let source = to_nanos(sample.dts, self.source_timescale);
         match &mut self.media {
             Media::Video(_) => Ok([self.video(sample, source, captured, context)?, None]),
-            Media::Audio(_) => Ok(self.audio(sample, source, captured, context)),
+            Media::Audio(_) => self.audio(sample, source, captured, context),
         }
     }
 
@@ -286,7 +313,7 @@ impl Track {
         context: &mut Context<'_>,
     ) -> Result<Option<Object>, Error> {
         let Media::Video(video) = &mut self.media else { return Ok(None) };
-        let unit = AccessUnit::classify(&sample.data, video.config.length_size)?;
+        let unit = video.config.classify(&sample.data)?;
         let group_start = self.group.map_or(i64::MAX, |group| group.start);
         let group_age = self.clock.last().map_or(0, |last| last.saturating_sub(group_start));
         let overdue = group_age > nanos(context.options.group_duration_max);
@@ -348,21 +375,23 @@ impl Track {
         source: i64,
         captured: Duration,
         context: &mut Context<'_>,
-    ) -> [Option<Object>; 2] {
-        let Media::Audio(audio) = &mut self.media else { return [None, None] };
+    ) -> Result<[Option<Object>; 2], Error> {
+        let Media::Audio(audio) = &mut self.media else { return Ok([None, None]) };
         let rate = audio.config.sample_rate;
-        let frame = i64::from(audio.config.frame_samples);
+        let duration = audio.config.frame_samples(&sample.data)?;
+        let frame = i64::from(duration);
         let placed = context.timeline.place(&mut self.clock, source, to_nanos(frame, rate));
         context.counters.count(placed.verdict);
         let Some((start, contiguous)) = audio.grid(from_nanos(placed.at, rate)) else {
             context.counters.dropped_overlap += 1;
-            return [None, None];
+            return Ok([None, None]);
         };
+        let other_duration = audio.pending_duration != duration;
         let at = to_nanos(start, rate);
         let group = audio_group(self.group, audio.cut, at, context);
         let switches = group.is_none() || group != self.group;
         let mut objects = [None, None];
-        if switches || !contiguous {
+        if switches || !contiguous || other_duration {
             objects = [self.flush(), None];
         }
         if switches {
@@ -372,19 +401,22 @@ impl Track {
             });
             self.object = 0;
         }
-        let Media::Audio(audio) = &mut self.media else { return objects };
+        let Media::Audio(audio) = &mut self.media else { return Ok(objects) };
         audio.cut = false;
         if audio.pending.is_empty() {
             (audio.pending_start, audio.pending_captured) = (start, captured);
+            audio.pending_duration = duration;
         }
         audio.pending.push(sample.data.clone());
         audio.next = Some(start + frame);
-        if audio.pending.len() >= context.options.audio_frames_per_chunk.clamp(1, 50) as usize {
+        let full =
+            audio.pending.len() >= context.options.audio_frames_per_chunk.clamp(1, 50) as usize;
+        if full || to_nanos(frame, rate) > AUDIO_FRAME_LONG {
             let object = self.flush();
             let [first, second] = &mut objects;
             *if first.is_none() { first } else { second } = object;
         }
-        objects
+        Ok(objects)
     }
 
     /// Writes the pending audio frames, if any.
@@ -402,7 +434,7 @@ impl Track {
             media_time: start,
             captured: audio.pending_captured,
         };
-        let payload = chunk::audio(&header, audio.config.frame_samples, &audio.pending);
+        let payload = chunk::audio(&header, audio.pending_duration, &audio.pending);
         let at = to_nanos(audio.pending_start, audio.config.sample_rate);
         audio.pending.clear();
         self.meter.count(at, payload.len());
@@ -444,14 +476,17 @@ fn audio_group(
 }
 
 impl Media {
-    fn new(config: &TrackConfig, slot: u32) -> Result<(Self, Bytes), Error> {
-        match &config.codec {
-            Codec::H264 { record } => {
-                let avc = AvcConfig::parse(record)?;
-                let init = init::video(slot, VIDEO_TIMESCALE, &avc)?;
-                let cadence = Cadence::new(config.timescale, avc.sps.frame_rate);
+    fn new(
+        config: &TrackConfig,
+        size: Option<(u32, u32)>,
+        slot: u32,
+    ) -> Result<(Self, Bytes), Error> {
+        Ok(match Configuration::parse(&config.codec, size)? {
+            Configuration::Video(video) => {
+                let init = init::video(slot, VIDEO_TIMESCALE, &video);
+                let cadence = Cadence::new(config.timescale, video.frame_rate);
                 let video = Video {
-                    config: avc,
+                    config: video,
                     cadence,
                     waiting: true,
                     idr_seen: false,
@@ -459,24 +494,23 @@ impl Media {
                     last_decode: -1,
                     last_duration: 0,
                 };
-                Ok((Self::Video(video), init))
+                (Self::Video(video), init)
             }
-            Codec::Aac { config: specific } => {
-                let aac = AacConfig::parse(specific)?;
-                let init = init::audio(slot, &aac, specific)?;
+            Configuration::Audio(audio) => {
+                let init = init::audio(slot, &audio);
                 let audio = Audio {
-                    config: aac,
+                    config: audio,
                     next: None,
                     pending: Vec::new(),
                     pending_start: 0,
                     pending_captured: Duration::ZERO,
+                    pending_duration: 0,
                     drops: 0,
                     cut: false,
                 };
-                Ok((Self::Audio(audio), init))
+                (Self::Audio(audio), init)
             }
-            _ => Err(Error::Config { codec: "track", reason: "cannot be packaged yet" }),
-        }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ts", run: weir_feed::fuzzing::fuzz_ts },
     Target { name: "avc_config", run: weir_packager::fuzzing::fuzz_avc_config },
     Target { name: "aac_config", run: weir_packager::fuzzing::fuzz_aac_config },
+    Target { name: "codecs", run: weir_packager::fuzzing::fuzz_codecs },
     Target { name: "fmp4", run: weir_packager::fuzzing::fuzz_fmp4 },
     Target { name: "catalog", run: weir_packager::fuzzing::fuzz_catalog },
     Target { name: "moqt_control", run: moqt_control },

@@ -1,157 +1,105 @@
-//! The CMAF header of one track: `ftyp` and a `moov` without samples, with `mvex` to announce fragments.
+//! The CMAF header of one track: `ftyp` and a `moov` without samples, with `mvex` to announce fragments (ISO/IEC 14496-12
+//! §8). Written by hand, since all of it but the sample entry is the same for every track.
 
 use bytes::Bytes;
-use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
-use mp4_atom::{
-    Audio, Avc1, Avcc, AvccExt, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FourCC, Ftyp, Hdlr,
-    Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Smhd, Stbl, Stco, Stsc, Stsd, Stsz, StszSamples,
-    Stts, Tkhd, Trak, Trex, Url, Visual, Vmhd,
-};
 
+use super::entry::boxed;
 use super::{FLAGS_DEPENDENT, FLAGS_SYNC};
-use crate::aac::AacConfig;
-use crate::h264::AvcConfig;
-use crate::{Error, fmp4};
+use crate::codec::{AudioConfig, VideoConfig};
+use crate::fmp4;
+
+/// The unity matrix of §6.2.2.
+const MATRIX: [u8; 36] = {
+    let mut matrix = [0; 36];
+    matrix[1] = 1;
+    matrix[17] = 1;
+    matrix[32] = 0x40;
+    matrix
+};
+/// ISO 639-2 "und", five bits a letter.
+const UNDETERMINED: [u8; 4] = [0x55, 0xc4, 0, 0];
 
 /// `ftyp` and `moov` of a video track.
-pub(crate) fn video(track_id: u32, timescale: u32, config: &AvcConfig) -> Result<Bytes, Error> {
-    let (width, height) = (config.sps.width as u16, config.sps.height as u16);
-    let plain = |units: &[Bytes]| units.iter().map(|unit| unit.to_vec()).collect();
-    let entry = Codec::Avc1(Avc1 {
-        visual: Visual {
-            data_reference_index: 1,
-            width,
-            height,
-            horizresolution: 0x48.into(),
-            vertresolution: 0x48.into(),
-            frame_count: 1,
-            compressor: "".into(),
-            depth: 24,
-        },
-        avcc: Avcc {
-            configuration_version: 1,
-            avc_profile_indication: config.profile,
-            profile_compatibility: config.compatibility,
-            avc_level_indication: config.level,
-            length_size: config.length_size,
-            sequence_parameter_sets: plain(&config.sps_units),
-            picture_parameter_sets: plain(&config.pps_units),
-            ext: config.extension.as_ref().map(|ext| AvccExt {
-                chroma_format: ext.chroma_format,
-                bit_depth_luma: ext.bit_depth_luma,
-                bit_depth_chroma: ext.bit_depth_chroma,
-                sequence_parameter_sets_ext: plain(&ext.sps_ext),
-            }),
-        },
-        btrt: None,
-        colr: None,
-        pasp: None,
-        taic: None,
-        fiel: None,
-        spatial: None,
-    });
-    let minf = Minf { vmhd: Some(Vmhd::default()), ..minf(entry) };
-    let tkhd = Tkhd { width: width.into(), height: height.into(), ..tkhd(track_id) };
-    write(tkhd, timescale, *b"vide", minf, FLAGS_DEPENDENT)
+pub(crate) fn video(track_id: u32, timescale: u32, config: &VideoConfig) -> Bytes {
+    // vmhd: flags 1, copy mode, no colour.
+    let media_header = full(*b"vmhd", 1, &[&[0; 8]]);
+    let sides = [(config.width << 16).to_be_bytes(), (config.height << 16).to_be_bytes()].concat();
+    let track = Track { id: track_id, timescale, handler: *b"vide", volume: 0, sides: &sides };
+    write(&track, &media_header, &config.entry, FLAGS_DEPENDENT)
 }
 
 /// `ftyp` and `moov` of an audio track; its timescale is the sample rate.
-pub(crate) fn audio(track_id: u32, config: &AacConfig, specific: &[u8]) -> Result<Bytes, Error> {
-    let entry = Codec::Mp4a(Mp4a {
-        audio: Audio {
-            data_reference_index: 1,
-            channel_count: config.channels,
-            sample_size: 16,
-            // 16 bits is all there is; above, players go by the timescale.
-            sample_rate: u16::try_from(config.sample_rate).unwrap_or(0).into(),
-        },
-        esds: Esds {
-            es_desc: EsDescriptor {
-                dec_config: DecoderConfig {
-                    object_type_indication: 0x40, // ISO/IEC 14496-3 audio
-                    stream_type: 5,               // audio stream
-                    dec_specific: Some(DecoderSpecific {
-                        raw: specific.to_vec(),
-                        ..DecoderSpecific::default()
-                    }),
-                    ..DecoderConfig::default()
-                },
-                sl_config: SLConfig::default(),
-                ..EsDescriptor::default()
-            },
-        },
-        btrt: None,
-        taic: None,
-    });
-    let minf = Minf { smhd: Some(Smhd::default()), ..minf(entry) };
-    let tkhd = Tkhd { volume: 1.into(), ..tkhd(track_id) };
-    write(tkhd, config.sample_rate, *b"soun", minf, FLAGS_SYNC)
+pub(crate) fn audio(track_id: u32, config: &AudioConfig) -> Bytes {
+    let media_header = full(*b"smhd", 0, &[&[0; 4]]);
+    let timescale = config.sample_rate;
+    let track = Track { id: track_id, timescale, handler: *b"soun", volume: 1, sides: &[0; 8] };
+    write(&track, &media_header, &config.entry, FLAGS_SYNC)
 }
 
-fn tkhd(track_id: u32) -> Tkhd {
-    Tkhd { track_id, enabled: true, in_movie: true, ..Tkhd::default() }
-}
-
-fn minf(entry: Codec) -> Minf {
-    Minf {
-        dinf: Dinf { dref: Dref { entries: vec![DrefEntry::Url(Url::default())] } },
-        stbl: Stbl {
-            stsd: Stsd { codecs: vec![entry] },
-            stts: Stts::default(),
-            stsc: Stsc::default(),
-            stsz: Stsz { samples: StszSamples::Different { sizes: Vec::new() } },
-            stco: Some(Stco::default()),
-            ..Stbl::default()
-        },
-        ..Minf::default()
-    }
-}
-
-fn write(
-    tkhd: Tkhd,
+struct Track<'a> {
+    id: u32,
     timescale: u32,
     handler: [u8; 4],
-    minf: Minf,
-    flags: u32,
-) -> Result<Bytes, Error> {
-    let track_id = tkhd.track_id;
-    let ftyp = Ftyp {
-        major_brand: FourCC::new(b"iso6"),
-        minor_version: 0,
-        compatible_brands: [b"iso6", b"cmfc", b"mp41"].map(FourCC::new).to_vec(),
-    };
-    let moov = Moov {
-        mvhd: Mvhd {
-            timescale: 1000,
-            rate: 1.into(),
-            volume: 1.into(),
-            next_track_id: track_id + 1,
-            ..Mvhd::default()
-        },
-        mvex: Some(Mvex {
-            mehd: None,
-            trex: vec![Trex {
-                track_id,
-                default_sample_description_index: 1,
-                default_sample_flags: flags,
-                ..Trex::default()
-            }],
-        }),
-        trak: vec![Trak {
-            tkhd,
-            mdia: Mdia {
-                mdhd: Mdhd { timescale, language: "und".into(), ..Mdhd::default() },
-                hdlr: Hdlr { handler: FourCC::new(&handler), name: "weir".into() },
-                minf,
-            },
-            ..Trak::default()
-        }],
-        ..Moov::default()
-    };
-    let refuse = |_| Error::Config { codec: "CMAF", reason: "does not fit into an init segment" };
-    let mut bytes = Vec::with_capacity(1024);
-    ftyp.encode(&mut bytes).map_err(refuse)?;
-    moov.encode(&mut bytes).map_err(refuse)?;
+    volume: u8,
+    /// Width and height in 16.16 fixed point.
+    sides: &'a [u8],
+}
+
+fn write(track: &Track<'_>, media_header: &[u8], entry: &[u8], flags: u32) -> Bytes {
+    let id = track.id.to_be_bytes();
+    let next_id = track.id.wrapping_add(1).to_be_bytes();
+    let one = 1u32.to_be_bytes();
+    let mvhd = full(
+        *b"mvhd",
+        0,
+        // Times, 1000 a second, no duration, rate and volume 1.
+        &[
+            &[0; 8],
+            &1000u32.to_be_bytes(),
+            &[0; 4],
+            &[0, 1, 0, 0, 1, 0],
+            &[0; 10],
+            &MATRIX,
+            &[0; 24],
+            &next_id,
+        ],
+    );
+    // Flags: enabled, in the movie. Times, id, no duration, layer and group 0.
+    let tkhd = full(
+        *b"tkhd",
+        3,
+        &[&[0; 8], &id, &[0; 8], &[0; 12], &[track.volume, 0, 0, 0], &MATRIX, track.sides],
+    );
+    let mdhd =
+        full(*b"mdhd", 0, &[&[0; 8], &track.timescale.to_be_bytes(), &[0; 4], &UNDETERMINED]);
+    let hdlr = full(*b"hdlr", 0, &[&[0; 4], &track.handler, &[0; 12], b"weir\0"]);
+    // The media is in this very file.
+    let dref = full(*b"dref", 0, &[&one, &full(*b"url ", 1, &[])]);
+    let dinf = boxed(*b"dinf", &[&dref]);
+    let stsd = full(*b"stsd", 0, &[&one, entry]);
+    let empty = [0; 4];
+    let stbl = boxed(
+        *b"stbl",
+        &[
+            &stsd,
+            &full(*b"stts", 0, &[&empty]),
+            &full(*b"stsc", 0, &[&empty]),
+            &full(*b"stsz", 0, &[&empty, &empty]),
+            &full(*b"stco", 0, &[&empty]),
+        ],
+    );
+    let minf = boxed(*b"minf", &[media_header, &dinf, &stbl]);
+    let mdia = boxed(*b"mdia", &[&mdhd, &hdlr, &minf]);
+    let trak = boxed(*b"trak", &[&tkhd, &mdia]);
+    let trex = full(*b"trex", 0, &[&id, &one, &[0; 8], &flags.to_be_bytes()]);
+    let moov = boxed(*b"moov", &[&mvhd, &trak, &boxed(*b"mvex", &[&trex])]);
+    let mut bytes = boxed(*b"ftyp", &[b"iso6\0\0\0\0", b"iso6", b"cmfc", b"mp41"]);
+    bytes.extend(moov);
     debug_assert!(fmp4::tracks_of(&bytes).is_ok_and(|tracks| tracks.len() == 1));
-    Ok(bytes.into())
+    bytes.into()
+}
+
+/// A full box of version 0.
+fn full(kind: [u8; 4], flags: u32, parts: &[&[u8]]) -> Vec<u8> {
+    boxed(kind, &[&flags.to_be_bytes(), &parts.concat()])
 }

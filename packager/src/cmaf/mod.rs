@@ -2,6 +2,7 @@
 //! or groups.
 
 pub(crate) mod chunk;
+pub(crate) mod entry;
 pub(crate) mod init;
 
 /// Sample flags of ISO/IEC 14496-12 §8.8.3.1: depends on no other sample.

@@ -8,7 +8,7 @@ use super::header::Track;
 use super::{Error, Event, ProducerReference};
 use crate::boxes::{Child, children, find, u32_at, u64_at, version_flags};
 use crate::cmaf::FLAG_NON_SYNC;
-use crate::{Codec, Sample, TrackId};
+use crate::{Sample, TrackId};
 
 /// Ten seconds of the smallest AAC frames are 700 samples; this is far above, and 65536 events are still < 16 MiB.
 const SAMPLES_MAX: u32 = 65_536;
@@ -83,8 +83,7 @@ fn traf(
             let flags = entry.flags.or(tfhd.flags).unwrap_or(track.default_flags);
             let data = mdat_slice(mdat, at, size).ok_or(Error::OutsideMdat)?;
             at += u64::from(size);
-            let keyframe =
-                flags & FLAG_NON_SYNC == 0 || matches!(track.config.codec, Codec::Aac { .. });
+            let keyframe = flags & FLAG_NON_SYNC == 0 || track.config.codec.is_audio();
             events.push_back(Event::Sample {
                 sample: Sample {
                     track: track.config.track,

@@ -76,16 +76,32 @@ fn trak(body: &[u8]) -> Option<(u32, u32, Option<Codec>)> {
     let stbl = find(minf, *b"stbl")?.body;
     let stsd = find(stbl, *b"stsd")?.body;
     let entry = children(stsd.get(8..)?).next()??;
-    let codec = match &entry.kind {
-        // The fixed part of a visual sample entry is 78 bytes, of an audio one 28 (ISO/IEC 14496-12 §12.1.3, §12.2.3).
-        b"avc1" | b"avc3" => find(entry.body.get(78..)?, *b"avcC")
-            .map(|avcc| Codec::H264 { record: Bytes::copy_from_slice(avcc.body) }),
-        b"mp4a" => find(entry.body.get(audio_entry_bytes(entry.body)?..)?, *b"esds")
-            .and_then(|esds| specific(esds.body.get(4..)?))
-            .map(|config| Codec::Aac { config: Bytes::copy_from_slice(config) }),
-        _ => None,
-    };
-    Some((track_id, timescale, codec))
+    Some((track_id, timescale, codec(entry.kind, entry.body)))
+}
+
+/// The codec of a sample entry.
+fn codec(kind: [u8; 4], body: &[u8]) -> Option<Codec> {
+    // The fixed part of a visual sample entry is 78 bytes, of an audio one 28 (ISO/IEC 14496-12 §12.1.3, §12.2.3).
+    let video = |config: [u8; 4]| Some(find(body.get(78..)?, config)?.body);
+    let audio = |config: [u8; 4]| Some(find(body.get(audio_entry_bytes(body)?..)?, config)?.body);
+    let copy = Bytes::copy_from_slice;
+    Some(match &kind {
+        b"avc1" | b"avc3" => Codec::H264 { record: copy(video(*b"avcC")?) },
+        b"hvc1" | b"hev1" => Codec::Hevc { record: copy(video(*b"hvcC")?) },
+        b"av01" => Codec::Av1 { record: copy(video(*b"av1C")?) },
+        b"vp09" => Codec::Vp9 { record: copy(video(*b"vpcC")?.get(4..)?) },
+        b"mp4a" => Codec::Aac { config: copy(specific(audio(*b"esds")?.get(4..)?)?) },
+        b"Opus" => Codec::Opus { head: copy(audio(*b"dOps")?) },
+        // A full box, then the header of the first metadata block, which must be STREAMINFO.
+        b"fLaC" => {
+            let body = audio(*b"dfLa")?.get(4..)?;
+            let is_stream_info = matches!(body.first()?, 0 | 0x80);
+            Codec::Flac { stream_info: copy(body.get(4..38).filter(|_| is_stream_info)?) }
+        }
+        b"ac-3" => Codec::Ac3 { specific: copy(audio(*b"dac3")?) },
+        b"ec-3" => Codec::Eac3 { specific: copy(audio(*b"dec3")?) },
+        _ => return None,
+    })
 }
 
 /// `QuickTime`'s version 1 and 2 entries carry more fields.

@@ -6,6 +6,8 @@
     reason = "tests own the clock and may fail loudly"
 )]
 
+pub mod tools;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
