@@ -33,7 +33,8 @@ pub struct Limits {
     /// FETCHes of ours that publishers of this shard have not answered yet, each for one hole: with
     /// `fetch_bytes_per_session_max` at most 64 x 8 MB.
     pub upstream_fetches_max: usize,
-    /// How long a publisher may take to answer one; then the hole is said to be unknown.
+    /// How long a publisher may bring nothing more for one; then the rest is said to be unknown. Four
+    /// times this is its end in any case.
     pub upstream_fetch_timeout: Duration,
     /// Objects one FETCH may name: 2 groups of 10 s at 60 chunks a second.
     pub fetch_objects_max: usize,

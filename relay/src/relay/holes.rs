@@ -17,6 +17,10 @@ use crate::fetch::Item;
 use crate::track::Source;
 use crate::{Draft, SessionId, StreamId, TrackId};
 
+/// An answer that keeps coming may take this many times `upstream_fetch_timeout` in all: what a path
+/// carries of two groups while the live edge goes first on it.
+const FETCH_TIMEOUTS_MAX: u32 = 4;
+
 /// What a publisher brought for a hole, ascending, and how far that goes.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -32,7 +36,9 @@ pub(super) struct Hole {
     request: RequestId,
     track: TrackId,
     wanted: Wanted,
+    /// It must have brought something more by then, and everything by the second.
     until: Instant,
+    over: Instant,
     stream: Option<StreamId>,
     object: Option<(FetchObject, BytesMut)>,
     found: Found,
@@ -78,6 +84,7 @@ impl Relay {
         let Some(state) = self.live(publisher) else { return false };
         let Ok(asked) = state.moqt.fetch(&target, Params::default()) else { return false };
         let until = now + self.limits.upstream_fetch_timeout;
+        let over = now + self.limits.upstream_fetch_timeout * FETCH_TIMEOUTS_MAX;
         self.timers.insert((until, Timer::Holes));
         self.holes.push(Hole {
             session: publisher,
@@ -85,6 +92,7 @@ impl Relay {
             track: id,
             wanted,
             until,
+            over,
             stream: None,
             object: None,
             found: Found::default(),
@@ -122,12 +130,14 @@ impl Relay {
     ) {
         let objects_max = self.limits.fetch_objects_max;
         let bytes_max = self.limits.fetch_bytes_per_session_max;
+        let patience = self.limits.upstream_fetch_timeout;
         let draft = self.sessions.get(session.0).map(|state| state.draft);
         let (Some(hole), Some(draft)) = (self.hole_of(session, stream), draft) else { return };
         let expected = hole.found.through.is_none_or(|through| object.location > through)
             && object.location >= hole.wanted.start
             && object.location <= hole.wanted.end;
         let length = usize::try_from(object.payload_len).unwrap_or(usize::MAX);
+        hole.until = (now + patience).min(hole.over);
         hole.bytes = hole.bytes.saturating_add(length);
         let request = hole.request;
         if !expected || hole.bytes > bytes_max || hole.found.items.len() >= objects_max {
@@ -265,6 +275,8 @@ impl Relay {
             self.metrics.upstream_fetches_late += 1;
             self.end_hole(session, request, false, now);
         }
+        let next = self.holes.iter().map(|hole| hole.until).min();
+        self.timers.extend(next.map(|until| (until, Timer::Holes)));
     }
 
     /// FETCHes of a session that wait for a publisher; they count as its fetches.

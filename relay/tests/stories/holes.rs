@@ -92,6 +92,32 @@ fn answer(
     world.send_raw(publisher, stream, out.freeze(), true);
 }
 
+/// One object of group 48 after the other, `pause` apart.
+fn answer_slowly(world: &mut World, publisher: usize, request: RequestId, pause: Duration) {
+    let draft = Draft::D18;
+    let end = Location::new(50, 1);
+    let moqt = &mut world.peer(publisher).moqt;
+    moqt.accept_fetch(request, false, end, Params::default(), &[]).unwrap();
+    let mut out = BytesMut::new();
+    let header = FetchHeader { request };
+    let mut encoder = FetchEncoder::new(draft, &header, GroupOrder::Ascending, &mut out).unwrap();
+    let stream = world.new_uni(publisher);
+    for object in 0..10 {
+        let payload = payload(48, object);
+        let head = FetchObject {
+            location: Location::new(48, object),
+            subgroup: Some(0),
+            priority: 2,
+            properties: Bytes::new(),
+            payload_len: payload.len() as u64,
+        };
+        encoder.object(&head, &mut out).unwrap();
+        out.extend_from_slice(&payload);
+        world.send_raw(publisher, stream, out.split().freeze(), object == 9);
+        world.advance(pause);
+    }
+}
+
 /// Ends of the ranges a viewer was told are unknown.
 fn unknown(world: &mut World, viewer: usize) -> Vec<Location> {
     let heard = &world.peer(viewer).heard;
@@ -158,6 +184,21 @@ fn a_publisher_that_refuses_or_stays_silent_leaves_the_hole_unknown() {
         assert_eq!(world.peer(viewer).locations(request), [(50, 0), (50, 1)], "silent: {silent}");
         assert_eq!(unknown(&mut world, viewer).len(), 1, "silent: {silent}");
         world.peer(viewer).assert_unaltered();
+    }
+}
+
+#[test]
+fn an_answer_that_keeps_coming_is_waited_for_but_not_for_ever() {
+    let patience = Limits::default().upstream_fetch_timeout;
+    for (pause, objects, late) in [(patience / 4, 10, 0), (patience * 7 / 8, 5, 1)] {
+        let (mut world, publisher, viewer, _) = joined_late(Draft::D18, Limits::default());
+        let request = fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        answer_slowly(&mut world, publisher, asked, pause);
+        let got = world.peer(viewer).locations(request);
+        let past = got.iter().filter(|(group, _)| *group == 48).count();
+        assert_eq!(past, objects, "{pause:?}");
+        assert_eq!(world.relay.metrics().upstream_fetches_late, late, "{pause:?}");
     }
 }
 
