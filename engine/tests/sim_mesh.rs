@@ -247,6 +247,27 @@ fn a_ring_of_relays_is_refused_without_a_storm() {
 }
 
 #[test]
+fn the_same_seed_gives_the_same_run_to_the_nanosecond_and_the_byte() {
+    let run = || {
+        let (mut world, regions, edge, viewer) = two_regions();
+        world.kill(regions[0]);
+        world.run(seconds(5));
+        world.revive(regions[0]);
+        world.run(seconds(5));
+        let start = world.start;
+        let seen: Vec<_> = world.watchers[viewer]
+            .seen(&world.truth.video())
+            .iter()
+            .map(|seen| (seen.at - start, seen.group, seen.object))
+            .collect();
+        let quic = world.edges[edge].snapshot().quic;
+        let counts = [quic.bytes_sent, quic.bytes_received, quic.datagrams_sent, quic.sends];
+        (world.now - start, world.net.tally(), counts, seen)
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
 fn an_edge_that_is_its_own_upstream_is_told_so() {
     let mut world = World::new(&Setup::default());
     let own = World::edge_address(0);

@@ -146,6 +146,7 @@ impl Shards {
                 server: Arc::clone(&server),
                 drafts,
                 quic: limits.clone(),
+                chance: quic::Chance::System,
                 relay: plan.limits.relay(),
                 open_trees: plan.open_trees.to_vec(),
                 rings,

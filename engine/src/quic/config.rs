@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig,
@@ -116,14 +117,29 @@ impl Steering {
     }
 }
 
+/// Where an endpoint's connection ids, reset tokens and quinn's own dice come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Chance {
+    /// The system's generator: the only choice where strangers are.
+    #[default]
+    System,
+    /// A seed, so that a simulated run can be repeated packet by packet.
+    Seeded(u64),
+}
+
 struct ShardCids {
     steering: Steering,
+    /// `None` asks the system.
+    dice: Option<fastrand::Rng>,
 }
 
 impl ConnectionIdGenerator for ShardCids {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut id = [0; CID_BYTES];
-        random(&mut id);
+        match &mut self.dice {
+            Some(dice) => dice.fill(&mut id),
+            None => random(&mut id),
+        }
         let Steering { shard, shards, key } = self.steering;
         id[0] = weir_xdp::steer::cid_first_byte(shard, shards, key, id[0]);
         ConnectionId::new(&id)
@@ -143,9 +159,20 @@ fn random(bytes: &mut [u8]) {
     aws_lc_rs::rand::fill(bytes).expect("the system's random generator answers");
 }
 
-pub(super) fn endpoint(steering: Steering) -> Arc<EndpointConfig> {
+pub(super) fn endpoint(steering: Steering, chance: Chance) -> Arc<EndpointConfig> {
     let mut config = EndpointConfig::default();
-    config.cid_generator(move || Box::new(ShardCids { steering }));
+    let mut dice = match chance {
+        Chance::System => None,
+        Chance::Seeded(seed) => Some(fastrand::Rng::with_seed(seed)),
+    };
+    if let Some(dice) = &mut dice {
+        let (mut seed, mut reset) = ([0; 32], [0; 64]);
+        dice.fill(&mut seed);
+        dice.fill(&mut reset);
+        config.rng_seed(Some(seed));
+        config.reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset)));
+    }
+    config.cid_generator(move || Box::new(ShardCids { steering, dice: dice.clone() }));
     // Unknown short headers draw a stateless reset at most this often (H5).
     config.min_reset_interval(Duration::from_millis(20));
     Arc::new(config)

@@ -16,7 +16,7 @@ use weir_relay::admission::Backoff;
 pub(super) use weir_relay::admission::Prefix;
 use weir_xdp::{Datagram, Outcome, Port, Transmit};
 
-use super::config::{self, Limits, Steering};
+use super::config::{self, Chance, Limits, Steering};
 use super::conn::{Conn, Layer, Link, Phase, Pump};
 use super::wheel::{Due, Wheel};
 use super::wt;
@@ -214,7 +214,20 @@ impl Endpoint {
         limits: Limits,
         now: Instant,
     ) -> Self {
-        let inner = quinn_proto::Endpoint::new(config::endpoint(steering), server, true, None);
+        Self::with_chance(steering, Chance::System, server, drafts, limits, now)
+    }
+
+    /// The same, with a source of chance of its own.
+    pub fn with_chance(
+        steering: Steering,
+        chance: Chance,
+        server: Option<Arc<ServerConfig>>,
+        drafts: &'static [Draft],
+        limits: Limits,
+        now: Instant,
+    ) -> Self {
+        let config = config::endpoint(steering, chance);
+        let inner = quinn_proto::Endpoint::new(config, server, true, None);
         Self {
             inner,
             limits,

@@ -16,7 +16,7 @@ mod tests;
 mod wheel;
 mod wt;
 
-pub use config::{Limits, Steering};
+pub use config::{Chance, Limits, Steering};
 pub use conn::Link;
 pub use endpoint::{ConnId, Counters, Endpoint, Event};
 

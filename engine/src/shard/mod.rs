@@ -50,6 +50,8 @@ pub struct Options {
     pub drafts: &'static [Draft],
     /// Limits of QUIC.
     pub quic: quic::Limits,
+    /// Where connection ids and the like come from.
+    pub chance: quic::Chance,
     /// Limits of the relay.
     pub relay: weir_relay::Limits,
     /// Namespace trees that need neither key nor token.
@@ -179,8 +181,14 @@ impl Shard {
     /// An empty shard.
     pub fn new(options: Options, now: Instant) -> Self {
         let steering = options.steering;
-        let endpoint =
-            Endpoint::new(steering, Some(options.server), options.drafts, options.quic, now);
+        let endpoint = Endpoint::with_chance(
+            steering,
+            options.chance,
+            Some(options.server),
+            options.drafts,
+            options.quic,
+            now,
+        );
         let mut relay = Relay::new(options.relay, steering.shard);
         let own = Namespace::new([crate::config::OWN_TREE]).unwrap_or_default();
         relay.open_namespaces(options.open_trees, own);

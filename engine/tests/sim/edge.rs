@@ -2,7 +2,7 @@
 //! lives and deaths and what the engine tells them to believe.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use weir_relay::auth::{self, TrustedKey};
 use weir_xdp::steer::Key;
 use weir_xdp::virt::{Link, VirtPort};
 
-use super::{DRAFTS, ORG, World, seed, tls};
+use super::{DRAFTS, ORG, Place, World, chance, dice, tls};
 
 const NODE_SECRET: &str = "nk_live_simulated";
 const HASHING: [u8; 32] = [8; 32];
@@ -131,7 +131,7 @@ impl World {
         let now = self.now;
         let held = &mut self.edges[edge];
         held.lives += 1;
-        let life = seed() ^ (edge as u64) << 8 ^ held.lives << 16;
+        let life = dice(Place::Edge(edge, u16::MAX), held.lives);
         let key = Key::new(life);
         held.key = key;
         let ports = self.net.port_group(held.address, held.shards.into(), key).expect("free ports");
@@ -155,15 +155,17 @@ impl World {
                 let uplink = Uplink {
                     urls: held.upstreams.clone(),
                     key: NodeKey::new(NODE_SECRET, Trust::public_key(&SIGNING)),
-                    client: Arc::clone(&client),
+                    client: dialling(&client, dice(Place::Uplink(edge, index), held.lives)),
                     route_key: [held.lives as u8; 32],
                     seed: life ^ u64::from(index) << 32,
                 };
+                let chance = chance(Place::Edge(edge, index), held.lives);
                 let options = shard::Options {
                     steering: Steering { shard: index, shards: held.shards, key },
                     server: Arc::clone(&server),
                     drafts: DRAFTS,
                     quic: limits.clone(),
+                    chance,
                     relay: weir_relay::Limits::default(),
                     open_trees: Vec::new(),
                     rings,
@@ -280,6 +282,18 @@ impl World {
             .max()
             .unwrap_or(Duration::MAX)
     }
+}
+
+/// The same settings, with first connection ids that follow from a seed: they decide which shard answers.
+fn dialling(client: &quinn_proto::ClientConfig, seed: u64) -> Arc<quinn_proto::ClientConfig> {
+    let dice = Mutex::new(fastrand::Rng::with_seed(seed));
+    let mut client = client.clone();
+    client.initial_dst_cid_provider(Arc::new(move || {
+        let mut id = [0; 20];
+        dice.lock().expect("one thread").fill(&mut id);
+        quinn_proto::ConnectionId::new(&id)
+    }));
+    Arc::new(client)
 }
 
 /// An address nobody listens on.

@@ -1,6 +1,9 @@
 //! A whole node and its viewers in one thread on a network in memory. It owns virtual time, the rings between shards,
-//! an encoder, and a second packager that says what every object must be; the stories are in the test files. All chance
-//! in the network follows from `SIM_SEED`; TLS draws its own keys, which changes no order of events.
+//! an encoder, and a second packager that says what every object must be; the stories are in the test files. Chance
+//! follows from `SIM_SEED`: loss and delay, connection ids, reset tokens, what quinn draws, jitter. What does not is
+//! TLS: aws-lc draws key shares and randoms from the system, which changes bytes but no length, since certificates and
+//! signatures are Ed25519; and rustls reads the real clock for tickets, whose ages matter to nobody here. So the same
+//! seed gives the same packets at the same times, which `sim_mesh.rs` checks.
 
 #![allow(dead_code, reason = "each file of stories uses its part of the world")]
 
@@ -76,6 +79,37 @@ pub fn seed() -> u64 {
         eprintln!("SIM_SEED={seed}");
     }
     seed
+}
+
+/// Who draws chance of its own, so that one more draw here changes nothing there.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Engine(u16),
+    Twin,
+    Edge(usize, u16),
+    Viewer(usize),
+    /// Connections that an edge dials.
+    Uplink(usize, u16),
+}
+
+/// The chance of one place in its `life`.
+fn dice(place: Place, life: u64) -> u64 {
+    let (kind, one, other) = match place {
+        Place::Engine(shard) => (1, 0, shard),
+        Place::Twin => (2, 0, 0),
+        Place::Edge(edge, shard) => (3, edge, shard),
+        Place::Viewer(viewer) => (4, viewer, 0),
+        Place::Uplink(edge, shard) => (5, edge, shard),
+    };
+    let mut hasher = DefaultHasher::new();
+    for part in [seed(), kind, one as u64, other.into(), life] {
+        hasher.write_u64(part);
+    }
+    hasher.finish()
+}
+
+fn chance(place: Place, life: u64) -> quic::Chance {
+    quic::Chance::Seeded(dice(place, life))
 }
 
 pub struct Node {
@@ -219,6 +253,7 @@ impl World {
                     server: Arc::clone(&config),
                     drafts: DRAFTS,
                     quic: limits.clone(),
+                    chance: chance(Place::Engine(index), 0),
                     relay: setup.relay.clone(),
                     open_trees: Vec::new(),
                     rings,
@@ -268,6 +303,7 @@ impl World {
             server: config,
             drafts: DRAFTS,
             quic: limits,
+            chance: chance(Place::Twin, 0),
             relay: weir_relay::Limits::default(),
             rings: rings.remove(0),
             open_trees: Vec::new(),
@@ -389,7 +425,8 @@ impl World {
         let own: IpAddr = Ipv4Addr::new(10, 0, 1, index as u8 + 1).into();
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
         let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
-        self.watchers.push(Watcher::dial(port, server, byte, draft, &token, self.now));
+        let chance = chance(Place::Viewer(index), 0);
+        self.watchers.push(Watcher::dial(port, server, byte, draft, &token, chance, self.now));
         index
     }
 
@@ -414,6 +451,11 @@ impl World {
     pub fn set_downlink(&self, viewer: usize, link: Link) {
         let own: IpAddr = Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into();
         self.net.set_link_one_way(self.server.ip(), own, link);
+    }
+
+    /// The addresses of the node and of a viewer at it.
+    pub fn between(&self, viewer: usize) -> (IpAddr, IpAddr) {
+        (self.server.ip(), Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into())
     }
 
     /// Runs for some virtual time.

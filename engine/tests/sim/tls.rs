@@ -1,4 +1,4 @@
-//! Certificates nobody checks and tokens that are checked.
+//! A certificate nobody checks and tokens that are checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,21 +6,31 @@ use std::time::Duration;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs as provider;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub(super) const KID: &str = "sgk_sim";
 
 pub(super) fn server(alpn: &[&[u8]]) -> ServerConfig {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let (certificate, key) = identity();
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![certificate], key)
         .expect("a certificate and its key");
     config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
     config
+}
+
+/// Always the same. Its signatures, unlike those of ECDSA, have one length and no chance in them.
+fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[6; 32]).expect("a key");
+    let key = PrivatePkcs8KeyDer::from(pair.to_pkcs8().expect("PKCS #8").as_ref().to_vec());
+    let signer = rcgen::KeyPair::try_from(&key).expect("a key");
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.serial_number = Some(1_u64.into());
+    let certificate = params.self_signed(&signer).expect("a certificate");
+    (certificate.der().clone(), key.into())
 }
 
 /// A signing key of the organisation.

@@ -66,10 +66,12 @@ impl Watcher {
         first_byte: u8,
         draft: Draft,
         token: &str,
+        chance: quic::Chance,
         now: Instant,
     ) -> Self {
         let steering = Steering { shard: 0, shards: 1, key: Key::new(1) };
-        let mut endpoint = Endpoint::new(steering, None, &[], quic::Limits::default(), now);
+        let limits = quic::Limits::default();
+        let mut endpoint = Endpoint::with_chance(steering, chance, None, &[], limits, now);
         let url = format!("moqt://{to}/playback/{}?tok={token}", super::INPUT);
         let url = PlaybackUrl::parse(&url).expect("a playback URL");
         Self {
@@ -94,12 +96,18 @@ impl Watcher {
         }
     }
 
-    /// What came of a track.
     /// Closes its connection.
     pub fn leave(&mut self, now: Instant) {
         self.endpoint.close_all(0, "left", now);
     }
 
+    /// Datagrams that reached it.
+    #[allow(dead_code, reason = "not every story asks")]
+    pub fn received(&self) -> u64 {
+        self.endpoint.counters().datagrams_received
+    }
+
+    /// What came of a track.
     pub fn seen(&self, track: &str) -> &[Seen] {
         self.seen.get(track).map_or(&[], Vec::as_slice)
     }
