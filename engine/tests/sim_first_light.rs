@@ -61,6 +61,34 @@ fn viewer_of_draft_16_sees_every_object_in_order_despite_loss() {
 }
 
 #[test]
+fn a_handshake_that_loses_its_first_flight_and_its_last_is_done_in_time() {
+    let network = Link::with_delay(Duration::from_millis(20));
+    let mut world = World::new(&Setup { network, ..Setup::default() });
+    world.publish();
+    world.run(seconds(1));
+    let viewer = world.watch(0, Draft::D18, DAY);
+    let (server, own) = world.between(viewer);
+    // The server's first answer is lost, and its second one is on the way before the viewer has asked again: what that
+    // acknowledges is old, and passes for a round trip of as much,
+    world.net.cut_one_way(server, own);
+    let dropped = |world: &World| world.net.tally().dropped_cut;
+    world.await_that("its loss", seconds(1), |world| dropped(world) > 0);
+    world.net.heal(server, own);
+    world.net.set_link_one_way(own, server, Link::with_delay(Duration::from_millis(60)));
+    // and when the whole of it has come after all, so is what the viewer says to it.
+    world.await_that("the rest", seconds(2), |world| world.watchers[viewer].received() >= 4);
+    let before = dropped(&world);
+    world.net.cut_one_way(own, server);
+    world.await_that("its loss", seconds(1), |world| dropped(world) > before);
+    world.net.heal(server, own);
+    world.await_that("pictures", seconds(4), |world| {
+        let name = world.truth.video();
+        !world.watchers[viewer].seen(&name).is_empty()
+    });
+    assert_eq!(world.nodes[0].shard.snapshot().quic.handshake_timeouts, 0);
+}
+
+#[test]
 fn viewer_joins_mid_group_and_starts_at_its_boundary() {
     let mut world = World::new(&Setup::default());
     world.publish();

@@ -12,6 +12,8 @@ use quinn_proto::{
 };
 use weir_moqt::Draft;
 
+use super::congestion;
+
 /// ALPN token of HTTP/3 (RFC 9114 §3.1): WebTransport sessions arrive under it.
 pub(super) const ALPN_H3: &[u8] = b"h3";
 
@@ -37,6 +39,12 @@ const NODE_STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// Silence after which a relay above counts as gone: three lost signs of life, one a second. A
 /// viewer's gap after a kill is this and the next group.
 const NODE_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The round trip assumed of a path nobody has measured. RFC 9002 section 6.2.2 recommends 333 ms, with which a lost first
+/// flight costs a second; and since its late acknowledgement then passes for a round trip of a second, a second loss in
+/// the same handshake costs seven, which no viewer waits for. Most paths are shorter than 100 ms; one that is longer
+/// than three times that sends its first flight twice.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// Limits of one QUIC endpoint. Each has a counter in [`super::Counters`] when it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +186,7 @@ pub(super) fn endpoint(steering: Steering, chance: Chance) -> Arc<EndpointConfig
     Arc::new(config)
 }
 
-fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32) -> TransportConfig {
+fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32, node: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(bidi_streams))
@@ -186,6 +194,8 @@ fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32) -> TransportC
         .stream_receive_window(VarInt::from_u32(limits.stream_receive_window_bytes))
         .receive_window(VarInt::from_u32(limits.receive_window_bytes))
         .send_window(limits.send_window_bytes)
+        .initial_rtt(INITIAL_RTT)
+        .congestion_controller_factory(Arc::new(congestion::Factory { node }))
         // One group after the other, not byte by byte in turn: the older one is wanted first.
         .send_fairness(false)
         .keep_alive_interval(Some(limits.idle_timeout / 3))
@@ -211,7 +221,7 @@ pub fn server(
     let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let (bidi, uni) = (limits.stranger_bidi_streams_max, limits.stranger_uni_streams_max);
-    config.transport_config(Arc::new(transport(limits, bidi, uni)));
+    config.transport_config(Arc::new(transport(limits, bidi, uni, false)));
     Ok(Arc::new(config))
 }
 
@@ -225,7 +235,7 @@ pub fn client(
     let crypto = QuicClientConfig::try_from(Arc::new(tls))?;
     let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
     let (bidi, uni) = (limits.bidi_streams_max, limits.uni_streams_max);
-    config.transport_config(Arc::new(transport(limits, bidi, uni)));
+    config.transport_config(Arc::new(transport(limits, bidi, uni, false)));
     Ok(config)
 }
 
@@ -243,6 +253,7 @@ pub fn uplink(
         ..Limits::default()
     };
     let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(&limits, NODE_STREAMS_MAX, NODE_STREAMS_MAX)));
+    let streams = NODE_STREAMS_MAX;
+    config.transport_config(Arc::new(transport(&limits, streams, streams, true)));
     Ok(Arc::new(config))
 }

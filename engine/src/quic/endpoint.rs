@@ -17,6 +17,7 @@ pub(super) use weir_relay::admission::Prefix;
 use weir_xdp::{Datagram, Outcome, Port, Transmit};
 
 use super::config::{self, Chance, Limits, Steering};
+use super::congestion;
 use super::conn::{Conn, Layer, Link, Phase, Pump};
 use super::wheel::{Due, Wheel};
 use super::wt;
@@ -400,6 +401,7 @@ impl Endpoint {
             let streams = VarInt::from_u32(config::NODE_STREAMS_MAX);
             conn.inner.set_max_concurrent_streams(Dir::Bi, streams);
             conn.node = true;
+            congestion::trust_node(conn.inner.congestion_state());
             mark(&mut self.dirty, conn, id.index as usize);
         }
     }

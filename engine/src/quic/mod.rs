@@ -7,6 +7,7 @@
 //! back.
 
 pub mod config;
+mod congestion;
 mod conn;
 mod endpoint;
 #[cfg(test)]
