@@ -225,6 +225,9 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
         let fd = core.port.fd().map_or(-1, |fd| fd.as_raw_fd());
         (PollableFd::new(Fd(fd))?, PollableFd::new(Fd(wake.as_raw_fd()))?)
     };
+    // Kept from park to park: a poll that has not fired stays armed, so that a turn costs the ring
+    // only what has happened.
+    let mut states = [PollState::new(), PollState::new(), PollState::new()];
     let mut farewell: Option<Instant> = None;
     let mut busy_share = BusyShare::new(Instant::now());
     loop {
@@ -256,7 +259,6 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
             .map_or(PARK_MAX, |at| at.saturating_duration_since(clock.now))
             .min(PARK_MAX)
             .min(if farewell.is_some() { Duration::from_millis(20) } else { PARK_MAX });
-        let mut states = [PollState::new(), PollState::new(), PollState::new()];
         let mut timer = Timer::new(park);
         let parked = Instant::now();
         std::future::poll_fn(|cx| {
