@@ -194,6 +194,14 @@ pub(super) enum Input {
         #[arg(long)]
         json: bool,
     },
+    /// Show how the input's publisher is doing, with what to change at the encoder
+    Health {
+        /// Id of the input, lv_…
+        id: InputId,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Change settings of an input; the key stays, the next publisher meets them
     Set {
         /// Id of the input, lv_…

@@ -7,7 +7,8 @@ use std::{
 
 use serde_json::json;
 use weir_control::{
-    DATABASE_FILE, InputChange, InputStatus, NewInput, NodeSecret, Store, StreamKey, Withdraw,
+    DATABASE_FILE, InputChange, InputHealth, InputStatus, NewInput, NodeSecret, Store, StreamKey,
+    Withdraw,
 };
 
 use super::{
@@ -39,6 +40,11 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
                 Ok((store.input(&id).await?, store.input_status(&id).await?))
             })?;
             shown(&input, &status, json, out)
+        }
+        Input::Health { id, json } => {
+            let health =
+                with_store(config, Missing::Refuse, async |store| store.input_health(&id).await)?;
+            healthy(&health, json, out)
         }
         Input::Set { id, name, ingest, policy, reconnect_window, json } => {
             let reconnect_window_s = reconnect_window.map(seconds);
@@ -107,6 +113,43 @@ fn shown(
         input.reconnect_window_s,
         status.state.as_str(),
     ))
+}
+
+/// The health of an input as a short table, warnings last.
+fn healthy(health: &InputHealth, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    if json {
+        return written(writeln!(out, "{}", json!(health)));
+    }
+    let reason =
+        health.status.state_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    written(writeln!(out, "state     {}{reason}", health.status.state.as_str()))?;
+    let (Some(of), Some(at)) = (&health.health, health.measured_at) else {
+        return written(writeln!(out, "measured  never"));
+    };
+    written(writeln!(out, "measured  {at}"))?;
+    for (label, key, unit) in [
+        ("bitrate", "bitrate", "b/s"),
+        ("video", "video_codec", ""),
+        ("width", "width", "px"),
+        ("height", "height", "px"),
+        ("rate", "frame_rate", "fps"),
+        ("keyframe", "keyframe_interval_ms", "ms apart"),
+        ("b-frames", "b_frames", ""),
+        ("audio", "audio_codec", ""),
+        ("skew", "audio_delay_ms", "ms"),
+        ("drift", "drift_ppm", "ppm"),
+    ] {
+        let value = match &of[key] {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        written(writeln!(out, "{label:<9} {value} {unit}"))?;
+    }
+    let warnings = of["warnings"].as_array().into_iter().flatten();
+    warnings
+        .filter_map(|warning| Some((warning["code"].as_str()?, warning["message"].as_str()?)))
+        .try_for_each(|(code, text)| written(writeln!(out, "warning   {code}: {text}")))
 }
 
 /// Whole seconds, rounded up so that a short window is not none; what is too long the store refuses.

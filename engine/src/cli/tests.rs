@@ -78,6 +78,8 @@ fn an_input_is_created_its_key_rotated_and_a_token_minted() {
     assert_eq!((&shown["state"], &shown["name"]), (&"idle".into(), &"Stage".into()));
     let said = weir(&["input", "show", id, "--data-dir", data]).expect("works");
     assert!(said.contains("takeover, reconnect window 5 s") && said.contains("idle"), "{said}");
+    let said = weir(&["input", "health", id, "--data-dir", data]).expect("works");
+    assert!(said.contains("measured  never"), "{said}");
     let long = ["input", "set", id, "--reconnect-window", "2h", "--data-dir", data];
     let refused = weir(&long).expect_err("too long");
     assert!(refused.to_string().contains("at most 3600 seconds"), "{refused}");

@@ -249,7 +249,7 @@ fn row(report: Report) -> InputReport {
         reason: Some(report.reason.label()),
         protocol: Some(report.protocol.label()),
         since: Timestamp::from_millis(i64::try_from(report.since.as_millis()).unwrap_or(i64::MAX)),
-        health: None,
+        health: report.health.map(|health| health.to_json()),
     }
 }
 

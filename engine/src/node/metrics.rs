@@ -8,7 +8,7 @@ use weir_relay::DropReason;
 use weir_relay::admission::Full;
 use weir_relay::auth::AuthError;
 
-use crate::shard::Snapshot;
+use crate::shard::{Protocol, Snapshot, State, Warning};
 
 /// The shards' last pictures of themselves.
 #[derive(Clone)]
@@ -300,6 +300,25 @@ impl Page<'_> {
         self.gauge("broadcasts", "Broadcasts held, live or in their reconnect window.", |s| {
             s.broadcasts as u64
         });
+        self.labelled_gauge("inputs", "Inputs with a broadcast, by state.", "state", |s| {
+            State::ALL.iter().map(|state| state.label()).zip(s.inputs).collect()
+        });
+        self.labelled_gauge("feeds", "Publishers, by protocol.", "protocol", |s| {
+            Protocol::ALL.iter().map(|protocol| protocol.label()).zip(s.feeds).collect()
+        });
+        self.labelled_gauge("input_warnings", "Inputs with a warning.", "warning", |s| {
+            Warning::ALL.iter().map(|warning| warning.code()).zip(s.warned).collect()
+        });
+        self.labelled("samples_corrected_total", "What was done to samples.", "what", |s| {
+            vec![
+                ("restamped", s.fixes.restamped),
+                ("jumped", s.fixes.jumps),
+                ("dropped_before_keyframe", s.fixes.dropped_before_keyframe),
+                ("dropped_overlap", s.fixes.dropped_overlap),
+                ("dropped_backlog", s.fixes.dropped_backlog),
+                ("group_too_long", s.fixes.long_groups),
+            ]
+        });
         self.counter("samples_received_total", "Samples taken from feeds.", |s| s.samples);
         self.counter("samples_received_bytes_total", "Bytes of those.", |s| s.sample_bytes);
         self.counter("samples_refused_total", "Samples the packager could not use.", |s| {
@@ -423,7 +442,28 @@ impl Page<'_> {
         label: &str,
         of: impl Fn(&Snapshot) -> Vec<(&'static str, u64)>,
     ) {
-        let _ = writeln!(self.text, "# HELP weir_{name} {help}\n# TYPE weir_{name} counter");
+        self.labels("counter", name, help, label, of);
+    }
+
+    fn labelled_gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        of: impl Fn(&Snapshot) -> Vec<(&'static str, u64)>,
+    ) {
+        self.labels("gauge", name, help, label, of);
+    }
+
+    fn labels(
+        &mut self,
+        kind: &str,
+        name: &str,
+        help: &str,
+        label: &str,
+        of: impl Fn(&Snapshot) -> Vec<(&'static str, u64)>,
+    ) {
+        let _ = writeln!(self.text, "# HELP weir_{name} {help}\n# TYPE weir_{name} {kind}");
         for (shard, snapshot) in self.shards.iter().enumerate() {
             for (value, count) in of(snapshot) {
                 let _ = writeln!(

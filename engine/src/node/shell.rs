@@ -354,7 +354,7 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
             reported = clock.now;
             let mut core = core.borrow_mut();
             for report in core.shard.reports(clock.now, clock.wall) {
-                core.news.entry(report.input_id.clone()).or_insert(report);
+                core.news.insert(report.input_id.clone(), report);
             }
             core.tell_news();
         }

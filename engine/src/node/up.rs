@@ -242,6 +242,14 @@ impl http::Site for Site {
         }
     }
 
+    fn publish_urls(&self, host: Option<&str>, input: &str, key: &str) -> serde_json::Value {
+        let mut addresses = self.addresses.clone();
+        if addresses.public_host.is_none() {
+            addresses.public_host = host.filter(|host| *host != "localhost").map(str::to_owned);
+        }
+        serde_json::json!(addresses.publish_urls_with(input, key))
+    }
+
     fn render_metrics(&self, out: &mut String) {
         out.push_str(&(self.metrics)());
     }

@@ -13,6 +13,7 @@ use weir_moqt::{FullTrackName, Namespace};
 use weir_packager::{Options, Output, Packager};
 use weir_relay::{DoneCode, ObjectIn, Relay, TrackId, TrackOptions};
 
+use super::health::{Health, Link};
 use super::publisher::{
     FeedId, Opening, Policy, Protocol, Rank, Reason, Refused, Report, Second, State,
 };
@@ -28,6 +29,7 @@ pub(super) struct Tally {
     pub(super) lost: u64,
     /// Publishers replaced while they were alive.
     pub(super) takeovers: u64,
+    pub(super) packager: weir_packager::Counters,
 }
 
 impl Tally {
@@ -38,6 +40,14 @@ impl Tally {
         self.faults += other.faults;
         self.lost += other.lost;
         self.takeovers += other.takeovers;
+        let (sum, more) = (&mut self.packager, other.packager);
+        sum.restamped += more.restamped;
+        sum.jumps += more.jumps;
+        sum.dropped_before_keyframe += more.dropped_before_keyframe;
+        sum.dropped_overlap += more.dropped_overlap;
+        sum.dropped_backlog += more.dropped_backlog;
+        sum.long_groups += more.long_groups;
+        sum.lost += more.lost;
     }
 }
 
@@ -65,6 +75,9 @@ pub(super) struct Broadcast {
     policy: Policy,
     takeovers: Takeovers,
     standing: Standing,
+    link: Link,
+    /// Access units lost and timestamps corrected, as last told.
+    told: (u64, u64),
     /// Something was published since the broadcast exists.
     shown: bool,
     tally: Tally,
@@ -133,6 +146,8 @@ impl Broadcast {
                 since: now,
                 fresh: false,
             },
+            link: Link::default(),
+            told: (0, 0),
             shown: false,
             tally: Tally::default(),
         })
@@ -152,7 +167,12 @@ impl Broadcast {
     }
 
     pub(super) fn tally(&self) -> Tally {
-        self.tally
+        Tally { packager: *self.packager.counters(), ..self.tally }
+    }
+
+    /// State, and protocol of whoever publishes.
+    pub(super) fn standing(&self) -> (State, Option<Protocol>) {
+        (self.standing.state, self.feed.as_ref().map(|_| self.last_protocol))
     }
 
     /// What it is now and why.
@@ -164,6 +184,29 @@ impl Broadcast {
             reason,
             protocol: self.last_protocol,
             since: wall.saturating_sub(now.saturating_duration_since(since)),
+            health: None,
+        }
+    }
+
+    /// How it is doing; what happened since this was last asked counts as lately.
+    pub(super) fn health(&mut self, now: Instant) -> Health {
+        let feed = self.packager.health(now);
+        let restamped = feed.counters.restamped + feed.counters.jumps;
+        let (lost, told) = (feed.counters.lost, self.told);
+        self.told = (lost, restamped);
+        Health {
+            feed,
+            link: self.link,
+            publishing: self.feed.is_some(),
+            lost_lately: lost.saturating_sub(told.0),
+            restamped_lately: restamped.saturating_sub(told.1),
+        }
+    }
+
+    /// What the publisher's shell knows of the path.
+    pub(super) fn handle_link(&mut self, feed: FeedId, link: Link) {
+        if self.feed.as_ref().is_some_and(|held| held.id == feed) {
+            self.link = link;
         }
     }
 
@@ -201,6 +244,7 @@ impl Broadcast {
         let id = FeedId(self.last_feed);
         self.feed = Some(Feed { id, rank: opening.rank, peer: opening.peer, farewell: None });
         self.last_protocol = opening.protocol;
+        self.link = Link::default();
         self.policy = opening.policy.clone();
         self.last_sample = now;
         self.ends = None;

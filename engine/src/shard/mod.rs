@@ -5,6 +5,7 @@
 
 mod broadcast;
 mod exchange;
+mod health;
 mod mesh;
 mod publisher;
 mod rings;
@@ -22,6 +23,7 @@ use weir_relay::{
 };
 use weir_xdp::Port;
 
+pub use health::{Health, Link, Warning};
 pub use mesh::Snapshot as MeshSnapshot;
 pub use publisher::{
     FeedId, Opening, Policy, Protocol, Rank, Reason, Refused, Report, Second, State,
@@ -123,6 +125,14 @@ pub struct Snapshot {
     pub encoders: usize,
     /// Broadcasts held, live or within their window.
     pub broadcasts: usize,
+    /// Inputs by state, in the order of [`State::ALL`]; those without a broadcast are not counted.
+    pub inputs: [u64; State::ALL.len()],
+    /// Feeds by protocol, in the order of [`Protocol::ALL`].
+    pub feeds: [u64; Protocol::ALL.len()],
+    /// Inputs with each warning, in the order of [`Warning::ALL`].
+    pub warned: [u64; Warning::ALL.len()],
+    /// What had to be done to samples.
+    pub fixes: packager::Counters,
     /// Samples taken from feeds.
     pub samples: u64,
     /// Bytes of those.
@@ -172,6 +182,8 @@ pub struct Shard {
     egress: Egress,
     mesh: mesh::Mesh,
     events: VecDeque<Event>,
+    /// Inputs with each warning, as last reported.
+    warned: [u64; Warning::ALL.len()],
     draining: bool,
     turns: u64,
     panics: u64,
@@ -206,6 +218,7 @@ impl Shard {
             egress: Egress::new(now),
             mesh: mesh::Mesh::new(options.node, now),
             events: VecDeque::new(),
+            warned: [0; Warning::ALL.len()],
             draining: false,
             turns: 0,
             panics: 0,
@@ -381,9 +394,28 @@ impl Shard {
         }
     }
 
-    /// What is to be said of every input with a broadcast.
-    pub fn reports(&self, now: Instant, wall: Duration) -> Vec<Report> {
-        self.broadcasts.iter().map(|(id, broadcast)| broadcast.report(id, now, wall)).collect()
+    /// What a publisher's shell knows of the path, as often as it likes.
+    pub fn handle_link(&mut self, input_id: &str, feed: FeedId, link: Link) {
+        if let Some(broadcast) = self.broadcasts.get_mut(input_id) {
+            broadcast.handle_link(feed, link);
+        }
+    }
+
+    /// What is to be said of every input with a broadcast, health included.
+    pub fn reports(&mut self, now: Instant, wall: Duration) -> Vec<Report> {
+        self.warned = [0; Warning::ALL.len()];
+        let mut reports = Vec::with_capacity(self.broadcasts.len());
+        for (id, broadcast) in &mut self.broadcasts {
+            let health = broadcast.health(now);
+            for (warning, _) in health.warnings() {
+                if let Some(count) = self.warned.get_mut(warning as usize) {
+                    *count += 1;
+                }
+            }
+            let health = Some(Box::new(health));
+            reports.push(Report { health, ..broadcast.report(id, now, wall) });
+        }
+        reports
     }
 
     /// Sends GOAWAY to every session, closes at `deadline` those that stay, and refuses newcomers,
@@ -416,7 +448,20 @@ impl Shard {
             tally.add(broadcast.tally());
         }
         let links = self.exchange.counters();
+        let mut inputs = [0; State::ALL.len()];
+        let mut feeds = [0; Protocol::ALL.len()];
+        for broadcast in self.broadcasts.values() {
+            let (state, protocol) = broadcast.standing();
+            inputs[state as usize] += 1;
+            if let Some(protocol) = protocol {
+                feeds[protocol as usize] += 1;
+            }
+        }
         Snapshot {
+            inputs,
+            feeds,
+            warned: self.warned,
+            fixes: tally.packager,
             quic: self.endpoint.counters(),
             connections: self.endpoint.connections(),
             port: weir_xdp::Counters::default(),
@@ -462,7 +507,8 @@ impl Shard {
                 self.past.add(broadcast.tally());
                 let namespace = broadcast.namespace().clone();
                 self.exchange.announce(false, &namespace);
-                let report = broadcast.report(&id, now, wall);
+                let health = Some(Box::new(broadcast.health(now)));
+                let report = Report { health, ..broadcast.report(&id, now, wall) };
                 self.broadcasts.remove(&id);
                 self.events.push_back(Event::Input(report));
             }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use weir_moqt::Namespace;
 
+use super::health::Health;
+
 /// How publishers of one input follow each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -158,6 +160,10 @@ pub enum Reason {
 }
 
 impl State {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] =
+        [Self::Idle, Self::Connected, Self::Live, Self::Reconnecting, Self::Errored];
+
     /// The word for it in logs and the API.
     pub fn label(self) -> &'static str {
         match self {
@@ -220,4 +226,6 @@ pub struct Report {
     pub protocol: Protocol,
     /// Since when, as wall time since the Unix epoch.
     pub since: Duration,
+    /// How it is doing, in the reports that come every few seconds.
+    pub health: Option<Box<Health>>,
 }

@@ -13,20 +13,24 @@ use base64::{Engine, engine::general_purpose::STANDARD, engine::general_purpose:
 use serde::Deserialize;
 use serde_json::json;
 
+use super::inputs;
 use super::routes::{Routes, json, problem};
 use crate::{ApiKeyRecord, Error, Scope, Store, Withdraw, store::revocations::PAGE_MAX};
 
 /// Largest body of a request: a token of 8 KiB in JSON, twice over.
-const BODY_BYTES_MAX: usize = 16 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Who may withdraw tokens.
+const WITHDRAW: &[Scope] = &[Scope::Keys, Scope::StreamsMint];
 
 /// The routes under `/v1`.
 pub(super) fn routes() -> Router<Routes> {
-    Router::new().route("/v1/revocations", get(list).post(revoke))
+    Router::new().route("/v1/revocations", get(list).post(revoke)).merge(inputs::routes())
 }
 
 /// Whether a request may bring a body, which is read only once its sender is known.
 pub(super) fn takes_body(path: &str) -> bool {
-    path == "/v1/revocations"
+    path == "/v1/revocations" || inputs::takes_body(path)
 }
 
 /// What to withdraw: exactly one of the fields.
@@ -46,7 +50,7 @@ async fn revoke(State(routes): State<Routes>, headers: HeaderMap, request: Reque
     let Some(store) = routes.store() else {
         return problem(StatusCode::NOT_FOUND, "not_found");
     };
-    let asking = match authorise(store, &headers).await {
+    let asking = match authorise(store, &headers, WITHDRAW).await {
         Ok(asking) => asking,
         Err(refusal) => return refusal,
     };
@@ -111,7 +115,7 @@ async fn list(
     let Some(store) = routes.store() else {
         return problem(StatusCode::NOT_FOUND, "not_found");
     };
-    let asking = match authorise(store, &headers).await {
+    let asking = match authorise(store, &headers, WITHDRAW).await {
         Ok(asking) => asking,
         Err(refusal) => return refusal,
     };
@@ -144,8 +148,12 @@ fn position(cursor: &str) -> Option<(String, String)> {
     Some((kind.to_owned(), value.to_owned()))
 }
 
-/// Who asks, if it may withdraw tokens: an API key as bearer, or as the password of HTTP Basic.
-async fn authorise(store: &Store, headers: &HeaderMap) -> Result<ApiKeyRecord, Response> {
+/// Who asks, if its key has one of the scopes: an API key as bearer, or as the password of HTTP Basic.
+pub(super) async fn authorise(
+    store: &Store,
+    headers: &HeaderMap,
+    may: &[Scope],
+) -> Result<ApiKeyRecord, Response> {
     let key = headers.get(header::AUTHORIZATION).and_then(|value| credential(value.to_str().ok()?));
     let unknown = || {
         let wanted = [(header::WWW_AUTHENTICATE, "Bearer")];
@@ -159,7 +167,6 @@ async fn authorise(store: &Store, headers: &HeaderMap) -> Result<ApiKeyRecord, R
         },
         None => return Err(unknown()),
     };
-    let may = [Scope::Keys, Scope::StreamsMint];
     if asking.scopes.iter().any(|scope| may.contains(scope)) {
         Ok(asking)
     } else {
@@ -179,13 +186,15 @@ fn credential(value: &str) -> Option<String> {
     pair.split_once(':').map(|(_, key)| key.to_owned())
 }
 
-fn failed(error: &Error) -> Response {
+pub(super) fn failed(error: &Error) -> Response {
     let status = match error {
-        Error::Claim | Error::TokenUnreadable | Error::TokenWithoutId => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Error::Claim
+        | Error::Name
+        | Error::ReconnectWindow
+        | Error::TokenUnreadable
+        | Error::TokenWithoutId => StatusCode::UNPROCESSABLE_ENTITY,
         Error::RevocationsFull => StatusCode::SERVICE_UNAVAILABLE,
-        Error::UnknownSigningKey(_) => StatusCode::NOT_FOUND,
+        Error::UnknownInput(_) | Error::UnknownSigningKey(_) => StatusCode::NOT_FOUND,
         _ => {
             tracing::warn!(%error, "cannot answer a request of the API");
             StatusCode::INTERNAL_SERVER_ERROR

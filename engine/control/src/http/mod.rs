@@ -7,6 +7,7 @@
 mod api;
 mod assets;
 mod connection;
+mod inputs;
 mod limits;
 mod routes;
 #[cfg(test)]
@@ -30,6 +31,10 @@ pub trait Site: Send + Sync + 'static {
 
     /// `https://HOST:PORT` of QUIC for a visitor who reached us as `host` (without port), if known.
     fn webtransport_base(&self, host: Option<&str>) -> String;
+
+    /// The publish addresses of an input by protocol, for a visitor who reached us as `host`. The key
+    /// is put in as it is.
+    fn publish_urls(&self, host: Option<&str>, input: &str, key: &str) -> serde_json::Value;
 
     /// Appends the engine's counters in the Prometheus text format.
     fn render_metrics(&self, out: &mut String);

@@ -56,12 +56,17 @@ impl Routes {
         self.0.store.as_ref()
     }
 
+    pub(super) fn site(&self) -> &dyn Site {
+        self.0.site.as_ref()
+    }
+
     /// The routes of one listener. Metrics are for operators, who have the listener in the clear,
     /// by default reachable from this machine only.
     pub(super) fn router(&self, with_metrics: bool) -> Router {
         let mut router = Router::new()
             .route("/", get(start_page))
             .route("/assets/{*path}", get(asset))
+            .route("/console", get(console))
             .route("/certificate.sha256", get(certificate))
             .route("/demo.json", get(demo))
             .route("/favicon.ico", get(favicon))
@@ -113,6 +118,10 @@ async fn around(State(routes): State<Routes>, request: Request, next: Next) -> R
 
 async fn start_page(State(routes): State<Routes>, headers: HeaderMap) -> Response {
     routes.0.assets.page("index.html", &headers)
+}
+
+async fn console(State(routes): State<Routes>, headers: HeaderMap) -> Response {
+    routes.0.assets.page("console.html", &headers)
 }
 
 async fn player_page(
@@ -215,7 +224,7 @@ async fn demo(State(routes): State<Routes>, uri: Uri, headers: HeaderMap) -> Res
 
 /// The host the visitor used, without port: from the HTTP/2 authority or the `Host` header. Only
 /// what can stand in a URL unquoted.
-fn visited_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+pub(super) fn visited_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let authority = match uri.authority() {
         Some(authority) => authority.as_str(),
         None => headers.get(header::HOST)?.to_str().ok()?,

@@ -30,6 +30,11 @@ impl Site for TestSite {
         format!("https://{}:4443", host.unwrap_or("nobody"))
     }
 
+    fn publish_urls(&self, host: Option<&str>, input: &str, key: &str) -> Value {
+        let host = host.unwrap_or("nobody");
+        serde_json::json!({ "rtmp": format!("rtmp://{host}/live/{input}?sk={key}") })
+    }
+
     fn render_metrics(&self, out: &mut String) {
         out.push_str("weir_shards 2\n# EOF\n");
     }
@@ -231,6 +236,18 @@ impl Running {
         (status(&answer).to_owned(), serde_json::from_str(json).expect("JSON"))
     }
 
+    /// Any request with a key; status and body.
+    async fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> (String, Value) {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: live.example:1\r\nAuthorization: Bearer {key}\r\n\
+             Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let answer = self.say(&head).await;
+        let (_, json) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (status(&answer).to_owned(), serde_json::from_str(json).expect("JSON"))
+    }
+
     async fn listed(&self, key: &str, query: &str) -> Value {
         let head = format!(
             "GET /v1/revocations{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\
@@ -370,4 +387,88 @@ async fn tokens_in_queries_do_not_reach_the_log() {
     let text = seen.0.lock().expect("done").clone();
     assert!(text.contains(&format!("/watch/{input}")), "{text}");
     assert!(!text.contains("topsecret") && !text.contains(key.expose()), "{text}");
+}
+
+#[tokio::test]
+async fn inputs_are_made_shown_and_changed_and_a_key_is_shown_once() {
+    let server = plain().await;
+    let scopes = [Scope::StreamsWrite];
+    let (_, key) = server.store.issue_api_key("test", &scopes).await.expect("issued");
+    let key = key.expose();
+    let all = "/v1/live-inputs";
+    let wanted = r#"{"name":"Stage","ingest":"srt","policy":"takeover","reconnect_window_s":5}"#;
+    let (code, made) = server.ask("POST", all, key, wanted).await;
+    assert_eq!((code.as_str(), &made["policy"]), ("201", &Value::from("takeover")), "{made}");
+    let (id, secret) = (made["id"].as_str().expect("an id"), made["stream_key"].as_str());
+    let secret = secret.expect("a key");
+    let url = made["urls"]["rtmp"].as_str().expect("a URL");
+    assert_eq!(url, format!("rtmp://live.example/live/{id}?sk={secret}"));
+    assert!(server.store.verify_stream_key(id, secret).await.is_ok());
+
+    let one = format!("{all}/{id}");
+    let (code, shown) = server.ask("GET", &one, key, "").await;
+    assert_eq!((code.as_str(), &shown["state"]), ("200", &Value::from("idle")));
+    assert!(!shown.to_string().contains("sk_live_"), "{shown}");
+    assert!(shown["urls"]["rtmp"].as_str().is_some_and(|url| url.ends_with("?sk=<stream key>")));
+    let (code, changed) = server.ask("PATCH", &one, key, r#"{"ingest":"rtmp"}"#).await;
+    assert_eq!((code.as_str(), &changed["ingest"]), ("200", &Value::from("rtmp")));
+    assert_eq!(changed["reconnect_window_s"], 5, "the rest stays");
+    let (code, fresh) = server.ask("POST", &format!("{one}/rotate-stream-key"), key, "").await;
+    assert_eq!(code, "200");
+    assert!(server.store.verify_stream_key(id, secret).await.is_err());
+    let fresh = fresh["stream_key"].as_str().expect("a key");
+    assert!(server.store.verify_stream_key(id, fresh).await.is_ok());
+    let (code, health) = server.ask("GET", &format!("{one}/health"), key, "").await;
+    assert_eq!((code.as_str(), &health["health"]), ("200", &Value::Null));
+
+    let (_, first) = server.ask("GET", &format!("{all}?limit=1"), key, "").await;
+    assert_eq!(first["data"][0]["name"], "Demo");
+    let cursor = first["next_cursor"].as_str().expect("there is more");
+    let (_, rest) = server.ask("GET", &format!("{all}?cursor={cursor}"), key, "").await;
+    assert_eq!(rest["data"][0]["id"], id);
+    assert_eq!(
+        (rest["data"].as_array().map(Vec::len), &rest["next_cursor"]),
+        (Some(1), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn inputs_are_refused_without_scope_or_sense() {
+    let server = plain().await;
+    let read = [Scope::StreamsRead];
+    let (_, reader) = server.store.issue_api_key("read", &read).await.expect("issued");
+    let write = [Scope::StreamsWrite];
+    let (_, writer) = server.store.issue_api_key("write", &write).await.expect("issued");
+    let (reader, writer) = (reader.expose(), writer.expose());
+    let one = format!("/v1/live-inputs/{}", server.input);
+    let nobody = format!("/v1/live-inputs/{}", InputId::generate());
+    let all = "/v1/live-inputs";
+    for (method, path, key, body, code, name) in [
+        ("GET", all, "ak_live_wrong", "", "401", "auth_failed"),
+        ("POST", all, reader, r#"{"name":"x"}"#, "403", "scope_missing"),
+        ("PATCH", &one, reader, r#"{"name":"x"}"#, "403", "scope_missing"),
+        ("POST", all, writer, "{}", "422", "name_invalid"),
+        ("POST", all, writer, r#"{"name":"x","ingest":"rtsp"}"#, "422", "ingest_unknown"),
+        ("PATCH", &one, writer, r#"{"policy":"both"}"#, "422", "policy_unknown"),
+        (
+            "PATCH",
+            &one,
+            writer,
+            r#"{"reconnect_window_s":9000}"#,
+            "422",
+            "reconnect_window_out_of_range",
+        ),
+        ("PATCH", &one, writer, "[", "400", "body_malformed"),
+        ("GET", &nobody, reader, "", "404", "not_found"),
+        ("PATCH", &nobody, writer, "{}", "404", "not_found"),
+        ("GET", "/v1/live-inputs/nonsense", reader, "", "404", "not_found"),
+    ] {
+        let (status, problem) = server.ask(method, path, key, body).await;
+        assert_eq!(
+            (status.as_str(), problem["code"].as_str()),
+            (code, Some(name)),
+            "{path} {body}"
+        );
+    }
+    assert_eq!(server.ask("GET", &one, reader, "").await.0, "200");
 }
