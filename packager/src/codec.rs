@@ -95,6 +95,16 @@ impl Codec {
         Configuration::parse(self, Some((16, 16))).map(drop)
     }
 
+    /// Bytes of the length in front of each NAL unit, for codecs that have NAL units.
+    pub fn nal_length_size(&self) -> Option<u8> {
+        let (record, at) = match self {
+            Self::H264 { record } => (record, 4),
+            Self::Hevc { record } => (record, 21),
+            _ => return None,
+        };
+        Some(record.get(at).map_or(4, |byte| (byte & 3) + 1))
+    }
+
     /// Whether decoding can start at a sample of this codec; an error if it is none. Sound can start anywhere.
     pub fn access_unit(&self, data: &[u8]) -> Result<AccessUnit, Error> {
         let length_size =

@@ -65,8 +65,13 @@ pub enum EndReason {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Unsupported {
-    /// Several tracks of one kind in one connection (enhanced RTMP multitrack).
-    Multitrack,
+    /// AV1 described as in MPEG-2 transport streams (enhanced RTMP), which no encoder sends.
+    Mpeg2Ts,
+    /// More tracks of one kind in one connection than are taken.
+    Tracks {
+        /// The limit.
+        max: usize,
+    },
     /// Audio named by a `FourCC`.
     AudioFourCc([u8; 4]),
     /// Audio named by an FLV sound format number.
@@ -80,7 +85,8 @@ pub enum Unsupported {
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Multitrack => f.write_str("several tracks of one kind in one connection"),
+            Self::Mpeg2Ts => f.write_str("video described by an MPEG-2 TS sequence start"),
+            Self::Tracks { max } => write!(f, "more than {max} tracks of one kind"),
             Self::AudioFourCc(code) => write!(f, "audio codec '{}'", code.escape_ascii()),
             Self::AudioFormat(format) => write!(f, "audio codec (FLV sound format {format})"),
             Self::VideoCodecId(id) => write!(f, "video codec (FLV codec id {id})"),

@@ -1,20 +1,26 @@
 //! FLV tag bodies (Adobe's Video File Format 10.1, annex E.4; enhanced RTMP v2) made into tracks
 //! and samples. Tracks are found by their data, never by metadata. Owns what is dropped and what is
-//! news; leaves timestamps as they come and bitstreams to the packager's readers, and refuses every
-//! codec but H.264 and AAC by name.
+//! news; leaves timestamps as they come and bitstreams to the packager's readers, and refuses by
+//! name every codec that is not carried.
 
+mod configuration;
 mod tag;
 
 use bytes::Bytes;
 
 pub(crate) use tag::Aggregate;
-use tag::{AudioBody, VideoBody};
-use weir_packager::{AacConfig, AccessUnit, AvcConfig, Nals};
+use tag::{Body, Coding, Part};
+use weir_packager::{AccessUnit, Nals};
 
 use crate::{Codec, Event, Sample, TrackConfig, TrackId, Unsupported};
 
 /// RTMP and FLV count milliseconds.
 const TIMESCALE: u32 = 1000;
+/// Of tracks whose publisher adds nanoseconds: microseconds, so that a composition offset of half an
+/// hour still fits into 32 bits.
+const TIMESCALE_PRECISE: u32 = 1_000_000;
+/// Tracks of one kind in one connection: OBS sends at most four of video and six of audio.
+pub(crate) const TRACKS_MAX: usize = 8;
 
 /// Which of the two an FLV tag carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,23 +55,19 @@ pub struct Counters {
 /// Tags in, events out.
 #[derive(Debug, Default)]
 pub(crate) struct Demuxer {
-    video: Option<VideoTrack>,
-    audio: Option<AudioTrack>,
-    tracks: u32,
+    tracks: Vec<Track>,
     counters: Counters,
 }
 
 #[derive(Debug)]
-struct VideoTrack {
+struct Track {
     id: TrackId,
-    record: Bytes,
-    nal_length_bytes: u8,
-}
-
-#[derive(Debug)]
-struct AudioTrack {
-    id: TrackId,
-    config: Bytes,
+    kind: TagKind,
+    /// Enhanced RTMP's track id.
+    number: u8,
+    codec: Codec,
+    /// The publisher sends offsets below a millisecond: times count in [`TIMESCALE_PRECISE`].
+    precise: bool,
 }
 
 impl Demuxer {
@@ -76,104 +78,188 @@ impl Demuxer {
         tag: &Tag,
         emit: &mut impl FnMut(Event),
     ) -> Result<(), Unsupported> {
-        match tag.kind {
-            TagKind::Video => match tag::video(&tag.body)? {
-                VideoBody::Configuration(record) => self.configure_video(record, emit),
-                VideoBody::Picture { composition_offset, nals } => {
-                    self.picture(tag.time, composition_offset, nals, emit);
-                }
-                VideoBody::Malformed => self.counters.malformed += 1,
-                VideoBody::Nothing => {}
-            },
-            TagKind::Audio => match tag::audio(&tag.body)? {
-                AudioBody::Configuration(config) => self.configure_audio(config, emit),
-                AudioBody::Raw(data) => self.audio_frame(tag.time, data, emit),
-                AudioBody::Malformed => self.counters.malformed += 1,
-                AudioBody::Nothing => {}
-            },
-        }
-        Ok(())
+        let mut result = Ok(());
+        let read = tag::read(tag.kind, &tag.body, &mut |part| {
+            if result.is_ok() {
+                result = self.handle_part(tag, part, emit);
+            }
+        });
+        result.and(read)
     }
 
     pub(crate) fn counters(&self) -> Counters {
         self.counters
     }
 
-    fn configure_video(&mut self, record: Bytes, emit: &mut impl FnMut(Event)) {
-        // Encoders repeat the record with every keyframe; only a different one is news.
-        if self.video.as_ref().is_some_and(|track| track.record == record) {
-            return;
-        }
-        let Ok(AvcConfig { length_size: nal_length_bytes, .. }) = AvcConfig::parse(&record) else {
-            self.counters.bad_configurations += 1;
-            return;
-        };
-        let id = self.video.as_ref().map(|track| track.id);
-        let id = id.unwrap_or_else(|| self.new_track());
-        self.video = Some(VideoTrack { id, record: record.clone(), nal_length_bytes });
-        let codec = Codec::H264 { record };
-        emit(Event::Track(TrackConfig { track: id, timescale: TIMESCALE, codec }));
-    }
-
-    fn configure_audio(&mut self, config: Bytes, emit: &mut impl FnMut(Event)) {
-        if self.audio.as_ref().is_some_and(|track| track.config == config) {
-            return;
-        }
-        if AacConfig::parse(&config).is_err() {
-            self.counters.bad_configurations += 1;
-            return;
-        }
-        let id = self.audio.as_ref().map(|track| track.id);
-        let id = id.unwrap_or_else(|| self.new_track());
-        self.audio = Some(AudioTrack { id, config: config.clone() });
-        let codec = Codec::Aac { config };
-        emit(Event::Track(TrackConfig { track: id, timescale: TIMESCALE, codec }));
-    }
-
-    fn picture(
+    fn handle_part(
         &mut self,
-        dts: i64,
-        composition_offset: i32,
-        nals: Bytes,
+        tag: &Tag,
+        part: Part,
+        emit: &mut impl FnMut(Event),
+    ) -> Result<(), Unsupported> {
+        match part.body {
+            Body::Malformed => self.counters.malformed += 1,
+            Body::Configuration(body) => {
+                if matches!(part.coding, Coding::Ac3 | Coding::Eac3) {
+                    return Ok(());
+                }
+                match configuration::codec(part.coding, body) {
+                    Some(codec) => self.configure(tag.kind, part.number, codec, emit)?,
+                    None => self.counters.bad_configurations += 1,
+                }
+            }
+            Body::Coded { composition_offset, data } => {
+                if matches!(part.coding, Coding::Ac3 | Coding::Eac3) {
+                    self.configure_by_frame(tag.kind, part.number, &data, emit)?;
+                }
+                let time = Time { dts: tag.time, composition_offset, nanos: part.nanos };
+                self.sample(tag.kind, part.number, part.coding, &time, data, emit);
+            }
+        }
+        Ok(())
+    }
+
+    fn configure(
+        &mut self,
+        kind: TagKind,
+        number: u8,
+        codec: Codec,
+        emit: &mut impl FnMut(Event),
+    ) -> Result<(), Unsupported> {
+        let known = self.position(kind, number);
+        let track = match known.and_then(|index| self.tracks.get_mut(index)) {
+            // Encoders repeat the configuration with every keyframe; only a different one is news.
+            Some(track) if configuration::same(&track.codec, &codec) => return Ok(()),
+            Some(track) => {
+                track.codec = codec;
+                track
+            }
+            None => {
+                if self.tracks.iter().filter(|track| track.kind == kind).count() >= TRACKS_MAX {
+                    return Err(Unsupported::Tracks { max: TRACKS_MAX });
+                }
+                let id = TrackId(self.tracks.len() as u32);
+                self.tracks.push(Track { id, kind, number, codec, precise: false });
+                let Some(track) = self.tracks.last_mut() else { return Ok(()) };
+                track
+            }
+        };
+        emit(track.description());
+        Ok(())
+    }
+
+    /// AC-3 and E-AC-3 say in each frame what they are.
+    fn configure_by_frame(
+        &mut self,
+        kind: TagKind,
+        number: u8,
+        frame: &Bytes,
+        emit: &mut impl FnMut(Event),
+    ) -> Result<(), Unsupported> {
+        let Some(codec) = weir_packager::ac3_codec_of(frame) else { return Ok(()) };
+        if codec.check().is_ok() { self.configure(kind, number, codec, emit) } else { Ok(()) }
+    }
+
+    fn sample(
+        &mut self,
+        kind: TagKind,
+        number: u8,
+        coding: Coding,
+        time: &Time,
+        data: Bytes,
         emit: &mut impl FnMut(Event),
     ) {
-        let Some(video) = &self.video else {
+        let known = self.position(kind, number);
+        let track = known.and_then(|index| self.tracks.get_mut(index));
+        let Some(track) = track.filter(|track| coding.is(&track.codec)) else {
             self.counters.without_configuration += 1;
             return;
         };
         // An empty unit adds up, but Chrome refuses the whole chunk that holds one.
-        let mut units = Nals::new(&nals, video.nal_length_bytes);
-        if !units.all(|unit| unit.is_ok_and(|unit| !unit.is_empty())) {
-            self.counters.malformed += 1;
-            return;
+        if let Some(length_size) = track.codec.nal_length_size() {
+            let mut units = Nals::new(&data, length_size);
+            if !units.all(|unit| unit.is_ok_and(|unit| !unit.is_empty())) {
+                self.counters.malformed += 1;
+                return;
+            }
         }
-        let Ok(unit) = AccessUnit::classify(&nals, video.nal_length_bytes) else {
+        let data = match track.codec {
+            Codec::Av1 { .. } => match weir_packager::without_delimiters(&data) {
+                Ok(None) => data,
+                Ok(Some(kept)) => kept.into(),
+                Err(_) => {
+                    self.counters.malformed += 1;
+                    return;
+                }
+            },
+            _ => data,
+        };
+        let Ok(unit) = track.codec.access_unit(&data) else {
             self.counters.without_picture += 1;
             return;
         };
-        emit(Event::Sample(Sample {
-            track: video.id,
-            dts,
-            composition_offset,
-            // The tag's own flag also marks recovery points, where no browser can start.
-            keyframe: unit == AccessUnit::Idr,
-            data: nals,
-        }));
+        // The tag's own flag also marks recovery points, where no browser can start.
+        let keyframe = unit == AccessUnit::Idr;
+        if time.nanos >= 1000 && keyframe && !track.precise {
+            track.precise = true;
+            emit(track.description());
+        }
+        let (dts, composition_offset) = time.in_track(track.precise);
+        emit(Event::Sample(Sample { track: track.id, dts, composition_offset, keyframe, data }));
     }
 
-    fn audio_frame(&mut self, dts: i64, data: Bytes, emit: &mut impl FnMut(Event)) {
-        let Some(audio) = &self.audio else {
-            self.counters.without_configuration += 1;
-            return;
-        };
-        let track = audio.id;
-        emit(Event::Sample(Sample { track, dts, composition_offset: 0, keyframe: true, data }));
+    fn position(&self, kind: TagKind, number: u8) -> Option<usize> {
+        self.tracks.iter().position(|track| track.kind == kind && track.number == number)
     }
+}
 
-    fn new_track(&mut self) -> TrackId {
-        let id = TrackId(self.tracks);
-        self.tracks += 1;
-        id
+impl Track {
+    fn description(&self) -> Event {
+        let timescale = if self.precise { TIMESCALE_PRECISE } else { TIMESCALE };
+        Event::Track(TrackConfig { track: self.id, timescale, codec: self.codec.clone() })
+    }
+}
+
+/// When a tag says its sample is.
+struct Time {
+    /// Milliseconds.
+    dts: i64,
+    composition_offset: i32,
+    /// Enhanced RTMP's offset of the presentation time.
+    nanos: u32,
+}
+
+impl Time {
+    /// Decode time and composition offset in the track's timescale.
+    fn in_track(&self, precise: bool) -> (i64, i32) {
+        if !precise {
+            return (self.dts, self.composition_offset);
+        }
+        let micros = i64::from(self.nanos / 1000);
+        let dts = self.dts.saturating_mul(1000);
+        // Without reordering both times are one, and both move.
+        if self.composition_offset == 0 {
+            (dts.saturating_add(micros), 0)
+        } else {
+            (dts, self.composition_offset.saturating_mul(1000).saturating_add(micros as i32))
+        }
+    }
+}
+
+impl Coding {
+    fn is(self, codec: &Codec) -> bool {
+        matches!(
+            (self, codec),
+            (Self::Aac, Codec::Aac { .. })
+                | (Self::Ac3, Codec::Ac3 { .. })
+                | (Self::Av1, Codec::Av1 { .. })
+                | (Self::Avc, Codec::H264 { .. })
+                | (Self::Eac3, Codec::Eac3 { .. })
+                | (Self::Flac, Codec::Flac { .. })
+                | (Self::Hevc, Codec::Hevc { .. })
+                | (Self::Opus, Codec::Opus { .. })
+                | (Self::Vp9, Codec::Vp9 { .. })
+        )
     }
 }
 

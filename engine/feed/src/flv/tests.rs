@@ -164,7 +164,7 @@ fn enhanced_avc_and_aac_are_the_same_tracks_in_other_words() {
 #[test]
 fn what_cannot_be_carried_is_named() {
     let table: [(TagKind, &[u8], Unsupported, &str); 7] = [
-        (TagKind::Video, b"\x90hvc1", Unsupported::VideoFourCc(*b"hvc1"), "video codec 'hvc1'"),
+        (TagKind::Video, b"\x90vvc1", Unsupported::VideoFourCc(*b"vvc1"), "video codec 'vvc1'"),
         (
             TagKind::Video,
             b"\x90\x00\n\xff'",
@@ -173,27 +173,195 @@ fn what_cannot_be_carried_is_named() {
         ),
         (
             TagKind::Video,
-            b"\x1c\x00",
-            Unsupported::VideoCodecId(12),
-            "video codec (FLV codec id 12)",
+            b"\x1d\x00",
+            Unsupported::VideoCodecId(13),
+            "video codec (FLV codec id 13)",
         ),
         (
             TagKind::Video,
-            b"\x96\x00avc1",
-            Unsupported::Multitrack,
-            "several tracks of one kind in one connection",
+            b"\x95av01",
+            Unsupported::Mpeg2Ts,
+            "video described by an MPEG-2 TS sequence start",
         ),
-        (TagKind::Audio, b"\x90Opus", Unsupported::AudioFourCc(*b"Opus"), "audio codec 'Opus'"),
-        (
-            TagKind::Audio,
-            b"\x95\x01",
-            Unsupported::Multitrack,
-            "several tracks of one kind in one connection",
-        ),
+        (TagKind::Audio, b"\x90.mp3", Unsupported::AudioFourCc(*b".mp3"), "audio codec '.mp3'"),
+        (TagKind::Audio, b"\x95\x01xyza", Unsupported::AudioFourCc(*b"xyza"), "audio codec 'xyza'"),
         (TagKind::Audio, b"\x2f", Unsupported::AudioFormat(2), "audio codec (FLV sound format 2)"),
     ];
     for (kind, body, want, text) in table {
         assert_eq!(World::new().send(kind, body), Err(want));
         assert_eq!(want.to_string(), text);
     }
+}
+
+const OPUS_HEAD: &[u8] = b"OpusHead\x01\x02\x38\x01\x80\xbb\x00\x00\x00\x00\x00";
+const VP9_RECORD: &[u8] = &[0, 10, 0x82, 2, 2, 2, 0, 0];
+/// A key frame of 64x48 and a frame that depends on it, as far as anyone looks.
+const VP9_KEY: &[u8] = &[0x82, 0x49, 0x83, 0x42, 0x00, 0x03, 0xf0, 0x02, 0xf0];
+const VP9_FRAME: &[u8] = &[0x86, 0x00];
+
+fn codecs(world: &World) -> Vec<(u32, u32, Codec)> {
+    let codec = |event: &Event| match event {
+        Event::Track(config) => Some((config.track.0, config.timescale, config.codec.clone())),
+        _ => None,
+    };
+    world.events.iter().filter_map(codec).collect()
+}
+
+#[test]
+fn opus_and_flac_headers_come_in_the_form_of_their_containers() {
+    let mut world = World::new();
+    world.audio(&[b"\x90Opus", OPUS_HEAD].concat()).audio(b"\x91Opus\xfc");
+    let mut info = vec![0; 34];
+    info[10..14].copy_from_slice(&[0x0b, 0xb8, 0x02, 0xf0]);
+    for head in [&b"fLaC\x80\0\0\x22"[..], b"\0\0\0\x22", b""] {
+        world.audio(&[b"\x90fLaC", head, &info].concat());
+    }
+    world.audio(b"\x91fLaC\xff\xf8\xc9\x18\x00\xc2");
+    assert_eq!(world.story(), "a0 K a0 K", "the three forms of FLAC's are one");
+    let opus = Codec::Opus { head: (&b"\0\x02\x01\x38\0\0\xbb\x80\0\0\0"[..]).into() };
+    let flac = Codec::Flac { stream_info: info.into() };
+    assert_eq!(codecs(&world), [(0, 1000, opus), (0, 1000, flac)]);
+    world.audio(b"\x90OpusOpusHead\x01\x03").audio(b"\x90fLaCfLaC").audio(b"\x90Opus");
+    assert_eq!(world.demuxer.counters().bad_configurations, 2);
+}
+
+#[test]
+fn vp9_is_configured_with_and_without_the_head_of_its_box() {
+    let mut world = World::new();
+    world.video(&[b"\x90vp09", VP9_RECORD].concat());
+    world.video(&[b"\x90vp09\x01\0\0\0", VP9_RECORD].concat());
+    world.video(&[b"\x91vp09", VP9_KEY].concat()).video(&[b"\xa3vp09", VP9_FRAME].concat());
+    assert_eq!(world.story(), "a0 K s", "one track, no offset to skip");
+}
+
+#[test]
+fn dolby_needs_no_sequence_start() {
+    // 48 kHz, 64 kbit/s, bsid 8, stereo.
+    let frame = [0x0b, 0x77, 0, 0, 0x08, 0x40, 0x40, 0, 0];
+    let mut world = World::new();
+    world.audio(b"\x90ac-3").audio(&[&b"\x91ac-3"[..], &frame].concat());
+    world.audio(&[&b"\x91ac-3"[..], &frame].concat()).audio(b"\x91ac-3noise");
+    assert_eq!(world.story(), "a0 K K K");
+    assert!(
+        matches!(&codecs(&world)[0].2, Codec::Ac3 { specific } if specific[..] == [0x10, 0x10, 0x80])
+    );
+}
+
+#[test]
+fn legacy_hevc_is_hevc() {
+    let record = hevc_record();
+    let mut world = World::new();
+    world.video(&[b"\x1c\0\0\0\0", &record[..]].concat());
+    world.video(b"\x1c\x01\0\0\x28\0\0\0\x03\x26\x01\xaf");
+    world.video(&[b"\x90hvc1", &record[..]].concat());
+    world.video(b"\xa1hvc1\0\0\x28\0\0\0\x03\x02\x01\xaf").video(b"\x2c\x01\0\0\0\0\0\0\x01");
+    assert_eq!(world.story(), "a0 K s");
+    let offsets: Vec<_> = world
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Sample(sample) => Some(sample.composition_offset),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(offsets, [40, 40]);
+    assert_eq!(world.demuxer.counters().malformed, 1);
+}
+
+/// Main profile, made by x265.
+fn hevc_record() -> Vec<u8> {
+    include_bytes!("../../../../bench/fuzz/corpus/codecs/hevc_config")[1..].to_vec()
+}
+
+/// A track's part of a tag for many.
+fn part(number: u8, body: &[u8]) -> Vec<u8> {
+    [&[number, 0, 0, body.len() as u8], body].concat()
+}
+
+#[test]
+fn several_tracks_share_a_connection_in_each_layout() {
+    let record = &tags::VIDEO_CONFIGURATION[5..];
+    let picture = &tags::picture(true, 0, 9)[5..];
+    let mut world = World::new();
+    // One track a tag.
+    world.video(&[b"\x96\x00avc1\x00", record].concat());
+    world.video(&[b"\x96\x00avc1\x01", record].concat());
+    // Many of one codec.
+    world.video(&[&b"\x96\x13avc1"[..], &part(0, picture), &part(1, picture)].concat());
+    // Many of several codecs, one of them a track that was another one's until now.
+    let several = [&b"\x95\x20mp4a"[..], &part(0, b"\x11\x90"), b"Opus", &part(1, OPUS_HEAD)];
+    world.audio(&several.concat());
+    world.audio(&[&b"\x95\x21mp4a"[..], &part(0, b"\x21"), b"Opus", &part(1, b"\xfc")].concat());
+    // Track 0 is also the track of those who know nothing of this.
+    world.video(&tags::picture(false, 0, 9)).audio(&tags::audio(4));
+    assert_eq!(world.story(), "v0 v1 K K a2 a3 K K s K");
+    assert_eq!(world.demuxer.counters(), Counters::default());
+}
+
+#[test]
+fn tracks_that_do_not_fit_are_refused_or_counted() {
+    let record = &tags::VIDEO_CONFIGURATION[5..];
+    let mut world = World::new();
+    for number in 0..TRACKS_MAX as u8 {
+        world.video(&[b"\x96\x00avc1", &[number][..], record].concat());
+    }
+    let ninth = [b"\x96\x00avc1\xff", record].concat();
+    assert_eq!(world.send(TagKind::Video, &ninth), Err(Unsupported::Tracks { max: 8 }));
+    assert_eq!(Unsupported::Tracks { max: 8 }.to_string(), "more than 8 tracks of one kind");
+    // Nested, of a fourth layout, cut short in each place.
+    for tag in [
+        &b"\x96\x06avc1"[..],
+        b"\x96\x30avc1",
+        b"\x96",
+        b"\x96\x10",
+        b"\x96\x10avc1",
+        b"\x96\x10avc1\x00",
+        b"\x96\x10avc1\x00\x00\x00\x09short",
+        b"\x96\x20av",
+    ] {
+        world.video(tag);
+    }
+    assert_eq!(world.demuxer.counters().malformed, 8);
+}
+
+#[test]
+fn nanoseconds_make_a_track_precise_from_its_next_keyframe_on() {
+    let picture = |idr| tags::picture(idr, 0, 9)[5..].to_vec();
+    let nanos = |nanos: u32, idr| {
+        let [_, high, middle, low] = nanos.to_be_bytes();
+        [&[0xa7, 2, high, middle, low, 0x03][..], b"avc1", &picture(idr)].concat()
+    };
+    let mut world = World::new();
+    world.video(tags::VIDEO_CONFIGURATION).video(&tags::picture(true, 0, 9));
+    world.video(&nanos(333_333, false)).video(&nanos(666_666, true)).video(&nanos(333_333, false));
+    // A modifier of another kind, one of 256 bytes, and one that is no part of a millisecond.
+    world.video(&[&[0xa7, 0, 9, 0x13][..], b"avc1", &picture(false)].concat());
+    world.video(
+        &[&[0xa7, 0xff, 0, 0xff][..], &[0; 256], &[0x13], b"avc1", &picture(false)].concat(),
+    );
+    world.video(&nanos(1_000_000, false));
+    assert_eq!(world.story(), "v0 K s v0 K s s s s");
+    let times: Vec<_> = world
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Sample(sample) => Some((sample.dts, sample.composition_offset)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(times, [(0, 0), (0, 0), (666, 0), (333, 0), (0, 0), (0, 0), (0, 0)]);
+    assert_eq!(codecs(&world)[1].1, 1_000_000);
+    let forever = [0xa7].into_iter().chain([0, 0, 7].into_iter().cycle().take(600));
+    world.video(&forever.collect::<Vec<u8>>());
+    assert_eq!(world.demuxer.counters().malformed, 1, "a tag of modifiers only");
+}
+
+#[test]
+fn a_codec_that_changes_mid_stream_is_the_same_track_again() {
+    let mut world = World::new();
+    world.video(tags::VIDEO_CONFIGURATION).video(&tags::picture(true, 0, 9));
+    world.video(&[b"\x90vp09", VP9_RECORD].concat()).video(&tags::picture(false, 0, 9));
+    world.video(&[b"\x91vp09", VP9_KEY].concat());
+    assert_eq!(world.story(), "v0 K a0 K");
+    assert_eq!(world.demuxer.counters().without_configuration, 1, "a picture of the old codec");
 }

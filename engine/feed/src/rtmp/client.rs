@@ -81,6 +81,19 @@ impl Writer {
         self.command(0, "connect", 1.0, &[object])
     }
 
+    /// `connect` of a client that knows enhanced RTMP v2: takes any codec, understands `caps`.
+    pub fn connect_enhanced(&mut self, app: &str, caps: u8) -> &mut Self {
+        let any = Value::Object(vec![("*".to_owned(), Value::from(1.0))]);
+        let object = Value::Object(vec![
+            ("app".to_owned(), Value::from(app)),
+            ("fourCcList".to_owned(), Value::Array(vec![Value::from("*")])),
+            ("videoFourCcInfoMap".to_owned(), any.clone()),
+            ("audioFourCcInfoMap".to_owned(), any),
+            ("capsEx".to_owned(), Value::from(f64::from(caps))),
+        ]);
+        self.command(0, "connect", 1.0, &[object])
+    }
+
     /// `releaseStream`, `FCPublish` and `createStream`, as encoders send them in one go.
     pub fn create_stream(&mut self) -> &mut Self {
         self.command(0, "releaseStream", 2.0, &[Value::Null, Value::from("x")])

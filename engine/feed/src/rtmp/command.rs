@@ -40,6 +40,17 @@ const CHUNK_STREAM_STATUS: u8 = 5;
 /// second at 40 Mbit/s. We send so little that the first never happens.
 pub(super) const WINDOW_BYTES: u32 = 2_500_000;
 
+const VIDEO_FOUR_CCS: [&str; 4] = ["avc1", "hvc1", "av01", "vp09"];
+const AUDIO_FOUR_CCS: [&str; 5] = ["mp4a", "Opus", "fLaC", "ac-3", "ec-3"];
+/// Of a codec's bits: we neither decode nor encode it.
+const CAN_FORWARD: u8 = 4;
+
+/// Bits of `capsEx`: reconnect request 1, multitrack 2, modifiers 4, nanosecond offsets 8.
+pub(super) mod caps_ex {
+    pub(in crate::rtmp) const RECONNECT: u8 = 1;
+    pub(in crate::rtmp) const ALL: u8 = 15;
+}
+
 /// A command message, read.
 #[derive(Debug)]
 pub(super) struct Command {
@@ -85,7 +96,7 @@ pub(super) fn strip_amf3(kind: u8, payload: &[u8]) -> &[u8] {
 }
 
 /// Answers `connect` (section 7.2.1.1), with the protocol control messages that go before it.
-pub(super) fn put_connected(transaction: f64, four_ccs_offered: bool, out: &mut BytesMut) {
+pub(super) fn put_connected(transaction: f64, enhanced: bool, out: &mut BytesMut) {
     put_control(kind::WINDOW_ACKNOWLEDGEMENT_SIZE, &WINDOW_BYTES.to_be_bytes(), out);
     let mut bandwidth = BytesMut::with_capacity(5);
     bandwidth.put_u32(WINDOW_BYTES);
@@ -97,15 +108,41 @@ pub(super) fn put_connected(transaction: f64, four_ccs_offered: bool, out: &mut 
         ("fmsVer".to_owned(), Value::from("FMS/3,5,7,7009")),
         ("capabilities".to_owned(), Value::from(31.0)),
     ];
-    if four_ccs_offered {
-        // Enhanced RTMP v1: what we take by FourCC. Clients that offered a list expect one.
-        let taken = vec![Value::from("avc1"), Value::from("mp4a")];
-        properties.push(("fourCcList".to_owned(), Value::Array(taken)));
-    }
     let mut status = status("status", "NetConnection.Connect.Success", "Connection succeeded.");
+    if enhanced {
+        // The specification's examples have these in one object, its table in the other.
+        properties.extend(capabilities());
+        status.extend(capabilities());
+    }
     // Whatever was asked for: we write AMF0, and an AMF3 client that is told so follows.
     status.push(("objectEncoding".to_owned(), Value::from(0.0)));
     put_result(transaction, &[Value::Object(properties), Value::Object(status)], out);
+}
+
+/// What we take by `FourCC` (enhanced RTMP v2, "Enhancing `NetConnection` connect Command"): the list
+/// of its first version, and the maps of its second with what can be done with each.
+fn capabilities() -> [(String, Value); 4] {
+    let list = VIDEO_FOUR_CCS.iter().chain(&AUDIO_FOUR_CCS).map(|code| Value::from(*code));
+    let map = |codes: &[&str]| {
+        let can = Value::from(f64::from(CAN_FORWARD));
+        Value::Object(codes.iter().map(|code| ((*code).to_owned(), can.clone())).collect())
+    };
+    [
+        ("fourCcList".to_owned(), Value::Array(list.collect())),
+        ("videoFourCcInfoMap".to_owned(), map(&VIDEO_FOUR_CCS)),
+        ("audioFourCcInfoMap".to_owned(), map(&AUDIO_FOUR_CCS)),
+        ("capsEx".to_owned(), Value::from(f64::from(caps_ex::ALL))),
+    ]
+}
+
+/// `NetConnection.Connect.ReconnectRequest` (enhanced RTMP v2): go on sending, connect again, to
+/// `tc_url` or to where you are, and only then leave here.
+pub(super) fn put_reconnect_request(tc_url: Option<&str>, out: &mut BytesMut) {
+    let code = "NetConnection.Connect.ReconnectRequest";
+    let mut status = status("status", code, "The server is draining.");
+    status.extend(tc_url.map(|url| ("tcUrl".to_owned(), Value::from(url))));
+    let values = [Value::Null, Value::Object(status)];
+    put_command(CHUNK_STREAM_COMMAND, 0, "onStatus", 0.0, &values, out);
 }
 
 /// `_result` with its values; the first is the command object.

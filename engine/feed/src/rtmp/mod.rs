@@ -1,5 +1,5 @@
 //! RTMP server side of one publisher's connection (Adobe's RTMP 1.0 of December 2012, with
-//! enhanced RTMP's tag headers read and all but its AVC and AAC forms refused).
+//! enhanced RTMP v2: `FourCC`s, several tracks, modifiers, reconnect requests).
 //!
 //! One mutation, then drain: after each `handle_*`, [`Session::accept_publish`] or
 //! [`Session::reject_publish`] call, take `poll_event` and `poll_transmit` until both say `None`,

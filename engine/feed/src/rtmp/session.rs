@@ -31,6 +31,8 @@ pub struct Session {
     /// Application of `connect`. May hold the key, see [`Target`].
     app: Secret,
     message_streams: u32,
+    /// The publisher said in `connect` that it understands a reconnect request.
+    reconnects: bool,
     unroll: Unroll,
     demuxer: flv::Demuxer,
     metadata: Metadata,
@@ -100,6 +102,7 @@ impl Session {
             events: VecDeque::new(),
             app: Secret::new(""),
             message_streams: 0,
+            reconnects: false,
             unroll: Unroll::default(),
             demuxer: flv::Demuxer::default(),
             metadata: Metadata::default(),
@@ -205,6 +208,16 @@ impl Session {
         if let State::Deciding { .. } = self.state {
             self.close(reject);
         }
+    }
+
+    /// Asks the publisher to connect again, to `tc_url` or to where it is connected, and to leave
+    /// here once it has. False if it never said that it understands this, or publishes nothing.
+    pub fn request_reconnect(&mut self, tc_url: Option<&str>) -> bool {
+        let asks = self.reconnects && matches!(self.state, State::Publishing { .. });
+        if asks {
+            command::put_reconnect_request(tc_url, &mut self.transmit);
+        }
+        asks
     }
 
     /// Closes in whatever state, telling the peer why where there is a publish to tell it about.
@@ -393,9 +406,13 @@ impl Session {
         self.check_name(app)?;
         self.app = Secret::new(app);
         self.state = State::Connecting { connected: true };
-        let four_ccs_offered =
-            member("fourCcList").is_some() || member("videoFourCcInfoMap").is_some();
-        command::put_connected(command.transaction, four_ccs_offered, &mut self.transmit);
+        // Old encoders are told nothing they did not ask for.
+        let enhanced = ["fourCcList", "videoFourCcInfoMap", "audioFourCcInfoMap", "capsEx"]
+            .into_iter()
+            .any(|key| member(key).is_some());
+        let caps = member("capsEx").and_then(Value::as_number).unwrap_or(0.0) as u8;
+        self.reconnects = caps & command::caps_ex::RECONNECT != 0;
+        command::put_connected(command.transaction, enhanced, &mut self.transmit);
         Ok(())
     }
 

@@ -393,15 +393,15 @@ fn every_window_of_bytes_is_acknowledged() {
 }
 
 #[test]
-fn a_hevc_publisher_is_told_what_is_wrong() {
+fn a_vvc_publisher_is_told_what_is_wrong() {
     let (mut world, mut writer) = publishing();
-    let refused = Unsupported::VideoFourCc(*b"hvc1");
-    let result = world.send(&writer.video(0, b"\x90hvc1\x01\x02").take());
+    let refused = Unsupported::VideoFourCc(*b"vvc1");
+    let result = world.send(&writer.video(0, b"\x90vvc1\x01\x02").take());
     assert_eq!(result, Err(Error::Unsupported(refused)));
     assert_eq!(world.end_reason(), Some(EndReason::Unsupported(refused)));
     assert_eq!(
         world.reply_lines().last().unwrap(),
-        "onStatus NetStream.Publish.Rejected video codec 'hvc1' is not supported"
+        "onStatus NetStream.Publish.Rejected video codec 'vvc1' is not supported"
     );
 }
 
@@ -581,5 +581,62 @@ proptest! {
             input[place] = byte;
         }
         crate::fuzzing::fuzz_rtmp(&input);
+    }
+}
+
+#[test]
+fn who_asks_hears_which_codecs_are_taken_and_who_does_not_hears_nothing_new() {
+    let mut world = World::new();
+    world.send(&Writer::new().handshake().connect_enhanced("live", 0).take()).unwrap();
+    let limits = Limits::default();
+    let mut decoder = chunk::Decoder::new();
+    let mut rest = &world.replies[1 + 2 * 1536..];
+    let mut reply = None;
+    while let Ok(Some(message)) = decoder.next(&mut rest, &limits) {
+        if message.kind == kind::SET_CHUNK_SIZE {
+            decoder.set_chunk_size(control_number(&message).unwrap()).unwrap();
+        }
+        if message.kind == kind::COMMAND_AMF0 {
+            reply = Some(amf::decode_all(&message.payload, &limits).unwrap());
+        }
+    }
+    let reply = reply.unwrap();
+    for object in &reply[2..4] {
+        let list = object.member("fourCcList").unwrap();
+        let Value::Array(list) = list else { panic!("{list:?}") };
+        let list: Vec<_> = list.iter().filter_map(Value::as_str).collect();
+        assert_eq!(list, ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus", "fLaC", "ac-3", "ec-3"]);
+        let four = Some(4.0);
+        let video = object.member("videoFourCcInfoMap").unwrap();
+        assert_eq!(video.member("hvc1").and_then(Value::as_number), four);
+        let audio = object.member("audioFourCcInfoMap").unwrap();
+        assert_eq!(audio.member("Opus").and_then(Value::as_number), four);
+        assert_eq!(object.member("capsEx").and_then(Value::as_number), Some(15.0));
+    }
+    let mut plain = World::new();
+    plain.send(&Writer::new().handshake().connect("live").take()).unwrap();
+    assert!(!String::from_utf8_lossy(&plain.replies).contains("FourCc"));
+}
+
+#[test]
+fn a_publisher_that_said_it_understands_is_asked_to_reconnect() {
+    for (caps, asked) in [(1, true), (15, true), (14, false)] {
+        let mut writer = Writer::new();
+        writer.handshake().connect_enhanced("live", caps).create_stream();
+        let mut world = World::new();
+        world.send(&writer.take()).unwrap();
+        assert!(!world.session.request_reconnect(None), "nothing is published yet");
+        world.send(&writer.publish(GOOD_NAME).take()).unwrap();
+        let url = "rtmp://other.example/live";
+        assert_eq!(world.session.request_reconnect(Some(url)), asked);
+        world.drain();
+        let lines = world.reply_lines();
+        let code = "onStatus NetConnection.Connect.ReconnectRequest The server is draining.";
+        assert_eq!(lines.last().is_some_and(|line| line == code), asked, "{lines:?}");
+        assert_eq!(String::from_utf8_lossy(&world.replies).contains(url), asked);
+        // It goes on until it has another place.
+        writer.video(0, tags::VIDEO_CONFIGURATION).video(0, &tags::picture(true, 0, 9));
+        world.send(&writer.take()).unwrap();
+        assert_eq!(world.samples().len(), 1);
     }
 }
