@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "flv", run: weir_feed::fuzzing::fuzz_flv },
     Target { name: "amf", run: weir_feed::fuzzing::fuzz_amf },
     Target { name: "annexb", run: weir_feed::fuzzing::fuzz_annexb },
+    Target { name: "srt", run: weir_feed::fuzzing::fuzz_srt },
     Target { name: "ts", run: weir_feed::fuzzing::fuzz_ts },
     Target { name: "avc_config", run: weir_packager::fuzzing::fuzz_avc_config },
     Target { name: "aac_config", run: weir_packager::fuzzing::fuzz_aac_config },

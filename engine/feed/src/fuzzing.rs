@@ -10,7 +10,7 @@ use weir_packager::Nals;
 use crate::annexb::{Assembler, Format};
 use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
 use crate::rtmp::{self, Limits, Session};
-use crate::{EndReason, Event, ts};
+use crate::{EndReason, Event, srt, ts};
 
 /// A whole connection. The first byte chooses how the rest is cut into pieces, so that the fuzzer
 /// reaches every resumption point; a handshake is put in front unless the top bit is set.
@@ -187,4 +187,65 @@ pub fn fuzz_ts(bytes: &[u8]) {
     demuxer.handle_end(&mut emit);
     let counters = demuxer.counters();
     assert!(counters.skipped_bytes <= bytes.len() as u64, "no byte is skipped twice");
+}
+
+/// SRT from the first handshake on. Each piece is a datagram behind a length of two bytes; the first byte of a piece
+/// says whether it goes to the listener or, once there is one, to the connection. Cookies are put right where a piece
+/// asks for it, since no fuzzer guesses them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an `Instant` can be had in no other way; only its steps matter"
+)]
+pub fn fuzz_srt(bytes: &[u8]) {
+    let start = Instant::now();
+    let peer = std::net::SocketAddr::from(([192, 0, 2, 1], 5000));
+    let mut listener = srt::Listener::new([1; 32], srt::Limits::default(), start);
+    let mut feed: Option<srt::Feed> = None;
+    let mut cookie = [0; 4];
+    let mut rest = bytes;
+    let mut now = start;
+    while let Some(([length_high, length_low, choice], after)) = rest.split_first_chunk::<3>() {
+        let length = usize::from(u16::from_be_bytes([*length_high, *length_low]) % 1600);
+        let (piece, after) = after.split_at(length.min(after.len()));
+        rest = after;
+        now += Duration::from_millis(u64::from(choice >> 2) * 4);
+        if choice & 1 == 0 {
+            let mut piece = piece.to_vec();
+            if choice & 2 == 0
+                && let Some(place) = piece.get_mut(44..48)
+            {
+                place.copy_from_slice(&cookie);
+            }
+            listener.handle_datagram(peer, &piece, now);
+        } else if let Some(feed) = &mut feed {
+            feed.handle_datagram(peer, piece, now);
+        }
+        while let Some((_, answer)) = listener.poll_transmit() {
+            assert!(answer.len() <= 64, "no answer is larger than the question");
+            if let Some(given) = answer.get(44..48).and_then(|given| given.first_chunk()) {
+                cookie = *given;
+            }
+        }
+        while let Some(request) = listener.poll_event() {
+            let passphrase = request.is_encrypted().then(|| crate::Secret::new("0123456789"));
+            let accept = srt::Accept { socket_id: 1, passphrase, delay: Duration::ZERO };
+            match srt::Connection::accept(&request, accept, now) {
+                Ok((connection, reply)) => {
+                    listener.accepted(&request, reply, now);
+                    feed = Some(srt::Feed::new(connection));
+                }
+                Err(reject) => listener.reject(&request, reject, now),
+            }
+        }
+        assert!(listener.waiting() <= 32, "one address holds no more places");
+        let Some(feed) = &mut feed else { continue };
+        feed.handle_timeout(now);
+        let mut sent = 0;
+        while let Some(datagram) = feed.poll_transmit() {
+            assert!(datagram.len() <= 1472, "a datagram fits its frame");
+            sent += 1;
+        }
+        assert!(sent <= 8, "few packets answer one");
+        while feed.poll_event(now).is_some() {}
+    }
 }

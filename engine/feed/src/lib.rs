@@ -11,6 +11,7 @@ mod flv;
 pub mod fuzzing;
 pub mod rtmp;
 mod secret;
+pub mod srt;
 pub mod ts;
 
 use std::fmt;

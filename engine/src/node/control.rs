@@ -15,6 +15,7 @@ use weir_relay::{RefuseReason, SessionId};
 use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
+use super::srt;
 use crate::mesh::{Trust, UpstreamUrl};
 use crate::shard::{Opening, Policy, Protocol, Rank, Report, Second, State};
 
@@ -41,6 +42,8 @@ pub(super) struct Grant {
     pub(super) protocol: Protocol,
     /// How publishers of the input follow each other.
     pub(super) policy: Policy,
+    /// What an SRT caller must encrypt with, if the input says so.
+    pub(super) passphrase: Option<weir_feed::Secret>,
 }
 
 impl Grant {
@@ -133,6 +136,13 @@ impl Requests {
     pub(super) fn resolve(&self, shard: u16, url: UpstreamUrl) {
         // Without an answer the shard asks again.
         let _ = self.questions.try_send(Request::Address { url, shard });
+    }
+
+    /// The same for an SRT caller.
+    pub(super) async fn adopt_srt(&self, shard: u16, adopted: srt::Adopted) {
+        if let Some(mailbox) = self.mailboxes.get(usize::from(shard)) {
+            let _ = mailbox.send(Mail::AdoptSrt(Box::new(adopted))).await;
+        }
     }
 
     /// Moves a publisher's connection to the shard of its input.
@@ -351,7 +361,7 @@ pub(super) fn grant(
         reconnect_window: Duration::from_secs(input.reconnect_window_s.into()),
         ..Policy::DEFAULT
     };
-    Ok(Grant { input_id: id, namespace, shard, protocol, policy })
+    Ok(Grant { input_id: id, namespace, shard, protocol, policy, passphrase: None })
 }
 
 /// The shard of an input: FNV-1a of its id, so that every publisher of it meets the same one.

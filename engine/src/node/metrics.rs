@@ -86,6 +86,7 @@ impl Page<'_> {
         self.relay();
         self.limits();
         self.feeds();
+        self.srt();
         self.mesh();
     }
 
@@ -351,6 +352,73 @@ impl Page<'_> {
         self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| {
             s.link_overruns
         });
+    }
+
+    fn srt(&mut self) {
+        self.gauge("srt_publishers", "SRT publishers.", |s| s.srt.links.len() as u64);
+        self.counter("srt_publishers_accepted_total", "SRT publishers let in.", |s| s.srt.accepted);
+        self.counter("srt_publishers_refused_total", "SRT callers refused.", |s| {
+            s.srt.refused + s.srt.listener.refused
+        });
+        self.labelled("srt_handshakes_total", "Handshakes of SRT callers.", "step", |s| {
+            let listener = s.srt.listener;
+            vec![
+                ("induction", listener.inductions),
+                ("bad_cookie", listener.bad_cookies),
+                ("malformed", listener.malformed),
+                ("question", listener.requests),
+            ]
+        });
+        self.counter("srt_strays_total", "Datagrams to SRT sockets that do not exist.", |s| {
+            s.srt.strays
+        });
+        self.link("srt_rtt_microseconds", "Round trip to an SRT publisher.", "gauge", |link| {
+            link.rtt.as_micros() as u64
+        });
+        self.link("srt_delay_milliseconds", "Negotiated delay.", "gauge", |link| {
+            link.delay.as_millis() as u64
+        });
+        self.link("srt_received_bytes_total", "Payload received.", "counter", |link| link.bytes);
+        self.link("srt_packets_received_total", "Data packets received.", "counter", |link| {
+            link.packets
+        });
+        self.link("srt_packets_lost_total", "Packets that were missing.", "counter", |link| {
+            link.lost
+        });
+        self.link("srt_packets_retransmitted_total", "Packets sent again.", "counter", |link| {
+            link.retransmitted
+        });
+        self.link("srt_packets_dropped_total", "Packets given up.", "counter", |link| link.dropped);
+        self.link("srt_packets_belated_total", "Packets after their time.", "counter", |link| {
+            link.belated
+        });
+        self.link("srt_packets_undeciphered_total", "Packets not readable.", "counter", |link| {
+            link.undecipherable
+        });
+        self.link("srt_loss_reports_total", "Loss reports sent.", "counter", |link| link.reports);
+        self.link("srt_key_refreshes_total", "Keys taken in while running.", "counter", |link| {
+            link.key_refreshes
+        });
+    }
+
+    /// A family with a sample for each SRT publisher.
+    fn link(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        of: impl Fn(&weir_feed::srt::Statistics) -> u64,
+    ) {
+        let _ = writeln!(self.text, "# HELP weir_{name} {help}\n# TYPE weir_{name} {kind}");
+        for (shard, snapshot) in self.shards.iter().enumerate() {
+            for (input, link, _) in &snapshot.srt.links {
+                let _ = writeln!(
+                    self.text,
+                    "weir_{name}{{shard=\"{shard}\",input=\"{input}\"}} {}",
+                    of(link)
+                );
+            }
+        }
     }
 
     fn mesh(&mut self) {

@@ -9,6 +9,7 @@ pub mod edge;
 mod metrics;
 mod rtmp;
 mod shell;
+mod srt;
 pub mod up;
 
 use std::net::{SocketAddr, TcpListener};
@@ -31,6 +32,7 @@ use crate::topology::{self, Topology};
 use control::{Bridge, Post, bridge};
 use metrics::Board;
 use shell::{MAILBOX_DEPTH, Mail, Start};
+pub use srt::Picture as SrtPicture;
 
 /// Where a node listens, with the ports it really got.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,8 @@ pub struct Addresses {
     pub quic: SocketAddr,
     /// RTMP; an edge takes none.
     pub rtmp: Option<SocketAddr>,
+    /// SRT, likewise.
+    pub srt: Option<SocketAddr>,
 }
 
 /// What keeps a node from starting. Each says in one line what to change.
@@ -51,6 +55,14 @@ pub enum Error {
     /// The RTMP address cannot be had.
     #[error("cannot listen on RTMP {address}: {source}")]
     Rtmp {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The SRT address cannot be had.
+    #[error("cannot listen on SRT {address}: {source}")]
+    Srt {
         /// Where.
         address: SocketAddr,
         /// What the system said.
@@ -109,6 +121,12 @@ impl Shards {
         let quic_bound =
             sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(quic_address);
         let rtmp = store.map(|_| reserve(topology.listeners.rtmp)).transpose()?;
+        let srt = match store {
+            Some(_) => srt::bind(topology.listeners.srt, count)?,
+            None => Vec::new(),
+        };
+        let srt_bound = srt.first().and_then(|socket| socket.local_addr().ok());
+        let mut srt = srt.into_iter();
         let key = plan.steering_key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
         let selector = match steer::attach(&sockets, key) {
@@ -158,6 +176,7 @@ impl Shards {
                 cpu: place.core,
                 socket,
                 rtmp,
+                srt: srt.next(),
                 wake,
                 mail,
                 requests: requests.clone(),
@@ -166,7 +185,7 @@ impl Shards {
             threads.push(shell::spawn(start).map_err(Error::Shards)?);
         }
         let shards = Self {
-            addresses: Addresses { quic: quic_bound, rtmp },
+            addresses: Addresses { quic: quic_bound, rtmp, srt: srt_bound },
             post,
             board: Board::new(snapshots),
             threads,

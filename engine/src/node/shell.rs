@@ -25,7 +25,7 @@ use weir_xdp::wake::Wake;
 use super::control::Requests;
 use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
-use super::rtmp;
+use super::{rtmp, srt};
 use crate::mesh::{Trust, UpstreamUrl};
 use crate::shard::{Event, Options, Report, Shard, Snapshot, Turn};
 
@@ -57,6 +57,8 @@ pub(super) enum Mail {
     Authorized(SessionId, Result<Namespace, RefuseReason>),
     /// A publisher connection that belongs to this shard.
     Adopt(Box<rtmp::Adopted>),
+    /// An SRT caller that belongs to this shard.
+    AdoptSrt(Box<srt::Adopted>),
     /// Begin the demo broadcast.
     Demo(Box<Demo>),
     /// Send sessions away and refuse newcomers.
@@ -71,6 +73,8 @@ pub(super) struct Start {
     pub(super) cpu: Option<usize>,
     pub(super) socket: UdpSocket,
     pub(super) rtmp: Option<SocketAddr>,
+    /// This shard's socket of the SRT address.
+    pub(super) srt: Option<UdpSocket>,
     pub(super) wake: Wake,
     pub(super) mail: mpsc::Receiver<Mail>,
     pub(super) requests: Requests,
@@ -82,11 +86,13 @@ pub(super) struct Core {
     pub(super) shard: Shard,
     port: UdpPort,
     requests: Requests,
+    /// SRT publishers, where they are taken.
+    srt: Option<Rc<RefCell<srt::Endpoint>>>,
     /// What changed of inputs and is not told yet: the last word on each.
     news: BTreeMap<String, Report>,
     /// The port took no more.
     full: bool,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 impl Core {
@@ -181,7 +187,7 @@ pub(super) fn spawn(start: Start) -> std::io::Result<glommio::ExecutorJoinHandle
 }
 
 async fn run(start: Start) {
-    let Start { options, socket, rtmp, wake, mail, requests, snapshot, cpu } = start;
+    let Start { options, socket, rtmp, srt, wake, mail, requests, snapshot, cpu } = start;
     let shard = options.steering.shard;
     tracing::debug!(shard, ?cpu, "shard starts");
     let port = match UdpPort::new(socket) {
@@ -199,10 +205,20 @@ async fn run(start: Start) {
         shard: Shard::new(options, Instant::now()),
         port,
         requests: requests.clone(),
+        srt: None,
         news: BTreeMap::new(),
         full: false,
         stopping: false,
     }));
+    let callers = srt.and_then(|socket| {
+        let endpoint = srt::Endpoint::new(shard, socket)
+            .inspect_err(|error| tracing::error!(%error, shard, "cannot use the SRT socket"));
+        endpoint.ok().map(|endpoint| Rc::new(RefCell::new(endpoint)))
+    });
+    core.borrow_mut().srt.clone_from(&callers);
+    let callers = callers.map(|endpoint| {
+        glommio::spawn_local(srt::serve(endpoint, Rc::clone(&core), requests.clone()))
+    });
     let listener = rtmp.and_then(|rtmp| {
         rtmp::listen(rtmp, Rc::clone(&core), requests)
             .inspect_err(|error| tracing::error!(%error, shard, "cannot listen for RTMP"))
@@ -215,6 +231,9 @@ async fn run(start: Start) {
     }
     if let Some(listener) = listener {
         listener.cancel().await;
+    }
+    if let Some(callers) = callers {
+        callers.cancel().await;
     }
 }
 
@@ -318,6 +337,13 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
                 glommio::spawn_local(demo.play(Rc::clone(&core))).detach();
                 continue;
             }
+            Mail::AdoptSrt(adopted) => {
+                let endpoint = core.borrow().srt.clone();
+                if let Some(endpoint) = endpoint {
+                    srt::adopt(&endpoint, *adopted, &core);
+                }
+                continue;
+            }
             other => other,
         };
         let mut held = core.borrow_mut();
@@ -331,7 +357,7 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
             Mail::Authorized(session, answer) => {
                 held.shard.publish_authorized(session, answer, clock.now);
             }
-            Mail::Adopt(_) | Mail::Demo(_) => {}
+            Mail::Adopt(_) | Mail::AdoptSrt(_) | Mail::Demo(_) => {}
             Mail::Drain(ShardOrder { new_uri, deadline }) => {
                 held.shard.drain(&new_uri, deadline, clock.now);
             }
@@ -360,7 +386,12 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
         }
         let (fresh, draining) = {
             let core = core.borrow();
-            let fresh = Snapshot { port: core.port.counters(), ..core.shard.snapshot() };
+            let srt = core.srt.as_ref().map(|endpoint| endpoint.borrow().picture());
+            let fresh = Snapshot {
+                port: core.port.counters(),
+                srt: srt.unwrap_or_default(),
+                ..core.shard.snapshot()
+            };
             (fresh, core.shard.is_draining())
         };
         if let Ok(mut held) = snapshot.lock() {

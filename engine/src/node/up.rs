@@ -74,7 +74,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         quic: bound.quic,
         rtmp: bound.rtmp.unwrap_or(listeners.rtmp),
         rtmps: listeners.rtmps,
-        srt: listeners.srt,
+        srt: bound.srt.unwrap_or(listeners.srt),
         whip: listeners.whip,
         public_host: up.public_host.clone(),
     };
@@ -274,6 +274,7 @@ pub(super) fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr 
 pub(super) fn start_failure(error: Error) -> Failure {
     match error {
         Error::Rtmp { address, source } => Failure::listen("rtmp", address, &source),
+        Error::Srt { address, source } => Failure::listen("srt", address, &source),
         Error::Quic(BindError::InUse { address }) => {
             Failure::listen("quic", address, &std::io::ErrorKind::AddrInUse.into())
         }

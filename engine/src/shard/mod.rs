@@ -115,6 +115,8 @@ pub struct Snapshot {
     pub connections: usize,
     /// Packet port; filled in by whoever owns it.
     pub port: weir_xdp::Counters,
+    /// SRT publishers; likewise.
+    pub srt: crate::node::SrtPicture,
     /// Relay.
     pub relay: weir_relay::Metrics,
     /// Newcomers are refused, those here are asked to leave.
@@ -465,6 +467,7 @@ impl Shard {
             quic: self.endpoint.counters(),
             connections: self.endpoint.connections(),
             port: weir_xdp::Counters::default(),
+            srt: crate::node::SrtPicture::default(),
             relay: self.relay.metrics().clone(),
             draining: self.draining,
             encoders: self.broadcasts.values().filter(|live| live.has_encoder()).count(),

@@ -52,6 +52,18 @@ pub(super) fn program(n: u16, key: Key) -> Vec<sock_filter> {
     program
 }
 
+/// The program that selects by a byte as it is.
+pub(super) fn by_byte(at: u32) -> Vec<sock_filter> {
+    vec![
+        // A load beyond the end would select socket 0.
+        step(BPF_LD | BPF_W | BPF_LEN, 0),
+        branch(BPF_JGE, at + 1, 1, 0),
+        step(BPF_RET | BPF_K, NONE),
+        step(BPF_LD | BPF_B | BPF_ABS, at),
+        step(BPF_RET | BPF_A, 0),
+    ]
+}
+
 fn step(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }

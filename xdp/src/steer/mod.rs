@@ -129,6 +129,16 @@ pub fn attach<S: AsFd>(group: &[S], key: Key) -> io::Result<Selector> {
     }
 }
 
+/// Makes the kernel bring each datagram to the socket of the group whose number is the byte at offset
+/// `at` of the payload. Datagrams that are shorter, or name no socket, are spread by address. Needs no
+/// privilege; the kernel moves the last socket into the place of one that is closed: close all or none.
+pub fn attach_by_byte<S: AsFd>(group: &[S], at: u32) -> io::Result<()> {
+    match group {
+        [] | [_] => Ok(()),
+        [first, ..] => sys::attach_classic(first.as_fd(), &classic::by_byte(at)),
+    }
+}
+
 fn attach_extended<S: AsFd>(group: &[S], n: u16, key: Key) -> io::Result<()> {
     let map = sys::create_socket_map(u32::from(n))?;
     for (index, socket) in (0..).zip(group) {
