@@ -13,6 +13,7 @@ pub mod rtmp;
 mod secret;
 pub mod srt;
 pub mod ts;
+pub mod whip;
 
 use std::fmt;
 

@@ -1,0 +1,462 @@
+//! A WebRTC publisher (str0m's own client side) against the endpoint, on a network in memory with a
+//! clock that is moved by hand.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::media::{Direction, MediaKind, MediaTime, Mid};
+use str0m::net::{Protocol, Receive};
+use str0m::{Candidate, Input, Output, Rtc};
+use weir_packager::{Codec, Sample, TrackId};
+
+use super::*;
+use crate::annexb::Units;
+
+const SERVER: &str = "192.0.2.1:8891";
+const CLIENT: &str = "198.51.100.7:5000";
+
+/// 320x240, Constrained Baseline, and 640x480.
+const SPS_SMALL: &[u8] = &[0x67, 0x42, 0xc0, 0x0d, 0x95, 0xa0, 0x50, 0x7c, 0x80];
+const SPS_LARGE: &[u8] = &[0x67, 0x42, 0xc0, 0x1e, 0x95, 0xa0, 0x28, 0x0f, 0x64];
+const PPS: &[u8] = &[0x68, 0xce, 0x3c, 0x80];
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn identity(shard: u16, seed: u8) -> Identity {
+    Identity { ufrag: ufrag(shard, [seed; 8]), password: Secret::new("0123456789abcdef01234567") }
+}
+
+/// A publisher and the endpoint, one network apart.
+struct Pair {
+    now: Instant,
+    client: Rtc,
+    endpoint: Endpoint,
+    id: SessionId,
+    audio: Mid,
+    video: Mid,
+    /// Sound of this many packets, pictures of this many, sent so far.
+    sent: Vec<Vec<u8>>,
+    media: Vec<crate::Event>,
+    ended: Option<(EndCause, Diagnostics)>,
+    stages: Vec<Stage>,
+    /// Asks of the client to make a keyframe.
+    asked: u32,
+    /// Every how manieth packet of media to the server is lost; 0 for none.
+    lose: u32,
+    count: u32,
+    reachable: bool,
+}
+
+fn offer(now: Instant, change: impl FnOnce(&mut Rtc)) -> (Rtc, String, SdpPendingOffer, Mid, Mid) {
+    let mut client =
+        Rtc::builder().clear_codecs().enable_opus(true, false).enable_h264(true).build(now);
+    client.add_local_candidate(Candidate::host(address(CLIENT), "udp").expect("a candidate"));
+    change(&mut client);
+    let mut api = client.sdp_api();
+    let audio = api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
+    let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+    let (offer, pending) = api.apply().expect("something to offer");
+    (client, offer.to_sdp_string(), pending, audio, video)
+}
+
+impl Pair {
+    /// Exchanges offer and answer; `edit` may change the offer on its way.
+    fn meet(edit: impl FnOnce(String) -> String) -> Self {
+        let now = Instant::now();
+        let (mut client, offer, pending, audio, video) = offer(now, |_| {});
+        let mut endpoint = Endpoint::new(Limits::default());
+        let id = SessionId(7);
+        let answer = endpoint
+            .accept(id, &identity(3, 1), &edit(offer), &[address(SERVER)], now)
+            .expect("accepted");
+        assert!(answer.contains("a=ice-lite") && answer.contains("192.0.2.1 8891"), "{answer}");
+        assert!(answer.contains("a=recvonly") && !answer.contains("a=sendrecv"), "{answer}");
+        let answer = SdpAnswer::from_sdp_string(&answer).expect("an answer");
+        client.sdp_api().accept_answer(pending, answer).expect("a fitting answer");
+        Self {
+            now,
+            client,
+            endpoint,
+            id,
+            audio,
+            video,
+            sent: Vec::new(),
+            media: Vec::new(),
+            ended: None,
+            stages: Vec::new(),
+            asked: 0,
+            lose: 0,
+            count: 0,
+            reachable: true,
+        }
+    }
+
+    fn connected() -> Self {
+        let mut pair = Self::meet(|offer| offer);
+        pair.run(Duration::from_secs(2));
+        assert!(pair.client.is_connected(), "{:?}", pair.endpoint.diagnostics(pair.id));
+        pair
+    }
+
+    /// Lets this much time pass.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.exchange();
+            self.now += Duration::from_millis(5);
+            let _ = self.client.handle_input(Input::Timeout(self.now));
+            self.endpoint.handle_timeout(self.now);
+        }
+        self.exchange();
+    }
+
+    fn exchange(&mut self) {
+        for _ in 0..100 {
+            let mut moved = false;
+            let mut towards: VecDeque<Vec<u8>> = VecDeque::new();
+            loop {
+                match self.client.poll_output() {
+                    Ok(Output::Timeout(_)) | Err(_) => break,
+                    Ok(Output::Transmit(transmit)) => towards.push_back(transmit.contents.to_vec()),
+                    Ok(Output::Event(str0m::Event::KeyframeRequest(_))) => self.asked += 1,
+                    Ok(Output::Event(_)) => {}
+                }
+            }
+            for datagram in towards {
+                moved = true;
+                // RTP, not RTCP (RFC 5761 §4).
+                let media = (128..192).contains(&datagram[0]) && !(192..224).contains(&datagram[1]);
+                self.count += u32::from(media);
+                let lost = media && self.lose > 0 && self.count.is_multiple_of(self.lose);
+                if self.reachable && !lost {
+                    let from = address(CLIENT);
+                    self.endpoint.handle_datagram(from, None, &datagram, self.now);
+                }
+            }
+            while let Some(transmit) = self.endpoint.poll_transmit() {
+                moved = true;
+                assert_eq!(transmit.destination, address(CLIENT));
+                let source = address(SERVER);
+                let destination = address(CLIENT);
+                let receive = Receive::new(Protocol::Udp, source, destination, &transmit.contents);
+                let Ok(receive) = receive else { continue };
+                let _ = self.client.handle_input(Input::Receive(self.now, receive));
+                while let Ok(output) = self.client.poll_output() {
+                    match output {
+                        Output::Timeout(_) => break,
+                        Output::Transmit(transmit) => {
+                            let from = address(CLIENT);
+                            self.endpoint.handle_datagram(from, None, &transmit.contents, self.now);
+                        }
+                        Output::Event(str0m::Event::KeyframeRequest(_)) => self.asked += 1,
+                        Output::Event(_) => {}
+                    }
+                }
+            }
+            while let Some(event) = self.endpoint.poll_event() {
+                match event {
+                    Event::Media(_, event) => self.media.push(event),
+                    Event::Progress(_, stage) => self.stages.push(stage),
+                    Event::Ended(_, cause, diagnostics) => self.ended = Some((cause, *diagnostics)),
+                    Event::Learned(_) | Event::Forgotten(_) => {}
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// A picture shown at `time` in 90 kHz.
+    fn picture(&mut self, time: u64, units: &[&[u8]]) {
+        let mut data = Vec::new();
+        for unit in units {
+            data.extend_from_slice(&[0, 0, 0, 1]);
+            data.extend_from_slice(unit);
+            self.sent.push(unit.to_vec());
+        }
+        let writer = self.client.writer(self.video).expect("a video section");
+        let pt = writer.payload_params().next().expect("a payload type").pt();
+        let time = MediaTime::from_90khz(time);
+        writer.write(pt, self.now, time, data).expect("written");
+        self.exchange();
+    }
+
+    fn sound(&mut self, time: u64, packet: &[u8]) {
+        let writer = self.client.writer(self.audio).expect("an audio section");
+        let pt = writer.payload_params().next().expect("a payload type").pt();
+        let time = MediaTime::new(time, str0m::media::Frequency::FORTY_EIGHT_KHZ);
+        writer.write(pt, self.now, time, packet.to_vec()).expect("written");
+        self.exchange();
+    }
+
+    /// Pictures and sound as they come from a camera, a keyframe first and where `keyframe` says.
+    fn broadcast(&mut self, pictures: u64, sps: &[u8], keyframe: impl Fn(u64) -> bool) {
+        for number in 0..pictures {
+            let body: Vec<u8> =
+                (0..2_500_u32).map(|at| (at * 7 + number as u32) as u8 | 1).collect();
+            let slice = |header: u8| [&[header, 0x88][..], &body].concat();
+            let time = number * 3_000;
+            if keyframe(number) {
+                self.picture(time, &[sps, PPS, &slice(0x65)]);
+            } else {
+                self.picture(time, &[&slice(0x41)]);
+            }
+            for _ in 0..5 {
+                self.run(Duration::from_millis(5));
+            }
+            self.now += Duration::from_millis(8);
+        }
+        self.run(Duration::from_secs(1));
+    }
+
+    fn samples(&self, track: u32) -> Vec<Sample> {
+        let of = |event: &crate::Event| match event {
+            crate::Event::Sample(sample) if sample.track == TrackId(track) => Some(sample.clone()),
+            _ => None,
+        };
+        self.media.iter().filter_map(of).collect()
+    }
+
+    fn received(&self) -> Vec<Vec<u8>> {
+        let mut units = Vec::new();
+        for sample in self.samples(0) {
+            let mut rest = &sample.data[..];
+            while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+                let (unit, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+                units.push(unit.to_vec());
+                rest = tail;
+            }
+        }
+        units
+    }
+}
+
+#[test]
+fn what_a_browser_sends_arrives_unit_for_unit() {
+    let mut pair = Pair::connected();
+    pair.broadcast(30, SPS_SMALL, |number| number == 0);
+    assert_eq!(pair.stages, [Stage::Stun, Stage::Dtls, Stage::Media]);
+    assert_eq!(pair.received().len(), 32);
+    assert!(pair.received() == pair.sent, "bytes changed on the way");
+    let samples = pair.samples(0);
+    assert!(samples[0].keyframe && samples[1..].iter().all(|sample| !sample.keyframe));
+    assert!(samples.windows(2).all(|pair| pair[1].dts - pair[0].dts == 3_000));
+    assert!(samples.iter().all(|sample| sample.composition_offset == 0));
+}
+
+#[test]
+fn both_dtls_roles_are_taken() {
+    for (setup, active) in [("passive", true), ("active", false), ("actpass", false)] {
+        let mut pair = Pair::meet(|offer| {
+            let changed = offer.replace("a=setup:actpass", &format!("a=setup:{setup}"));
+            assert!(setup == "actpass" || changed != offer);
+            changed
+        });
+        pair.run(Duration::from_secs(2));
+        let diagnostics = pair.endpoint.diagnostics(pair.id).expect("alive");
+        assert_eq!(diagnostics.dtls_active, active, "{setup}");
+        // The client's own idea of its role is fixed by the answer.
+        assert!(diagnostics.dtls.is_some(), "{setup}: {diagnostics:?}");
+    }
+}
+
+#[test]
+fn another_certificate_than_the_offered_one_ends_the_session() {
+    let mut pair = Pair::meet(|offer| {
+        let at = offer.find("a=fingerprint:sha-256 ").expect("a fingerprint") + 22;
+        let mut offer = offer;
+        let other = if &offer[at..at + 2] == "00" { "11" } else { "00" };
+        offer.replace_range(at..at + 2, other);
+        offer
+    });
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.ended.as_ref().map(|(cause, _)| *cause), Some(EndCause::Fingerprint));
+    assert_eq!(pair.endpoint.held(), 0);
+}
+
+#[test]
+fn lost_packets_are_asked_for_again_and_nothing_is_missing() {
+    let mut pair = Pair::connected();
+    pair.lose = 20;
+    pair.broadcast(60, SPS_SMALL, |number| number == 0);
+    assert!(pair.received() == pair.sent, "{:?}", pair.endpoint.diagnostics(pair.id));
+    assert!(pair.media.iter().all(|event| !matches!(event, crate::Event::Loss { .. })));
+}
+
+#[test]
+fn a_browser_is_asked_for_a_keyframe_for_every_group() {
+    let mut pair = Pair::connected();
+    pair.broadcast(200, SPS_SMALL, |number| number == 0);
+    let asked = pair.endpoint.diagnostics(pair.id).expect("alive").keyframes_asked;
+    assert!((2..=5).contains(&asked), "{asked} in some 7 seconds");
+    assert!(pair.asked >= 2, "the client heard {}", pair.asked);
+}
+
+#[test]
+fn a_new_picture_size_is_a_new_configuration_before_its_keyframe() {
+    let mut pair = Pair::connected();
+    pair.broadcast(5, SPS_SMALL, |number| number == 0);
+    pair.picture(1_000_000, &[SPS_LARGE, PPS, &[0x65, 0x88, 1]]);
+    pair.run(Duration::from_millis(100));
+    let mut configured = Vec::new();
+    let mut last = false;
+    for event in &pair.media {
+        match event {
+            crate::Event::Track(config) if config.track == TrackId(0) => {
+                let Codec::H264 { record } = &config.codec else { panic!("H.264") };
+                configured.push(record.windows(SPS_LARGE.len()).any(|at| at == SPS_LARGE));
+                last = true;
+            }
+            crate::Event::Sample(sample) if sample.track == TrackId(0) => {
+                assert!(!last || sample.keyframe, "a configuration comes right before a keyframe");
+                last = false;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(configured, [false, true]);
+}
+
+#[test]
+fn sound_goes_on_while_the_microphone_is_muted() {
+    let mut pair = Pair::connected();
+    pair.picture(0, &[SPS_SMALL, PPS, &[0x65, 0x88, 1]]);
+    for number in 0..150_u64 {
+        pair.picture(3_000 * (number + 1), &[&[0x41, 0x9a, 1]]);
+        // Sound for the first second only.
+        for half in 0..2 {
+            if number < 30 && (number * 2 + half) % 3 != 2 {
+                pair.sound((number * 2 + half) * 2 / 3 * 960, &[0xf8, 1, 2]);
+            }
+        }
+        pair.run(Duration::from_millis(33));
+    }
+    let sound = pair.samples(1);
+    let end = sound.last().expect("sound").dts;
+    let shown = pair.samples(0).last().expect("a picture").dts;
+    let behind = shown as f64 / 90_000.0 - end as f64 / 48_000.0;
+    assert!((0.0..1.5).contains(&behind), "sound is {behind} s behind");
+    assert!(pair.endpoint.diagnostics(pair.id).is_some_and(|d| d.silence_filled > 100));
+}
+
+#[test]
+fn a_session_nobody_reaches_ends_and_says_that_udp_is_blocked() {
+    let mut pair = Pair::meet(|offer| offer);
+    pair.reachable = false;
+    pair.run(Limits::default().connect_timeout + Duration::from_millis(50));
+    let (cause, diagnostics) = pair.ended.clone().expect("ended");
+    assert_eq!((cause, diagnostics.stun), (EndCause::NoStun, None));
+    assert!(cause.to_string().contains("UDP"));
+    assert_eq!(pair.endpoint.held(), 0);
+}
+
+#[test]
+fn a_publisher_that_vanishes_is_noticed_and_leaves_nothing() {
+    let mut pair = Pair::connected();
+    pair.broadcast(5, SPS_SMALL, |number| number == 0);
+    pair.reachable = false;
+    pair.run(Limits::default().idle_timeout + Duration::from_millis(50));
+    assert_eq!(pair.ended.as_ref().map(|(cause, _)| *cause), Some(EndCause::Silent));
+    let end = pair
+        .media
+        .iter()
+        .any(|event| matches!(event, crate::Event::End { reason: crate::EndReason::TimedOut }));
+    assert!(end);
+    assert_eq!(pair.endpoint.held(), 0);
+}
+
+#[test]
+fn deleting_a_session_frees_it_at_once_and_says_goodbye() {
+    let mut pair = Pair::connected();
+    pair.broadcast(5, SPS_SMALL, |number| number == 0);
+    assert!(pair.endpoint.close(pair.id, pair.now));
+    assert_eq!(pair.endpoint.held(), 0);
+    assert!(pair.endpoint.poll_transmit().is_some(), "a goodbye");
+    assert!(!pair.endpoint.close(pair.id, pair.now));
+}
+
+#[test]
+fn a_publisher_that_hangs_up_ends_its_session() {
+    let mut pair = Pair::connected();
+    pair.client.close().expect("closes");
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.ended.as_ref().map(|(cause, _)| *cause), Some(EndCause::Left));
+    assert_eq!(pair.endpoint.held(), 0);
+}
+
+#[test]
+fn offers_without_our_codecs_are_refused_by_name() {
+    let now = Instant::now();
+    let mut endpoint = Endpoint::new(Limits::default());
+    for (codec, other, why) in [("H264", "H263", "H.264"), ("opus", "speex", "Opus")] {
+        let (_, offer, ..) = offer(now, |_| {});
+        let changed = offer.replace(codec, other);
+        assert_ne!(changed, offer);
+        let refused =
+            endpoint.accept(SessionId(1), &identity(0, 0), &changed, &[address(SERVER)], now);
+        match refused {
+            Err(Refused::Codec(said)) => assert!(said.contains(why), "{said}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((endpoint.held(), endpoint.counters().refused_offer), (0, 2));
+}
+
+#[test]
+fn more_sessions_than_allowed_are_refused() {
+    let now = Instant::now();
+    let limits = Limits { sessions_max: 2, ..Limits::default() };
+    let mut endpoint = Endpoint::new(limits);
+    for number in 0..3 {
+        let (_, offer, ..) = offer(now, |_| {});
+        let accepted = endpoint.accept(
+            SessionId(number.into()),
+            &identity(0, number),
+            &offer,
+            &[address(SERVER)],
+            now,
+        );
+        assert_eq!(accepted.is_ok(), number < 2);
+        if number == 2 {
+            assert_eq!(accepted, Err(Refused::Capacity));
+        }
+    }
+    assert_eq!(endpoint.counters().refused_capacity, 1);
+}
+
+#[test]
+fn datagrams_of_strangers_reach_no_session() {
+    let mut pair = Pair::connected();
+    let before = pair.endpoint.diagnostics(pair.id).expect("alive");
+    let stranger = address("203.0.113.5:9");
+    for datagram in [&[0x80, 96, 0, 1][..], &[22, 254, 253, 0, 0], &[0, 1, 0, 0], &[]] {
+        pair.endpoint.handle_datagram(stranger, None, datagram, pair.now);
+    }
+    assert_eq!(pair.endpoint.diagnostics(pair.id), Some(before));
+    assert_eq!(pair.endpoint.counters().stray, 4);
+}
+
+#[test]
+fn an_ice_restart_changes_the_names_and_the_media_goes_on() {
+    let mut pair = Pair::connected();
+    pair.broadcast(5, SPS_SMALL, |number| number == 0);
+    let fragment = "a=ice-ufrag:newufrag\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n";
+    let fresh = identity(3, 9);
+    let answered = pair.endpoint.trickle(pair.id, &fresh, fragment, true);
+    let answered = answered.expect("a session").expect("a fragment").expect("an answer");
+    assert!(answered.contains(&fresh.ufrag) && answered.contains("0123456789abcdef01234567"));
+    let before = pair.received().len();
+    pair.picture(1_000_000, &[&[0x41, 0x9a, 1]]);
+    pair.run(Duration::from_millis(50));
+    assert_eq!(pair.received().len(), before + 1);
+}
+
+#[test]
+fn units_are_told_apart() {
+    assert_eq!(Units::new(&[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2]).count(), 2);
+}
