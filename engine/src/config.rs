@@ -7,6 +7,7 @@
 mod drain;
 mod interop;
 mod limits;
+mod media;
 mod moqt;
 
 use std::{
@@ -24,6 +25,8 @@ pub use self::drain::{Deadline, Drain, NewUri};
 use self::interop::OpenTrees;
 pub use self::interop::{Interop, OWN_TREE, OpenTree};
 pub use self::limits::Limits;
+pub use self::media::MediaAddress;
+use self::media::MediaAddresses;
 pub use self::moqt::{Drafts, Moqt};
 use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
@@ -107,6 +110,8 @@ pub struct Tls {
 pub struct Public {
     /// Host in URLs; empty: derived from the listeners.
     pub host: String,
+    /// Where publishers' media reaches this node from outside.
+    pub media: Vec<MediaAddress>,
 }
 
 /// Section `[relay]`.
@@ -183,6 +188,8 @@ pub struct Overrides {
     pub drain_new_uri: Option<NewUri>,
     /// `WEIR_DRAIN_DEADLINE`.
     pub drain_deadline: Option<Deadline>,
+    /// `WEIR_PUBLIC_MEDIA` (separated by commas).
+    pub public_media: Option<Vec<MediaAddress>>,
     /// `--open-interop`, `WEIR_OPEN_INTEROP` (separated by commas).
     pub open_interop: Option<Vec<OpenTree>>,
     /// `--log-format`, `WEIR_LOG_FORMAT`.
@@ -210,6 +217,8 @@ pub struct Up {
     pub ready_file: Option<PathBuf>,
     /// Host in URLs, if one is configured.
     pub public_host: Option<String>,
+    /// Where publishers' media reaches it from outside.
+    pub public_media: Vec<MediaAddress>,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
     /// How it is emptied, unless the order says otherwise.
@@ -439,6 +448,7 @@ impl Config {
         set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
         set(&mut self.drain.deadline, over.drain_deadline.as_ref());
         set(&mut self.interop.open, over.open_interop.as_ref());
+        set(&mut self.public.media, over.public_media.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
         if let Some(upstream) = &over.upstream {
@@ -462,6 +472,7 @@ impl Config {
             demo: flags.demo,
             ready_file: flags.ready_file,
             public_host: self.public_host()?,
+            public_media: self.public.media.clone(),
             certificate: self.certificate()?,
             drain: self.drain.clone(),
             drafts: self.moqt.drafts.list().to_vec(),
@@ -573,6 +584,8 @@ impl Overrides {
             moqt_drafts: parsed(get("WEIR_MOQT_DRAFTS"), "WEIR_MOQT_DRAFTS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
+            public_media: parsed::<MediaAddresses>(get("WEIR_PUBLIC_MEDIA"), "WEIR_PUBLIC_MEDIA")?
+                .map(|addresses| addresses.0),
             open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?
                 .map(|trees| trees.0),
             log_format: parsed(get("WEIR_LOG_FORMAT"), "WEIR_LOG_FORMAT")?,

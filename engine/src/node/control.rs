@@ -365,7 +365,7 @@ pub(super) fn grant(
 }
 
 /// The shard of an input: FNV-1a of its id, so that every publisher of it meets the same one.
-fn pin(input_id: &str, shards: usize) -> u16 {
+pub(super) fn pin(input_id: &str, shards: usize) -> u16 {
     let hash = input_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

@@ -82,7 +82,13 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
         draining: desk.flag(),
         ailment: Box::new(shards.ailment()),
     });
-    let options = http::Options { store: None, site, demo: None, limits: http::Limits::default() };
+    let options = http::Options {
+        store: None,
+        site,
+        demo: None,
+        whip: None,
+        limits: http::Limits::default(),
+    };
     let tls = certificate.tls_config(&[b"h2", b"http/1.1"]);
     let pages = vec![
         http::Listener { tcp: http, tls: None },

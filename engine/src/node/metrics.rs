@@ -87,6 +87,7 @@ impl Page<'_> {
         self.limits();
         self.feeds();
         self.srt();
+        self.whip();
         self.mesh();
     }
 
@@ -288,6 +289,10 @@ impl Page<'_> {
                 ("subgroups_per_group_max", s.relay.limit_subgroups),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
                 ("tracks_max", s.relay.limit_tracks),
+                ("whip_addresses_max", s.whip.endpoint.addresses_full),
+                ("whip_passed_max", s.whip.passed_dropped),
+                ("whip_reorder_max", s.whip.endpoint.overflows),
+                ("whip_sessions_max", s.whip.endpoint.refused_capacity),
                 ("withheld_per_prefix_max", s.relay.limit_withheld),
             ];
             let admission = Full::ALL.iter().zip(s.relay.limit_admission);
@@ -342,7 +347,7 @@ impl Page<'_> {
         self.counter(
             "panics_total",
             "Panics caught at the edge of the shard; each ended one feed or session.",
-            |s| s.panics,
+            |s| s.panics + s.whip.panics,
         );
         self.counter(
             "quic_datagrams_handed_over_total",
@@ -419,6 +424,43 @@ impl Page<'_> {
                 );
             }
         }
+    }
+
+    fn whip(&mut self) {
+        self.gauge("whip_sessions", "WHIP publishers.", |s| s.whip.sessions as u64);
+        self.counter("whip_sessions_accepted_total", "WHIP offers answered.", |s| {
+            s.whip.endpoint.accepted
+        });
+        self.counter("whip_offers_refused_total", "WHIP offers that could not be used.", |s| {
+            s.whip.endpoint.refused_offer
+        });
+        self.counter(
+            "whip_never_connected_total",
+            "WHIP publishers that ended before any media arrived.",
+            |s| s.whip.endpoint.never_connected,
+        );
+        self.counter("whip_datagrams_received_total", "Datagrams on the WHIP port.", |s| {
+            s.whip.endpoint.datagrams
+        });
+        self.counter("whip_datagrams_stray_total", "Those that belonged to nobody.", |s| {
+            s.whip.endpoint.stray
+        });
+        self.counter(
+            "whip_datagrams_passed_total",
+            "Datagrams handed to the shard of their WHIP publisher.",
+            |s| s.whip.passed,
+        );
+        self.counter(
+            "whip_packets_lost_total",
+            "Packets given up, of publishers that left.",
+            |s| s.whip.endpoint.lost_packets,
+        );
+        self.counter("whip_pictures_lost_total", "Pictures left out for those.", |s| {
+            s.whip.endpoint.lost_pictures
+        });
+        self.counter("whip_keyframes_asked_total", "Keyframes asked for, likewise.", |s| {
+            s.whip.endpoint.keyframes_asked
+        });
     }
 
     fn mesh(&mut self) {

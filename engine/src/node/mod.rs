@@ -11,6 +11,8 @@ mod rtmp;
 mod shell;
 mod srt;
 pub mod up;
+mod whip;
+mod whip_desk;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -18,18 +20,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use weir_control::{Store, Timestamp, Withdraw};
+use weir_control::{Store, Timestamp, Withdraw, http};
 use weir_moqt::{Draft, Namespace};
 use weir_relay::auth::{self, Revocation, Subject, TrustedKey};
 use weir_ring::link;
 use weir_xdp::{steer, udp};
 
 use crate::cert::Certificate;
+use crate::config::MediaAddress;
 use crate::mesh::{self, Trust};
 use crate::quic::{self, Steering};
 use crate::shard::{self, RingSizes};
 use crate::topology::{self, Topology};
-use control::{Bridge, Post, bridge};
+use control::{Bridge, Post, Requests, bridge};
 use metrics::Board;
 use shell::{MAILBOX_DEPTH, Mail, Start};
 pub use srt::Picture as SrtPicture;
@@ -43,6 +46,8 @@ pub struct Addresses {
     pub rtmp: Option<SocketAddr>,
     /// SRT, likewise.
     pub srt: Option<SocketAddr>,
+    /// Media of WHIP publishers; an edge takes none.
+    pub whip: Option<SocketAddr>,
 }
 
 /// What keeps a node from starting. Each says in one line what to change.
@@ -68,6 +73,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The WHIP address cannot be had.
+    #[error(transparent)]
+    Whip(udp::BindError),
     /// The certificate is not usable for QUIC.
     #[error("certificate not usable for QUIC: {0}")]
     Tls(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
@@ -103,6 +111,7 @@ pub struct Plan<'a> {
 pub struct Shards {
     addresses: Addresses,
     post: Post,
+    requests: Requests,
     board: Board,
     threads: Vec<glommio::ExecutorJoinHandle<()>>,
     count: usize,
@@ -127,6 +136,12 @@ impl Shards {
         };
         let srt_bound = srt.first().and_then(|socket| socket.local_addr().ok());
         let mut srt = srt.into_iter();
+        let whip = match store {
+            Some(_) => udp::bind_group(topology.listeners.whip, count).map_err(Error::Whip)?,
+            None => Vec::new(),
+        };
+        let whip_bound = whip.first().and_then(|socket| socket.local_addr().ok());
+        let mut whip = whip::wire(whip).into_iter();
         let key = plan.steering_key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
         let selector = match steer::attach(&sockets, key) {
@@ -177,6 +192,7 @@ impl Shards {
                 socket,
                 rtmp,
                 srt: srt.next(),
+                whip: whip.next(),
                 wake,
                 mail,
                 requests: requests.clone(),
@@ -185,8 +201,9 @@ impl Shards {
             threads.push(shell::spawn(start).map_err(Error::Shards)?);
         }
         let shards = Self {
-            addresses: Addresses { quic: quic_bound, rtmp, srt: srt_bound },
+            addresses: Addresses { quic: quic_bound, rtmp, srt: srt_bound, whip: whip_bound },
             post,
+            requests,
             board: Board::new(snapshots),
             threads,
             count,
@@ -202,6 +219,24 @@ impl Shards {
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// What serves WHIP publishers on the pages; `public` is where media reaches this node from
+    /// outside.
+    pub fn whip(
+        &self,
+        store: &Store,
+        public: &[MediaAddress],
+    ) -> Option<Arc<dyn http::whip::Whip>> {
+        let bound = self.addresses.whip?;
+        Some(Arc::new(whip_desk::Desk {
+            requests: self.requests.clone(),
+            post: self.post.clone(),
+            store: store.clone(),
+            shards: self.count,
+            bound,
+            public: public.iter().map(|at| at.with_default_port(bound.port())).collect(),
+        }))
     }
 
     /// Renders `/metrics`.

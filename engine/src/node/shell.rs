@@ -25,9 +25,9 @@ use weir_xdp::wake::Wake;
 use super::control::Requests;
 use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
-use super::{rtmp, srt};
+use super::{rtmp, srt, whip};
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Event, Options, Report, Shard, Snapshot, Turn};
+use crate::shard::{Event, Options, Report, Shard, Snapshot, Turn, WhipNumbers};
 
 /// Messages from control threads one shard may have waiting.
 pub(super) const MAILBOX_DEPTH: usize = 1_024;
@@ -61,6 +61,8 @@ pub(super) enum Mail {
     AdoptSrt(Box<srt::Adopted>),
     /// Begin the demo broadcast.
     Demo(Box<Demo>),
+    /// A page asks for a WHIP publisher.
+    Whip(Box<whip::Order>),
     /// Send sessions away and refuse newcomers.
     Drain(ShardOrder),
     /// Close everything and stop.
@@ -75,6 +77,7 @@ pub(super) struct Start {
     pub(super) rtmp: Option<SocketAddr>,
     /// This shard's socket of the SRT address.
     pub(super) srt: Option<UdpSocket>,
+    pub(super) whip: Option<whip::Wiring>,
     pub(super) wake: Wake,
     pub(super) mail: mpsc::Receiver<Mail>,
     pub(super) requests: Requests,
@@ -90,6 +93,8 @@ pub(super) struct Core {
     srt: Option<Rc<RefCell<srt::Endpoint>>>,
     /// What changed of inputs and is not told yet: the last word on each.
     news: BTreeMap<String, Report>,
+    /// Numbers of WHIP, which its station writes here.
+    pub(super) whip: WhipNumbers,
     /// The port took no more.
     full: bool,
     pub(super) stopping: bool,
@@ -187,7 +192,7 @@ pub(super) fn spawn(start: Start) -> std::io::Result<glommio::ExecutorJoinHandle
 }
 
 async fn run(start: Start) {
-    let Start { options, socket, rtmp, srt, wake, mail, requests, snapshot, cpu } = start;
+    let Start { options, socket, rtmp, srt, whip, wake, mail, requests, snapshot, cpu } = start;
     let shard = options.steering.shard;
     tracing::debug!(shard, ?cpu, "shard starts");
     let port = match UdpPort::new(socket) {
@@ -207,6 +212,7 @@ async fn run(start: Start) {
         requests: requests.clone(),
         srt: None,
         news: BTreeMap::new(),
+        whip: WhipNumbers::default(),
         full: false,
         stopping: false,
     }));
@@ -224,7 +230,8 @@ async fn run(start: Start) {
             .inspect_err(|error| tracing::error!(%error, shard, "cannot listen for RTMP"))
             .ok()
     });
-    glommio::spawn_local(read_mail(mail, Rc::clone(&core))).detach();
+    let station = whip.and_then(|wiring| whip::start(wiring, &core));
+    glommio::spawn_local(read_mail(mail, Rc::clone(&core), station)).detach();
     glommio::spawn_local(lay_out(snapshot, Rc::clone(&core))).detach();
     if let Err(error) = turns(&core, &wake).await {
         tracing::error!(%error, shard, "shard ends");
@@ -322,7 +329,11 @@ impl BusyShare {
     }
 }
 
-async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
+async fn read_mail(
+    mut mail: mpsc::Receiver<Mail>,
+    core: Rc<RefCell<Core>>,
+    station: Option<Rc<RefCell<whip::Station>>>,
+) {
     while let Some(letter) = mail.recv().await {
         let clock = Clock::read();
         // glommio polls a new task at once, so none may be spawned while the core is borrowed.
@@ -344,8 +355,17 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
                 }
                 continue;
             }
+            Mail::Whip(order) => {
+                if let Some(station) = &station {
+                    station.borrow_mut().order(*order);
+                }
+                continue;
+            }
             other => other,
         };
+        if let (Mail::Stop, Some(station)) = (&letter, &station) {
+            station.borrow_mut().stop();
+        }
         let mut held = core.borrow_mut();
         match letter {
             Mail::Trust(trust, sealed) => {
@@ -357,7 +377,7 @@ async fn read_mail(mut mail: mpsc::Receiver<Mail>, core: Rc<RefCell<Core>>) {
             Mail::Authorized(session, answer) => {
                 held.shard.publish_authorized(session, answer, clock.now);
             }
-            Mail::Adopt(_) | Mail::AdoptSrt(_) | Mail::Demo(_) => {}
+            Mail::Adopt(_) | Mail::AdoptSrt(_) | Mail::Demo(_) | Mail::Whip(_) => {}
             Mail::Drain(ShardOrder { new_uri, deadline }) => {
                 held.shard.drain(&new_uri, deadline, clock.now);
             }
@@ -390,6 +410,7 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
             let fresh = Snapshot {
                 port: core.port.counters(),
                 srt: srt.unwrap_or_default(),
+                whip: core.whip,
                 ..core.shard.snapshot()
             };
             (fresh, core.shard.is_draining())
@@ -404,7 +425,7 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
 }
 
 /// A descriptor somebody else owns and outlives this.
-struct Fd(RawFd);
+pub(super) struct Fd(pub(super) RawFd);
 
 impl AsRawFd for Fd {
     fn as_raw_fd(&self) -> RawFd {

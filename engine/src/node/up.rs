@@ -75,7 +75,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         rtmp: bound.rtmp.unwrap_or(listeners.rtmp),
         rtmps: listeners.rtmps,
         srt: bound.srt.unwrap_or(listeners.srt),
-        whip: listeners.whip,
+        whip: bound.whip.unwrap_or(listeners.whip),
         public_host: up.public_host.clone(),
     };
 
@@ -95,6 +95,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         store: Some(store.clone()),
         site,
         demo: demo.as_ref().map(|(input, _)| input.id.clone()),
+        whip: shards.whip(&store, &up.public_media),
         limits: http::Limits::default(),
     };
     let tls = certificate.tls_config(&[b"h2", b"http/1.1"]);
@@ -277,6 +278,12 @@ pub(super) fn start_failure(error: Error) -> Failure {
         Error::Srt { address, source } => Failure::listen("srt", address, &source),
         Error::Quic(BindError::InUse { address }) => {
             Failure::listen("quic", address, &std::io::ErrorKind::AddrInUse.into())
+        }
+        Error::Whip(BindError::InUse { address }) => {
+            Failure::listen("whip", address, &std::io::ErrorKind::AddrInUse.into())
+        }
+        Error::Whip(error) => {
+            Failure::new(error.to_string()).help("choose another address with --whip ADDR")
         }
         Error::Quic(error) => {
             Failure::new(error.to_string()).help("choose another address with --quic ADDR")

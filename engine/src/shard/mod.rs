@@ -163,6 +163,23 @@ pub struct Snapshot {
     pub panics: u64,
     /// Relays above and below.
     pub mesh: MeshSnapshot,
+    /// WHIP publishers; filled in by whoever owns their port.
+    pub whip: WhipNumbers,
+}
+
+/// What is counted for the WHIP publishers of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WhipNumbers {
+    /// Sessions held.
+    pub sessions: usize,
+    /// What the sessions' endpoint counted.
+    pub endpoint: feed::whip::Counters,
+    /// Datagrams handed to the shard of their session.
+    pub passed: u64,
+    /// Datagrams dropped because that had no room.
+    pub passed_dropped: u64,
+    /// Panics caught; each ended one session.
+    pub panics: u64,
 }
 
 /// One shard.
@@ -487,6 +504,7 @@ impl Shard {
             turns: self.turns,
             panics: self.panics,
             mesh: self.mesh_snapshot(),
+            whip: WhipNumbers::default(),
         }
     }
 

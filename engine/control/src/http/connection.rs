@@ -30,6 +30,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::limits::{Counters, Limits, Sources};
+use super::whip::Reached;
 
 /// Header lines of one request: browsers send about 20.
 const HEADERS_MAX: usize = 64;
@@ -48,10 +49,11 @@ pub(super) struct Acceptor {
     sources: Sources,
 }
 
-/// Notes that a whole request has arrived, then hands it to the router.
+/// Notes that a whole request has arrived, and by what way, then hands it to the router.
 #[derive(Clone)]
 struct Noting {
     router: Router,
+    reached: Option<Reached>,
     asked: Arc<AtomicBool>,
 }
 
@@ -113,14 +115,16 @@ impl Acceptor {
             return Counters::add(&self.counters.refused_source);
         };
         let this = self.clone();
+        let local = stream.local_addr().ok();
+        let reached = local.map(|local| Reached { peer, local, tls: tls.is_some() });
         tokio::spawn(async move {
             this.counters.open.fetch_add(1, Ordering::Relaxed);
             // Without it, small answers may wait for an acknowledgement; not worth failing for.
             let _ = stream.set_nodelay(true);
             match tls {
-                None => this.serve(stream, router).await,
+                None => this.serve(stream, router, reached).await,
                 Some(tls) => match timeout(this.limits.opening, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => this.serve(stream, router).await,
+                    Ok(Ok(stream)) => this.serve(stream, router, reached).await,
                     _ => Counters::add(&this.counters.opening_failed),
                 },
             }
@@ -133,6 +137,7 @@ impl Acceptor {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         router: Router,
+        reached: Option<Reached>,
     ) {
         let limits = &self.limits;
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -150,7 +155,7 @@ impl Acceptor {
             .keep_alive_interval(limits.opening * 4)
             .keep_alive_timeout(limits.opening);
         let asked = Arc::new(AtomicBool::new(false));
-        let service = TowerToHyperService::new(Noting { router, asked: asked.clone() });
+        let service = TowerToHyperService::new(Noting { router, reached, asked: asked.clone() });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut closed = self.closed.clone();
         let mut opening = pin!(sleep(limits.opening));
@@ -186,8 +191,11 @@ impl Service<Request<Incoming>> for Noting {
         Service::<Request<Incoming>>::poll_ready(&mut self.router, context)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Ordering::Relaxed);
+        if let Some(reached) = self.reached {
+            request.extensions_mut().insert(reached);
+        }
         Box::pin(self.router.call(request))
     }
 }

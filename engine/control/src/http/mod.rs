@@ -12,6 +12,7 @@ mod limits;
 mod routes;
 #[cfg(test)]
 mod tests;
+pub mod whip;
 
 use std::{fmt::Write, future::Future, io, net::TcpListener, sync::Arc};
 
@@ -72,6 +73,8 @@ pub struct Options {
     pub site: Arc<dyn Site>,
     /// The demo broadcast that the start page plays, when there is one.
     pub demo: Option<InputId>,
+    /// The engine's side of WHIP; an edge takes nothing in.
+    pub whip: Option<Arc<dyn whip::Whip>>,
     /// Caps and timeouts.
     pub limits: Limits,
 }

@@ -13,7 +13,13 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{Health, Limits, Options, Site, api, assets::Assets, hex, limits::Counters};
+use super::{
+    Health, Limits, Options, Site, api,
+    assets::Assets,
+    hex,
+    limits::Counters,
+    whip::{self, Whip},
+};
 use crate::{InputId, Store, TTL_DEFAULT};
 
 /// Scripts, styles and workers from here only; WebTransport to any host over TLS; video from
@@ -43,13 +49,14 @@ struct Inner {
     limits: Limits,
     site: Arc<dyn Site>,
     store: Option<Store>,
+    whip: Option<Arc<dyn Whip>>,
 }
 
 impl Routes {
     pub(super) fn new(options: Options, counters: Arc<Counters>) -> Self {
-        let Options { store, site, demo, limits } = options;
+        let Options { store, site, demo, whip, limits } = options;
         let assets = Assets::embedded();
-        Self(Arc::new(Inner { assets, counters, demo, limits, site, store }))
+        Self(Arc::new(Inner { assets, counters, demo, limits, site, store, whip }))
     }
 
     pub(super) fn store(&self) -> Option<&Store> {
@@ -58,6 +65,10 @@ impl Routes {
 
     pub(super) fn site(&self) -> &dyn Site {
         self.0.site.as_ref()
+    }
+
+    pub(super) fn whip(&self) -> Option<&dyn Whip> {
+        self.0.whip.as_deref()
     }
 
     /// The routes of one listener. Metrics are for operators, who have the listener in the clear,
@@ -78,6 +89,9 @@ impl Routes {
         if self.0.store.is_some() {
             router = router.merge(api::routes());
         }
+        if self.0.whip.is_some() {
+            router = router.merge(whip::routes());
+        }
         if with_metrics {
             router = router.route("/metrics", get(metrics));
         }
@@ -96,7 +110,8 @@ async fn around(State(routes): State<Routes>, request: Request, next: Next) -> R
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut response = if has_body(request.headers()) && !api::takes_body(&path) {
+    let takes_body = api::takes_body(&path) || whip::takes_body(&path);
+    let mut response = if has_body(request.headers()) && !takes_body {
         // What takes no body reads none.
         problem(StatusCode::PAYLOAD_TOO_LARGE, "body_not_accepted")
     } else {
@@ -112,6 +127,7 @@ async fn around(State(routes): State<Routes>, request: Request, next: Next) -> R
     Counters::add(&routes.0.counters.requests);
     let status = response.status().as_u16();
     let took_us = started.elapsed().as_micros() as u64;
+    let path = whip::loggable(&path);
     tracing::debug!(%method, path, status, took_us, "answered");
     response
 }

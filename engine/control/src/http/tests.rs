@@ -66,6 +66,7 @@ async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -
         store: Some(store.clone()),
         site: Arc::new(TestSite { health }),
         demo: demo.then(|| input.id.clone()),
+        whip: None,
         limits,
     };
     let (stop, stopped) = oneshot::channel();
