@@ -131,6 +131,34 @@ test('a second viewer joins in the middle of a group and starts at its boundary'
   });
 });
 
+test('the picture changes its size and the viewer goes on in the same page', async () => {
+  await broadcast('resize', {}, async ({ input, token, encoder }) => {
+    const viewer = await browser.open(token.page);
+    const before = await viewer.moving();
+    assert.deepEqual([before.width, before.height], [640, 360]);
+    await viewer.page.evaluate(() => (globalThis.stayed = true));
+    await encoder.stop();
+    const larger = Encoder.start(input.urls.rtmp, { size: '1280x720' });
+    try {
+      await waitFor(
+        'the larger picture',
+        async () => (await viewer.look())?.width === 1280,
+        { explain: () => viewer.account() },
+      );
+      await viewer.moving(await viewer.look());
+      await viewer.state('playing');
+      assert.equal(await viewer.page.evaluate(() => globalThis.stayed), true, 'the page was not loaded again');
+      assert.equal((await viewer.stats()).reconnects, 0, 'the session is the same');
+    } catch (error) {
+      error.message += `\nsecond encoder: ${larger.stderr}`;
+      throw error;
+    } finally {
+      await larger.stop({ abort: true });
+    }
+    await viewer.close();
+  });
+});
+
 test('the publisher restarts and the viewers continue', async () => {
   await broadcast('restart', {}, async ({ input, token, encoder }) => {
     const viewers = [await browser.open(token.page), await browser.open(token.page)];

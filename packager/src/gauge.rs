@@ -69,11 +69,11 @@ impl Gauge {
         self.delay = None;
     }
 
-    /// Bits and samples a second, once there is a second to measure.
+    /// Bits and samples a second, once there is a window to measure: encoders begin with a burst.
     pub(crate) fn rates(&self, now: i64) -> Option<(u64, f64)> {
         let began = self.began?.max(now - WINDOW);
         let span = now - began;
-        if span < NANOS_PER_SECOND {
+        if span < WINDOW {
             return None;
         }
         let live = self.recent.iter().filter(|(arrival, _)| *arrival > began);

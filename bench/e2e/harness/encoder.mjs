@@ -22,10 +22,10 @@ export class Encoder {
 
   /**
    * @param {string} url  where to publish
-   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string }} [options]  `also`: a second place
-   *   that gets the same, and outlives the first
+   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string, size?: string }} [options]  `also`: a second
+   *   place that gets the same, and outlives the first; `size`: what the picture is scaled to, as WIDTHxHEIGHT
    */
-  static start(url, { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also } = {}) {
+  static start(url, { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also, size } = {}) {
     assert.ok(ffmpeg, 'WEIR_FFMPEG9 is not set: run through `make browser` or `make interop`');
     const encoder = new Encoder();
     const video = bFrames
@@ -40,6 +40,7 @@ export class Encoder {
         .concat(['-thread_queue_size', '64', '-i', 'pipe:0'])
         // The tone is not paced: ffmpeg takes of it what the picture's clock asks for.
         .concat(['-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
+        .concat(size ? ['-vf', `scale=${size.replace('x', ':')}:flags=neighbor`] : [])
         .concat(['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)])
         .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k', '-c:a', 'aac', '-b:a', '96k', '-ac', '2'])
         .concat(

@@ -46,6 +46,9 @@ pub(super) enum Command {
     /// Create, list and revoke the keys that let edges in
     #[command(subcommand)]
     NodeKey(NodeKey),
+    /// Create keys for the API and the console
+    #[command(subcommand)]
+    ApiKey(ApiKey),
     /// Create and list live inputs
     #[command(subcommand)]
     Input(Input),
@@ -163,6 +166,19 @@ pub(super) enum NodeKey {
     Revoke {
         /// Id of the key, ndk_…
         id: NodeKeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiKey {
+    /// Create a key with all rights, replacing an earlier one of this name; it is shown this once
+    Create {
+        /// Name shown to people
+        #[arg(long)]
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -95,6 +95,7 @@ fn run(
             logs::start(&config.log)?;
             roles.relay(config.resolve_edge(relay.node_key, &HostFacts::read())?)
         }
+        Command::ApiKey(command) => short::api_key(&config, command, out),
         Command::NodeKey(command) => short::node_key(&config, command, out),
         Command::Play(play) => {
             logs::start(&config.log)?;

@@ -7,13 +7,13 @@ use std::{
 
 use serde_json::json;
 use weir_control::{
-    DATABASE_FILE, InputChange, InputHealth, InputStatus, NewInput, NodeSecret, Store, StreamKey,
-    Withdraw,
+    DATABASE_FILE, InputChange, InputHealth, InputStatus, NewInput, NodeSecret, Scope, Store,
+    StreamKey, Withdraw,
 };
 
 use super::{
     Addresses, Failure,
-    args::{Input, NodeKey, SigningKey, Token, Which},
+    args::{ApiKey, Input, NodeKey, SigningKey, Token, Which},
     failure::written,
 };
 use crate::{
@@ -275,6 +275,31 @@ pub(super) fn signing_key(
             ))
         }
     }
+}
+
+pub(super) fn api_key(
+    config: &Config,
+    command: ApiKey,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let ApiKey::Create { name, json } = command;
+    let (record, key) = with_store(config, Missing::Create, async |store| {
+        store.issue_api_key(&name, &Scope::ALL).await
+    })?;
+    let console = format!("{}console", addresses(config).start_page());
+    written(if json {
+        let answer = json!({
+            "id": record.id.as_str(), "api_key": key.expose(), "console": console,
+        });
+        writeln!(out, "{answer}")
+    } else {
+        write!(
+            out,
+            "API key  {} (shown this once)\nid       {}\nconsole  {console}\n",
+            key.expose(),
+            record.id,
+        )
+    })
 }
 
 pub(super) fn node_key(

@@ -78,6 +78,9 @@ fn an_input_is_created_its_key_rotated_and_a_token_minted() {
     assert_eq!((&shown["state"], &shown["name"]), (&"idle".into(), &"Stage".into()));
     let said = weir(&["input", "show", id, "--data-dir", data]).expect("works");
     assert!(said.contains("takeover, reconnect window 5 s") && said.contains("idle"), "{said}");
+    let api = json(&["api-key", "create", "--name", "console", "--data-dir", data, "--json"]);
+    assert!(api["api_key"].as_str().is_some_and(|key| key.starts_with("ak_live_")));
+    assert_eq!(api["console"], "http://localhost:8080/console");
     let said = weir(&["input", "health", id, "--data-dir", data]).expect("works");
     assert!(said.contains("measured  never"), "{said}");
     let long = ["input", "set", id, "--reconnect-window", "2h", "--data-dir", data];

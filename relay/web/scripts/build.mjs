@@ -1,5 +1,5 @@
 // Builds everything that is served or published into dist: the viewer and the element as modules, the worker, one file
-// for plain pages, and the two pages of the appliance.
+// for plain pages, and the pages of the appliance.
 
 import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -41,7 +41,7 @@ await Promise.all([
   // The pages share the element's file.
   build({
     ...module,
-    entryPoints: { start: src('pages/start.ts'), watch: src('pages/watch.ts') },
+    entryPoints: { console: src('pages/console.ts'), start: src('pages/start.ts'), watch: src('pages/watch.ts') },
     outdir: dist(''),
     plugins: [
       styles,
@@ -69,4 +69,4 @@ await Promise.all([
 const css = [await readFile(src('element/tokens.css'), 'utf8'), await readFile(src('pages/page.css'), 'utf8')].join('\n');
 const { code } = await transform(css, { loader: 'css', minify: true, target: 'es2022' });
 await writeFile(dist('page.css'), code);
-for (const name of ['index.html', 'watch.html', 'favicon.svg']) await copyFile(src(`pages/${name}`), dist(name));
+for (const name of ['console.html', 'index.html', 'watch.html', 'favicon.svg']) await copyFile(src(`pages/${name}`), dist(name));
