@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 
 use weir_relay::SessionId;
 
-use super::{Backoff, UPSTREAMS_MAX, UpstreamUrl};
+use super::{UPSTREAMS_MAX, UpstreamUrl};
 use crate::quic::ConnId;
+
+mod slot;
+
+use slot::{Phase, Pulse, Slot};
 
 /// How long an earlier relay must have been ready again before tracks return to it: longer than a
 /// process that dies at start takes to die.
@@ -49,6 +53,19 @@ pub enum Action {
         /// Why.
         reason: &'static str,
     },
+    /// Send a sign of life and report by [`Uplinks::probed`] what came back so far.
+    Probe {
+        /// On which connection.
+        conn: ConnId,
+    },
+    /// This session may be dead, or turned out not to be: whether the next one waits for what it
+    /// still owes.
+    Doubt {
+        /// Which.
+        session: SessionId,
+        /// Nothing is heard from it.
+        doubted: bool,
+    },
     /// Our own hop list has changed: tell those below.
     Tell,
 }
@@ -63,6 +80,8 @@ pub enum State {
     Connecting,
     /// Connected, and itself cut off from the engine.
     CutOff,
+    /// Connected as far as we know, and silent.
+    Silent,
     /// Gets its tracks from us, so we take none from it.
     Loop,
     /// Could be used at once.
@@ -75,10 +94,11 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of their labels' meaning.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Connecting,
         Self::CutOff,
+        Self::Silent,
         Self::Loop,
         Self::Ready,
         Self::Active,
@@ -91,6 +111,7 @@ impl State {
             Self::Waiting => "waiting",
             Self::Connecting => "connecting",
             Self::CutOff => "cut_off",
+            Self::Silent => "silent",
             Self::Loop => "loop",
             Self::Ready => "ready",
             Self::Active => "active",
@@ -112,6 +133,8 @@ pub struct Status {
     pub losses: u64,
     /// Times it was refused for a loop.
     pub loops: u64,
+    /// Times it fell silent, whether or not it came back.
+    pub silences: u64,
     /// Bytes of UDP payload received from it.
     pub received_bytes: u64,
     /// Bytes sent to it.
@@ -130,44 +153,6 @@ pub struct Uplinks {
     actions: VecDeque<Action>,
     /// Times the relay in use changed.
     switches: u64,
-}
-
-struct Slot {
-    url: UpstreamUrl,
-    /// Went in for this slot, which asked to be left; gone when that one is back.
-    stands_for: Option<usize>,
-    addresses: Vec<SocketAddr>,
-    next_address: usize,
-    phase: Phase,
-    /// Its last hop list.
-    path: Option<Vec<String>>,
-    trusted: bool,
-    leaving: bool,
-    looped: bool,
-    ready_since: Option<Instant>,
-    backoff: Backoff,
-    attempts: u64,
-    losses: u64,
-    loops: u64,
-}
-
-enum Phase {
-    Waiting {
-        until: Instant,
-    },
-    Resolving {
-        until: Instant,
-    },
-    /// `dialled` follows in the same turn.
-    Dialling,
-    Connecting(ConnId),
-    Open {
-        conn: ConnId,
-        session: SessionId,
-        speak_until: Instant,
-    },
-    /// A stand-in that is no longer needed; slots keep their numbers.
-    Retired,
 }
 
 impl Uplinks {
@@ -203,6 +188,7 @@ impl Uplinks {
             let before = self.slots.iter().enumerate().filter(|(at, slot)| {
                 self.rank(*at) < self.rank(active) && slot.is_ready() && !slot.leaving
             });
+            let before = before.filter(|(_, slot)| !slot.silent);
             before.filter_map(|(_, slot)| Some(slot.ready_since? + RETURN_AFTER)).min()
         });
         let waits = self.slots.iter().filter_map(|slot| match slot.phase {
@@ -210,13 +196,15 @@ impl Uplinks {
             Phase::Open { speak_until, .. } if !slot.has_spoken() => Some(speak_until),
             _ => None,
         });
-        waits.chain(returns).min()
+        let probes = self.slots.iter().filter_map(Slot::probe_at);
+        waits.chain(returns).chain(probes).min()
     }
 
     /// Our own hop list: empty while cut off from the engine.
     pub fn path(&self) -> Vec<String> {
-        let above = self.active.and_then(|active| self.slots.get(active)?.path.as_ref());
-        match above {
+        let above = self.active.and_then(|active| self.slots.get(active));
+        // Who hears nothing from above has no way, as far as those below should count on it.
+        match above.filter(|slot| !slot.silent).and_then(|slot| slot.path.as_ref()) {
             Some(above) if !above.is_empty() => {
                 std::iter::once(&self.own).chain(above).cloned().collect()
             }
@@ -239,6 +227,7 @@ impl Uplinks {
                     attempts: slot.attempts,
                     losses: slot.losses,
                     loops: slot.loops,
+                    silences: slot.silences,
                     ..Status::default()
                 };
                 (status, slot.conn())
@@ -252,6 +241,7 @@ impl Uplinks {
             Phase::Resolving { .. } | Phase::Dialling | Phase::Connecting(_) => State::Connecting,
             Phase::Open { .. } if slot.leaving => State::Leaving,
             Phase::Open { .. } if slot.looped => State::Loop,
+            Phase::Open { .. } if slot.silent => State::Silent,
             Phase::Open { .. } if self.active == Some(at) => State::Active,
             Phase::Open { .. } if slot.is_ready() => State::Ready,
             Phase::Open { .. } if slot.path.as_ref().is_some_and(Vec::is_empty) => State::CutOff,
@@ -308,6 +298,29 @@ impl Uplinks {
             && let Phase::Connecting(conn) = slot.phase
         {
             slot.phase = Phase::Open { conn, session, speak_until: now + SPEAK_TIMEOUT };
+            slot.pulse = Pulse::new(now);
+        }
+    }
+
+    /// What came back of [`Action::Probe`] and those before: acknowledgements heard so far on this
+    /// connection, and its round trip.
+    pub fn probed(&mut self, conn: ConnId, acks: u64, rtt: Duration, now: Instant) {
+        let Some(at) = self.slot_of(conn) else { return };
+        let Some(slot) = self.slots.get_mut(at) else { return };
+        let silent = slot.pulse.is_silent(acks, rtt, now);
+        if silent == std::mem::replace(&mut slot.silent, silent) {
+            return;
+        }
+        if silent {
+            slot.silences += 1;
+            tracing::warn!(upstream = slot.url.authority(), "upstream is silent");
+        } else {
+            // It has to prove itself again before tracks return to it.
+            slot.ready_since = slot.ready_since.map(|_| now);
+            tracing::info!(upstream = slot.url.authority(), "upstream is heard again");
+        }
+        if let Some(session) = slot.session() {
+            self.actions.push_back(Action::Doubt { session, doubted: silent });
         }
     }
 
@@ -440,6 +453,12 @@ impl Uplinks {
         } else if matches!(slot.phase, Phase::Open { .. }) && slot.ready_since.is_some() {
             slot.ready_since = None;
         }
+        if slot.probe_at().is_some_and(|at| at <= now)
+            && let Some(conn) = slot.conn()
+        {
+            slot.pulse.sent(now);
+            self.actions.push_back(Action::Probe { conn });
+        }
         match slot.phase {
             Phase::Waiting { until } if until <= now => {
                 let known = slot.url.address().or_else(|| {
@@ -469,10 +488,11 @@ impl Uplinks {
     fn choose(&mut self, now: Instant) {
         let usable = |slot: &&(usize, &Slot)| slot.1.is_ready();
         let slots: Vec<(usize, &Slot)> = self.slots.iter().enumerate().collect();
-        let staying = slots.iter().filter(usable).filter(|(_, slot)| !slot.leaving);
+        let good = |slot: &Slot| !slot.leaving && !slot.silent;
+        let staying = slots.iter().filter(usable).filter(|(_, slot)| good(slot));
         let best = staying.min_by_key(|(at, _)| self.rank(*at)).map(|(at, _)| *at);
         let current = self.active.filter(|active| {
-            self.slots.get(*active).is_some_and(|slot| slot.is_ready() && !slot.leaving)
+            self.slots.get(*active).is_some_and(|slot| slot.is_ready() && good(slot))
         });
         let next = match (current, best) {
             (Some(current), Some(best)) if best != current => {
@@ -482,7 +502,7 @@ impl Uplinks {
             }
             (Some(current), _) => current,
             (None, Some(best)) => best,
-            // Rather one that wants to be left than none.
+            // Rather one that wants to be left, or may be dead, than none.
             (None, None) => {
                 if let Some(active) = self.active
                     && !self.slots.get(active).is_some_and(Slot::is_ready)
@@ -499,61 +519,6 @@ impl Uplinks {
             self.switches += 1;
             self.actions.push_back(Action::Use(session));
         }
-    }
-}
-
-impl Slot {
-    fn new(url: UpstreamUrl, stands_for: Option<usize>, seed: u64, now: Instant) -> Self {
-        Self {
-            url,
-            stands_for,
-            addresses: Vec::new(),
-            next_address: 0,
-            phase: Phase::Waiting { until: now },
-            path: None,
-            trusted: false,
-            leaving: false,
-            looped: false,
-            ready_since: None,
-            backoff: Backoff::new(seed),
-            attempts: 0,
-            losses: 0,
-            loops: 0,
-        }
-    }
-
-    fn conn(&self) -> Option<ConnId> {
-        match self.phase {
-            Phase::Connecting(conn) | Phase::Open { conn, .. } => Some(conn),
-            _ => None,
-        }
-    }
-
-    fn session(&self) -> Option<SessionId> {
-        match self.phase {
-            Phase::Open { session, .. } => Some(session),
-            _ => None,
-        }
-    }
-
-    fn has_spoken(&self) -> bool {
-        self.trusted && self.path.is_some()
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Open { .. })
-            && self.trusted
-            && !self.looped
-            && self.path.as_ref().is_some_and(|path| !path.is_empty())
-    }
-
-    fn wait(&mut self, now: Instant) {
-        self.phase = Phase::Waiting { until: now + self.backoff.failed() };
-        self.path = None;
-        self.trusted = false;
-        self.leaving = false;
-        self.looped = false;
-        self.ready_since = None;
     }
 }
 

@@ -493,6 +493,12 @@ impl Page<'_> {
         });
         self.upstream("upstream_state", "State of an upstream by name.", "gauge", |_| 1);
         self.upstream("upstream_attempts_total", "Connections begun.", "counter", |u| u.attempts);
+        self.upstream(
+            "upstream_silences_total",
+            "Times a connection acknowledged nothing for a while.",
+            "counter",
+            |u| u.silences,
+        );
         self.upstream("upstream_losses_total", "Connections lost in use.", "counter", |u| u.losses);
         self.upstream("upstream_loops_total", "Times refused for a loop.", "counter", |u| u.loops);
         self.upstream("upstream_received_bytes", "UDP payload of this connection.", "gauge", |u| {

@@ -413,6 +413,18 @@ impl Endpoint {
         Some((stats.udp_rx.bytes, stats.udp_tx.bytes))
     }
 
+    /// Makes a connection send something that its peer must acknowledge; returns how many frames of
+    /// acknowledgement have come on it so far.
+    pub fn probe(&mut self, id: ConnId) -> Option<u64> {
+        let conn = self.conns.get_mut(id.index as usize)?.as_mut()?;
+        if conn.generation != id.generation {
+            return None;
+        }
+        conn.inner.ping();
+        mark(&mut self.dirty, conn, id.index as usize);
+        Some(conn.inner.stats().frame_rx.acks)
+    }
+
     /// Round-trip time as QUIC measures it.
     pub fn rtt(&self, id: ConnId) -> Option<Duration> {
         let conn = self.conns.get(id.index as usize)?.as_ref()?;

@@ -157,6 +157,15 @@ impl Shard {
             }
             Action::Resolve(url) => self.events.push_back(Event::Resolve(url)),
             Action::Use(session) => self.relay.use_upstream(session, now),
+            Action::Probe { conn } => {
+                let rtt = self.endpoint.rtt(conn).unwrap_or_default();
+                if let Some(acks) = self.endpoint.probe(conn) {
+                    if let Some(uplinks) = self.mesh.uplinks() {
+                        uplinks.probed(conn, acks, rtt, now);
+                    }
+                }
+            }
+            Action::Doubt { session, doubted } => self.relay.doubt_upstream(session, doubted, now),
             Action::Close { conn, reason } => {
                 if let Some(mut link) = self.endpoint.link(conn, now) {
                     let code = weir_moqt::SessionCode::NoError.wire();

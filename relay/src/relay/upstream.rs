@@ -136,6 +136,8 @@ struct Above {
     streams: Vec<(StreamId, Beacon, BytesMut)>,
     /// Being left; tracks move away.
     leaving: bool,
+    /// Perhaps dead: nobody waits for what it still owes.
+    doubted: bool,
 }
 
 /// A track that comes from above.
@@ -252,6 +254,19 @@ impl Relay {
             self.tell_if_left(before);
         }
         self.schedule_mesh();
+    }
+
+    /// A relay above is not heard, or is heard again. What a silent one still owes is not waited for
+    /// once another has begun.
+    pub fn doubt_upstream(&mut self, session: SessionId, doubted: bool, now: Instant) {
+        let Some(above) = self.mesh.sessions.get_mut(&session) else { return };
+        above.doubted = doubted;
+        if doubted {
+            let feeds: Vec<TrackId> = self.mesh.feeds.keys().copied().collect();
+            for id in feeds {
+                self.settle_leaving(id, now);
+            }
+        }
     }
 
     /// Whether this is a session with a relay above.
@@ -470,6 +485,9 @@ impl Relay {
         let (Some((session, request, _)), Some(from)) = (feed.leaving, feed.owned_from) else {
             return;
         };
+        if self.mesh.sessions.get(&session).is_some_and(|above| above.doubted) {
+            return self.finish_leaving(id, session, request, now);
+        }
         let owes = feed.begun_before.is_none_or(|begun| begun.saturating_add(1) < from);
         if owes && !feed.overtaken {
             return;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use weir_relay::{Draft, Limits, Relay, Secret, UpstreamParams};
 
 use super::*;
@@ -15,7 +17,12 @@ struct World {
     closed: Vec<(ConnId, &'static str)>,
     asked: Vec<UpstreamUrl>,
     told: Vec<Vec<String>>,
+    acks: BTreeMap<usize, u64>,
+    mute: Vec<ConnId>,
+    doubts: Vec<(SessionId, bool)>,
 }
+
+const RTT: Duration = Duration::from_millis(40);
 
 impl World {
     fn new(urls: &[&str]) -> Self {
@@ -33,6 +40,9 @@ impl World {
             closed: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
+            acks: BTreeMap::new(),
+            mute: Vec::new(),
+            doubts: Vec::new(),
         };
         world.act();
         world
@@ -58,6 +68,13 @@ impl World {
                     self.uplinks.closed(slot, self.now);
                     self.open.retain(|(_, known, _)| *known != conn);
                 }
+                Action::Probe { conn } => {
+                    // Whoever is not mute acknowledges at once.
+                    let heard = self.acks.entry(conn.index()).or_default();
+                    *heard += u64::from(!self.mute.contains(&conn));
+                    self.uplinks.probed(conn, *heard, RTT, self.now);
+                }
+                Action::Doubt { session, doubted } => self.doubts.push((session, doubted)),
                 Action::Tell => self.told.push(self.uplinks.path()),
             }
         }
@@ -162,6 +179,43 @@ fn an_upstream_that_is_cut_off_itself_is_left_for_the_next() {
     world.says(first, &[]);
     assert_eq!(world.used, [first, second]);
     assert_eq!(world.states(), [State::CutOff, State::Active]);
+}
+
+#[test]
+fn a_silent_upstream_is_doubted_left_within_a_second_and_not_closed() {
+    let mut world = World::two();
+    let first = world.ready(0, &["region-a", "engine"]);
+    let second = world.ready(1, &["region-b", "engine"]);
+    world.advance(STEP);
+    let conn = world.open[0].1;
+    world.mute.push(conn);
+    world.advance(Duration::from_millis(1_000));
+    assert_eq!(world.doubts, [(first, true)]);
+    assert_eq!(world.used, [first, second]);
+    assert_eq!(world.states(), [State::Silent, State::Active]);
+    assert!(world.closed.is_empty(), "it may come back");
+    // It does, and has to prove itself for as long as one that was away.
+    world.mute.clear();
+    world.advance(Duration::from_secs(5));
+    assert_eq!(world.doubts, [(first, true), (first, false)]);
+    assert_eq!(world.used, [first, second]);
+    world.advance(STEP);
+    assert_eq!(world.used, [first, second, first]);
+    assert_eq!(world.uplinks.statuses().next().unwrap().0.silences, 1);
+}
+
+#[test]
+fn a_single_silent_upstream_is_kept_and_those_below_are_told() {
+    let mut world = World::new(&["moqt://192.0.2.1:1"]);
+    let only = world.ready(0, &["engine"]);
+    let conn = world.open[0].1;
+    world.mute.push(conn);
+    world.advance(Duration::from_millis(1_000));
+    assert_eq!(world.told.last().unwrap(), &Vec::<String>::new());
+    world.mute.clear();
+    world.advance(Duration::from_millis(200));
+    assert_eq!(world.told.last().unwrap(), &["edge", "engine"]);
+    assert_eq!(world.used, [only], "nothing moved");
 }
 
 #[test]
