@@ -11,6 +11,7 @@ mod grants;
 pub(crate) mod holes;
 mod inbound;
 mod load;
+mod nodes;
 mod offers;
 mod open;
 mod prefixes;
