@@ -97,6 +97,8 @@ pub struct Limits {
     pub upstream_hold: Duration,
     /// How long a relay above that is being left may finish its groups: one long group.
     pub upstream_grace: Duration,
+    /// Redirects in a row that are followed for one track from above: as many relays as there may be above, less one.
+    pub redirect_hops_max: u32,
     /// Tracks relayed from one publisher session.
     pub tracks_per_publisher_max: usize,
     /// Events waiting for the engine; past it exports are dropped and counted.
@@ -157,6 +159,7 @@ impl Default for Limits {
             upstream_wait: Duration::from_secs(5),
             upstream_hold: Duration::from_secs(30),
             upstream_grace: Duration::from_secs(10),
+            redirect_hops_max: 3,
             tracks_per_publisher_max: 16,
             events_max: 16_384,
             load_max_permille: 900,

@@ -77,6 +77,12 @@ pub struct Metrics {
     pub auth_failures: [u64; crate::auth::AuthError::COUNT],
     /// Sessions ended because their token ran out or was withdrawn.
     pub sessions_expired: u64,
+    /// Requests answered with another relay's address (REDIRECT).
+    pub redirects_sent: u64,
+    /// Redirects of relays above that led to another of them.
+    pub redirects_followed: u64,
+    /// `redirect_hops_max` was hit.
+    pub limit_redirect_hops: u64,
     /// Sessions told to go elsewhere by GOAWAY.
     pub goaways_sent: u64,
     /// Sessions closed because they stayed past the deadline of GOAWAY.

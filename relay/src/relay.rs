@@ -16,6 +16,7 @@ mod offers;
 mod open;
 mod prefixes;
 mod publisher;
+mod redirects;
 mod rendezvous;
 mod request;
 mod tracks;
@@ -60,6 +61,7 @@ pub struct Relay {
     names: BTreeMap<FullTrackName, TrackId>,
     directory: Directory,
     open: open::OpenTrees,
+    redirects: redirects::Redirects,
     /// SUBSCRIBEs that wait for a publisher, and those whose publisher came in this turn.
     early: Vec<rendezvous::Early>,
     met: Vec<rendezvous::Early>,
@@ -155,6 +157,7 @@ impl Relay {
             names: BTreeMap::new(),
             directory: Directory::default(),
             open: open::OpenTrees::default(),
+            redirects: redirects::Redirects::default(),
             early: Vec::new(),
             met: Vec::new(),
             holes: Vec::new(),

@@ -31,6 +31,12 @@ impl Relay {
         }
     }
 
+    /// Where requests are to go that come while this relay is being drained, if it names another place.
+    pub(super) fn drained_to(&self) -> Option<&str> {
+        let draining = self.draining.as_ref()?;
+        Some(draining.new_uri.as_str()).filter(|uri| !uri.is_empty())
+    }
+
     /// Tells a session to go, if this relay is being drained. It is called again when a session is
     /// set up: before that there is nothing to tell it with.
     pub(super) fn send_goaway(&mut self, session: SessionId, now: Instant) {

@@ -32,7 +32,9 @@ impl Relay {
     ) {
         let tokens = std::mem::take(&mut params.tokens);
         let scope = self.scope(&prefix);
-        if !self.admit_or_refuse(session, request, &scope, &tokens, now, wall) {
+        if !self.admit_or_refuse(session, request, &scope, &tokens, now, wall)
+            || self.sends_away(session, request)
+        {
             return;
         }
         let prefixes_max = self.limits.namespace_subscriptions_per_session_max;

@@ -264,6 +264,10 @@ impl Relay {
         if self.feed_refused(session, request, id, error, now) {
             return;
         }
+        // Only a relay above is believed when it sends viewers, and their tokens, elsewhere.
+        let not_live = RequestError::new(RequestCode::DoesNotExist, "not_live");
+        let sent_away = error.code == RequestCode::Redirect && !self.is_above(session);
+        let error = if sent_away { &not_live } else { error };
         self.drop_upstream(id);
         self.refuse(id, error, now);
         self.end(id, DoneCode::Internal, now);

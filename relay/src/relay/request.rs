@@ -123,9 +123,10 @@ impl Relay {
         error: &RequestError,
     ) {
         self.metrics.requests_refused += 1;
+        let error = self.tellable(session, error);
         if let Some(state) = self.live(session) {
             // An error means that the peer took the request back in the same moment.
-            let _ = state.moqt.reject(request, error);
+            let _ = state.moqt.reject(request, &error);
             self.dirty.mark(session);
         }
     }
@@ -139,7 +140,9 @@ impl Relay {
         now: Instant,
         wall: Duration,
     ) {
-        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
+        if !self.admit(session, name.namespace(), &params.tokens, now, wall)
+            || self.sends_away(session, request)
+        {
             return;
         }
         let subscriptions_max = self.subscriptions_max(session);
@@ -171,7 +174,13 @@ impl Relay {
         ask: Ask,
         now: Instant,
     ) {
-        let known = self.names.get(name).copied().or_else(|| {
+        let known = self.names.get(name).copied();
+        if known.is_none()
+            && let Some(error) = self.redirect_of(name)
+        {
+            return self.refuse_request(session, request, &error);
+        }
+        let known = known.or_else(|| {
             if name.is_session_local() {
                 return None;
             }

@@ -89,6 +89,8 @@ pub(super) struct Mesh {
 /// A session with a relay above.
 #[derive(Debug, Default)]
 struct Above {
+    /// Host and port it was dialled at.
+    authority: String,
     requests: Vec<(RequestId, Beacon)>,
     streams: Vec<(StreamId, Beacon, BytesMut)>,
     /// Being left; tracks move away.
@@ -109,6 +111,7 @@ impl Relay {
             self.metrics.limit_sessions += 1;
             return None;
         }
+        let authority = params.authority.to_ascii_lowercase();
         let options = SetupOptions {
             path: Some(params.path.expose().to_owned()),
             authority: Some(params.authority),
@@ -135,7 +138,7 @@ impl Relay {
         let id = SessionId(self.sessions.insert(session));
         self.metrics.sessions_opened += 1;
         self.metrics.sessions = self.sessions.len() as u64;
-        self.mesh.sessions.insert(id, Above { requests, ..Above::default() });
+        self.mesh.sessions.insert(id, Above { authority, requests, ..Above::default() });
         self.metrics.sessions_above = self.mesh.sessions.len() as u64;
         self.reschedule(id);
         self.dirty.mark(id);

@@ -20,6 +20,7 @@ mod offers;
 mod open;
 mod pairs;
 mod publishers;
+mod redirects;
 mod shards;
 mod viewers;
 mod world;

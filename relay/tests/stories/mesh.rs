@@ -16,14 +16,14 @@ use crate::world::{World, payload};
 const DRAFT: Draft = Draft::D18;
 
 /// An edge with one shard; nothing above it yet.
-fn edge() -> World {
+pub(crate) fn edge() -> World {
     let mut world = World::new();
     world.relay.set_default_route(DefaultRoute::new(1, &[3; 32]));
     world
 }
 
 /// An edge that takes its tracks from one relay above.
-fn connected() -> (World, usize) {
+pub(crate) fn connected() -> (World, usize) {
     let mut world = edge();
     let above = world.dial_above(DRAFT);
     let session = world.peer(above).id;
@@ -33,7 +33,7 @@ fn connected() -> (World, usize) {
 }
 
 /// Subscriptions to media that a relay above heard, with their filters.
-fn asked(world: &mut World, above: usize) -> Vec<(RequestId, Option<Filter>)> {
+pub(crate) fn asked(world: &mut World, above: usize) -> Vec<(RequestId, Option<Filter>)> {
     let heard = world.peer(above).heard.iter();
     heard
         .filter_map(|heard| match heard {
@@ -45,18 +45,18 @@ fn asked(world: &mut World, above: usize) -> Vec<(RequestId, Option<Filter>)> {
         .collect()
 }
 
-fn last_asked(world: &mut World, above: usize) -> RequestId {
+pub(crate) fn last_asked(world: &mut World, above: usize) -> RequestId {
     asked(world, above).last().expect("something was asked for").0
 }
 
-fn accept(world: &mut World, above: usize, alias: u64) {
+pub(crate) fn accept(world: &mut World, above: usize, alias: u64) {
     let request = last_asked(world, above);
     let moqt = &mut world.peer(above).moqt;
     moqt.accept_subscribe(request, alias, Params::default(), &[]).unwrap();
     world.settle();
 }
 
-fn refuse(world: &mut World, above: usize, code: Code) {
+pub(crate) fn refuse(world: &mut World, above: usize, code: Code) {
     let request = last_asked(world, above);
     world.peer(above).moqt.reject(request, &RequestError::new(code, "not_live")).unwrap();
     world.settle();

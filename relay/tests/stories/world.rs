@@ -277,10 +277,14 @@ impl World {
 
     /// A relay above, which the relay dialled; its SETUP is done.
     pub(crate) fn dial_above(&mut self, draft: Draft) -> usize {
+        self.dial_above_at(draft, "192.0.2.2:4433")
+    }
+
+    pub(crate) fn dial_above_at(&mut self, draft: Draft, authority: &str) -> usize {
         let params = UpstreamParams {
             draft,
             path: Secret::new("/mesh?nk=nk_live_hush&id=edge-1"),
-            authority: "192.0.2.2:4433".to_owned(),
+            authority: authority.to_owned(),
         };
         let id = self.relay.open_upstream(params, self.now).unwrap();
         let (limits, options) = (MoqtLimits::default(), SetupOptions::default());

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use weir_moqt::{Filter, Params, RequestCode, RequestError, RequestId, ResetCode};
 
+use super::super::redirects::authority;
 use super::super::{Relay, Timer};
 use crate::cache::Order;
 use crate::track::{Source, State};
@@ -39,6 +40,8 @@ pub(super) struct Feed {
     orphan_since: Option<Instant>,
     pub(super) retry_at: Option<Instant>,
     attempts: u32,
+    /// Redirects followed since it was last answered.
+    hops: u32,
 }
 
 impl Feed {
@@ -52,6 +55,7 @@ impl Feed {
             orphan_since: Some(now),
             retry_at: None,
             attempts: 0,
+            hops: 0,
         }
     }
 
@@ -142,8 +146,37 @@ impl Relay {
         if let Some(feed) = self.mesh.feeds.get_mut(&id) {
             feed.orphan_since = None;
             feed.attempts = 0;
+            feed.hops = 0;
             feed.retry_at = None;
         }
+    }
+
+    /// A relay above names another one: followed when that is one of ours, since our node key goes nowhere else.
+    fn follow_redirect(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        error: &RequestError,
+        now: Instant,
+    ) -> bool {
+        let Some(redirect) = error.redirect.as_deref().filter(|it| it.track.is_none()) else {
+            return false;
+        };
+        let Some(authority) = authority(&redirect.uri) else { return false };
+        let Some(feed) = self.mesh.feeds.get_mut(&id) else { return false };
+        let named = self.mesh.sessions.iter().find(|(_, above)| above.authority == authority);
+        let Some(to) = named.map(|(to, _)| *to).filter(|to| *to != session) else { return false };
+        if feed.hops >= self.limits.redirect_hops_max {
+            self.metrics.limit_redirect_hops += 1;
+            return false;
+        }
+        feed.hops += 1;
+        self.metrics.redirects_followed += 1;
+        self.orphan(id, session, request, now);
+        self.feed_from(id, to, now);
+        self.schedule_mesh();
+        true
     }
 
     /// A relay above refused a subscription. True when the track lives on: it is asked for again.
@@ -164,7 +197,14 @@ impl Relay {
             self.finish_leaving(id, session, request, now);
             return true;
         }
-        if track.state == State::Pending {
+        let is_pending = track.state == State::Pending;
+        if error.code == RequestCode::Redirect
+            && self.follow_redirect(session, request, id, error, now)
+        {
+            return true;
+        }
+        let Some(track) = self.tracks.get(id.0) else { return false };
+        if is_pending {
             if error.code == RequestCode::DoesNotExist && self.mesh.absent.len() < ABSENT_MAX {
                 self.mesh.absent.insert(track.name.clone(), now + absent_ttl);
                 self.schedule_mesh();
