@@ -179,6 +179,11 @@ impl Cache {
         self.age_max.is_some_and(|max| now.saturating_duration_since(object.arrived) > max)
     }
 
+    /// The alias in the heads it keeps.
+    pub(crate) fn alias(&self) -> u64 {
+        self.alias
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

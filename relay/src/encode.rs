@@ -154,6 +154,14 @@ pub(crate) fn datagrams(
     Some(PerDraft { d14, d16, d18: encode(Draft::D18)? })
 }
 
+/// A datagram object for a subscription with an alias of its own.
+pub(crate) fn with_alias(datagram: &Bytes, draft: Draft, alias: u64) -> Option<Bytes> {
+    let known = Datagram::decode(draft, datagram.clone()).ok()??;
+    let mut out = BytesMut::with_capacity(datagram.len() + 8);
+    Datagram { alias, ..known }.encode(draft, &mut out).ok()?;
+    Some(out.freeze())
+}
+
 /// A property block rewritten for `draft`; one that does not fit there is left out.
 pub(crate) fn properties_for(draft: Draft, properties: &Bytes) -> Bytes {
     if properties.is_empty() {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use weir_moqt::{GroupOrder, Location, Params, RequestId, ResetCode};
 
 use crate::cache::{Cache, Group, Subgroup};
+use crate::encode::with_alias;
 use crate::{DatagramError, Draft, DropReason, Limits, Metrics, StreamId, TrackId, Transport};
 use cursor::{Cursor, Outcome, Reader};
 use terms::stream_priority;
@@ -35,8 +36,8 @@ pub(crate) struct Subscription {
     pub(crate) timeouts: Timeouts,
     /// First object wanted.
     pub(crate) start: Location,
-    /// Last group wanted.
-    pub(crate) end_group: Option<u64>,
+    /// Last object wanted, inclusive.
+    pub(crate) end: Option<Location>,
     /// Largest object when the subscription was accepted: where a joining FETCH ends.
     pub(crate) joint: Option<Location>,
     /// We offered it (PUBLISH), on these terms, and have no answer yet: nothing is sent before.
@@ -77,7 +78,7 @@ impl Subscription {
         track: TrackId,
         alias: u64,
         start: Location,
-        end_group: Option<u64>,
+        end: Option<Location>,
         largest: Option<Location>,
     ) -> Self {
         Self {
@@ -92,7 +93,7 @@ impl Subscription {
             timeouts: Timeouts::default(),
             order: GroupOrder::Ascending,
             start,
-            end_group,
+            end,
             joint: largest,
             offered: None,
             streams: 0,
@@ -204,9 +205,10 @@ impl Subscription {
 
     /// Whether everything the filter asks for has been handed over for good.
     pub(crate) fn is_finished(&self, cache: &Cache) -> bool {
-        let Some(end) = self.end_group else { return false };
-        let passed = cache.largest().is_some_and(|largest| largest.group > end)
-            || cache.group(end).is_some_and(Group::is_over);
+        let Some(end) = self.end else { return false };
+        let passed = cache.largest().is_some_and(|largest| {
+            largest.group > end.group || (largest.group == end.group && largest >= end)
+        }) || cache.group(end.group).is_some_and(Group::is_over);
         passed && self.has_read(cache)
     }
 
@@ -231,16 +233,22 @@ impl Subscription {
         }
         let mut reader = Reader {
             alias: self.alias,
+            alias_is_shared: self.alias == pump.cache.alias(),
             priority: self.priority,
             order: self.order,
             timeouts: self.timeouts,
             first: 0,
+            last: None,
             streams: self.streams,
             publisher_priority: self.publisher_priority,
         };
         let mut at = 0;
         while let Some(cursor) = self.open.get_mut(at) {
             reader.first = if cursor.group == self.start.group { self.start.object } else { 0 };
+            reader.last = self
+                .end
+                .filter(|end| end.group == cursor.group && end.object < u64::MAX)
+                .map(|end| end.object);
             match cursor.write(&mut reader, pump) {
                 Outcome::Waits => at += 1,
                 Outcome::Gone => {
@@ -266,7 +274,7 @@ impl Subscription {
 
     /// Takes a cursor for each subgroup not looked at before, in the order of writing.
     fn find_subgroups<T>(&mut self, pump: &Pump<'_, T>) {
-        let end = self.end_group.unwrap_or(u64::MAX);
+        let end = self.end.map_or(u64::MAX, |end| end.group);
         for group in pump.cache.groups().rev() {
             if group.id < self.start.group {
                 break;
@@ -384,10 +392,18 @@ impl Subscription {
         let mut at_hand = 0;
         for (location, object) in pump.cache.datagrams_from(self.seen_datagrams) {
             at_hand += 1;
-            if location < self.start || self.end_group.is_some_and(|end| location.group > end) {
+            if location < self.start || self.end.is_some_and(|end| location > end) {
                 continue;
             }
-            let datagram = object.heads.of(pump.draft).clone();
+            let shared = object.heads.of(pump.draft);
+            let datagram = if self.alias == pump.cache.alias() {
+                shared.clone()
+            } else {
+                with_alias(shared, pump.draft, self.alias).unwrap_or_default()
+            };
+            if datagram.is_empty() {
+                continue;
+            }
             let length = datagram.len() as u64;
             match pump.transport.send_datagram(datagram) {
                 Ok(()) => {

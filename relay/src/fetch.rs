@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) bytes: usize,
     pub(crate) objects: usize,
     unknown: bool,
+    /// It ends where the status of objects is not known, which the draft or the order cannot say.
+    cut: bool,
 }
 
 /// Why a range cannot be planned.
@@ -56,8 +58,8 @@ pub(crate) struct Plan {
 pub(crate) enum PlanError {
     /// More objects or bytes than the budget.
     Budget,
-    /// Newest group first and holes in the range: no draft can say that.
-    Order,
+    /// The first thing to say would be that objects are not known, and there is no way to say it.
+    Unknown,
 }
 
 impl Plan {
@@ -196,9 +198,8 @@ impl Plan {
         if order != GroupOrder::Descending {
             return Ok(self);
         }
-        if self.unknown && self.objects > 0 {
-            return Err(PlanError::Order);
-        }
+        // A marker speaks of what lies between two places in ascending order, so that this order has none.
+        let knows_all = !self.unknown || self.objects == 0;
         let mut groups: Vec<Vec<Item>> = Vec::new();
         for item in std::mem::take(&mut self.items) {
             match groups.last_mut() {
@@ -210,8 +211,39 @@ impl Plan {
                 _ => groups.push(vec![item]),
             }
         }
-        self.items.extend(groups.into_iter().rev().flatten());
+        let groups = groups.into_iter().rev();
+        if knows_all {
+            self.items.extend(groups.flatten());
+            return Ok(self);
+        }
+        let known = |group: &Vec<Item>| !group.iter().any(|item| matches!(item, Item::Unknown(_)));
+        self.items.extend(groups.take_while(known).flatten());
+        self.cut_here()
+    }
+
+    /// For a draft that cannot say that objects are not known: what comes before the first of them.
+    pub(crate) fn certain(mut self) -> Result<Self, PlanError> {
+        if !self.unknown {
+            return Ok(self);
+        }
+        let certain = self.items.iter().position(|item| matches!(item, Item::Unknown(_)));
+        self.items.truncate(certain.unwrap_or(self.items.len()));
+        self.unknown = false;
+        self.cut_here()
+    }
+
+    /// What is left is all that can be said.
+    fn cut_here(mut self) -> Result<Self, PlanError> {
+        if self.items.is_empty() {
+            return Err(PlanError::Unknown);
+        }
+        self.cut = true;
         Ok(self)
+    }
+
+    /// The last location it speaks of, when it was cut before the end asked for.
+    pub(crate) fn cut_at(&self) -> Option<Location> {
+        self.items.back().filter(|_| self.cut).map(Item::last)
     }
 }
 
@@ -255,6 +287,10 @@ pub(crate) struct Fetch {
     items: VecDeque<Item>,
     order: GroupOrder,
     priority: i32,
+    /// What ranges that are not known are said to be.
+    gap: Gap,
+    /// It ends with a reset, since more was asked for than can be told.
+    is_cut: bool,
     writer: Option<Writer>,
 }
 
@@ -277,8 +313,19 @@ pub(crate) enum Progress {
 
 impl Fetch {
     pub(crate) fn new(request: RequestId, plan: Plan, order: GroupOrder, priority: i32) -> Self {
-        let Plan { bytes, items, .. } = plan;
-        Self { request, track: None, bytes, items, order, priority, writer: None }
+        let Plan { bytes, items, cut, .. } = plan;
+        let (gap, track, writer) = (Gap::Unknown, None, None);
+        Self { request, track, bytes, items, order, priority, gap, is_cut: cut, writer }
+    }
+
+    /// What is not known is so because its subscriber would not wait longer.
+    pub(crate) fn timed_out(self, timed_out: bool) -> Self {
+        Self { gap: if timed_out { Gap::TimedOut } else { self.gap }, ..self }
+    }
+
+    /// The answer itself says that it ends earlier: its stream is finished.
+    pub(crate) fn ends_early(self) -> Self {
+        Self { is_cut: false, ..self }
     }
 
     /// Names the track it reads.
@@ -325,12 +372,17 @@ impl Fetch {
             if writer.blocked {
                 return Progress::Waiting;
             }
-            if !writer.load(draft, &mut self.items) {
+            if !writer.load(draft, &mut self.items, self.gap) {
                 transport.reset(writer.stream, draft.reset_code(ResetCode::Internal));
                 return Progress::Failed;
             }
             if writer.rest.is_empty() {
-                transport.finish(writer.stream);
+                if self.is_cut {
+                    let code = draft.reset_code(ResetCode::UnknownObjectStatus);
+                    transport.reset(writer.stream, code);
+                } else {
+                    transport.finish(writer.stream);
+                }
                 return Progress::Done;
             }
             match transport.write(writer.stream, &mut writer.rest) {
@@ -354,7 +406,7 @@ impl Fetch {
 
 impl Writer {
     /// Encodes up to [`BATCH`] more items. False when one cannot be encoded.
-    fn load(&mut self, draft: Draft, items: &mut VecDeque<Item>) -> bool {
+    fn load(&mut self, draft: Draft, items: &mut VecDeque<Item>, gap: Gap) -> bool {
         for _ in 0..BATCH {
             let Some(item) = items.pop_front() else { break };
             let mut out = BytesMut::with_capacity(32);
@@ -369,7 +421,7 @@ impl Writer {
                     };
                     self.encoder.object(&head, &mut out)
                 }
-                Item::Unknown(end) => self.encoder.gap(*end, Gap::Unknown, &mut out),
+                Item::Unknown(end) => self.encoder.gap(*end, gap, &mut out),
             };
             if encoded.is_err() {
                 return false;

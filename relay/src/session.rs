@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) waiting: Vec<Waiting>,
+    /// Updates of SUBSCRIBEs that wait, answered behind them: on a request's own stream answers carry no id.
+    pub(crate) owed: Vec<(RequestId, RequestId)>,
     /// Accepted SUBSCRIBE_NAMESPACEs and SUBSCRIBE_TRACKSs.
     pub(crate) prefixes: Vec<Watched>,
     pub(crate) publisher: Option<Publisher>,
@@ -253,6 +255,7 @@ impl Session {
             subscriptions: Vec::new(),
             fetches: Vec::new(),
             waiting: Vec::new(),
+            owed: Vec::new(),
             prefixes: Vec::new(),
             publisher: None,
             grants: Grants::default(),
@@ -307,6 +310,15 @@ impl Session {
         self.node.is_some()
             || self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace))
             || self.grants.covers(namespace)
+    }
+
+    /// A SUBSCRIBE was answered: so are the updates that came while it waited.
+    pub(crate) fn settle_owed(&mut self, request: RequestId) {
+        let owed: Vec<_> = self.owed.extract_if(.., |(of, _)| *of == request).collect();
+        for (_, update) in owed {
+            // An error means that the request was refused, and its updates with it.
+            let _ = self.moqt.accept(update, Params::default(), &[]);
+        }
     }
 
     /// A stream has room: its cursor, fetch or control queue goes on at the next drive.

@@ -108,6 +108,8 @@ pub enum RequestCode {
     Redirect,
     ConflictingFilters,
     InvalidFilter,
+    /// Draft 14: the range has objects of which it is not known whether they exist.
+    UnknownStatus,
 }
 
 /// A refusal, sent or received.

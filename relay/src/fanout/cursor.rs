@@ -52,11 +52,15 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) alias: u64,
+    /// The alias is the one that heads in the cache were made for.
+    pub(super) alias_is_shared: bool,
     pub(super) priority: u8,
     pub(super) order: GroupOrder,
     pub(super) timeouts: Timeouts,
     /// First object wanted of the cursor's group.
     pub(super) first: u64,
+    /// Last one, where the subscription ends inside it.
+    pub(super) last: Option<u64>,
     /// Streams opened so far.
     pub(super) streams: u64,
     /// Of the subgroup opened last.
@@ -133,6 +137,10 @@ impl Cursor {
                 let next = subgroup.at_or_after(cursor.next).filter(|object| {
                     cursor.serial == subgroup.serial || object.id < subgroup.resumed_from
                 });
+                if next.zip(reader.last).is_some_and(|(object, last)| object.id > last) {
+                    // The subscription ends within this subgroup.
+                    return Outcome::Finished;
+                }
                 let Some(object) = next else {
                     return match subgroup.progress {
                         _ if cursor.serial != subgroup.serial => {
@@ -185,7 +193,7 @@ impl Cursor {
                     reader.streams += 1;
                     cursor.stream = Some(stream);
                 }
-                cursor.load(group, subgroup, object, pump.draft, reader.alias);
+                cursor.load(group, subgroup, object, pump.draft, reader);
             }
             let Some(stream) = cursor.stream else { return Outcome::Gone };
             // Fragments that are there, until the transport takes no more.
@@ -250,17 +258,19 @@ impl Cursor {
         subgroup: &Subgroup,
         object: &Object,
         draft: Draft,
-        alias: u64,
+        reader: &Reader,
     ) {
         let [stream, head, _] = &mut self.rest;
         if self.previous.is_none() {
             let from_head = object.previous.is_none() && subgroup.from_head;
-            *stream = if from_head {
+            let whole = reader.last.is_none();
+            *stream = if from_head && whole && reader.alias_is_shared {
                 subgroup.heads.of(draft).clone()
             } else {
-                // A joiner in the middle: one head of its own.
+                // A joiner in the middle, one that leaves there, or a second subscription: a head of its own.
                 let Subgroup { id, priority, holds_end, .. } = *subgroup;
-                stream_head(draft, alias, group.id, id, priority, holds_end, false)
+                let (alias, end) = (reader.alias, holds_end && whole);
+                stream_head(draft, alias, group.id, id, priority, end, from_head)
                     .unwrap_or_default()
             };
         }

@@ -226,10 +226,10 @@ impl Relay {
             None if !fills => Ok((track.cache.newest_start(now), None)),
             filter => range(filter.unwrap_or_default(), subscription.joint),
         };
-        let Ok((start, end_group)) = bounds else {
+        let Ok((start, end)) = bounds else {
             return self.finish_subscription(session, offer, DoneCode::SubscriptionEnded, now);
         };
-        (subscription.start, subscription.end_group) = (start, end_group);
+        (subscription.start, subscription.end) = (start, end);
         subscription.forward = terms.forwards();
         subscription.set_priority(terms.subscriber_priority());
         subscription.set_order(terms.group_order.unwrap_or(track.terms.order));

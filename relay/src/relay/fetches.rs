@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use weir_moqt::{FetchTarget, GroupOrder, Location, Params, RequestCode, RequestError, RequestId};
+use weir_moqt::{
+    Feature, FetchTarget, GroupOrder, Location, Params, RequestCode, RequestError, RequestId,
+};
 
 use super::Relay;
 use super::holes::Found;
@@ -158,14 +160,18 @@ impl Relay {
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get(id.0)) else {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
         };
+        // Oldest first, the answer can say itself that it ends earlier; otherwise a reset does.
+        let early = plan.cut_at().filter(|_| order == GroupOrder::Ascending);
+        let end = early.unwrap_or(wanted.end);
         let end_of_track = track.cache.ends_at().is_some()
-            && track.cache.largest().is_some_and(|largest| largest <= wanted.end);
+            && track.cache.largest().is_some_and(|largest| largest <= end);
         state
             .moqt
-            .accept_fetch(request, end_of_track, wanted.end, Params::default(), &track.properties)
+            .accept_fetch(request, end_of_track, end, Params::default(), &track.properties)
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
         let priority = fetch_priority(params.subscriber_priority(), track.priority);
-        state.fetches.push(Fetch::new(request, plan, order, priority).of(id));
+        let fetch = Fetch::new(request, plan, order, priority).of(id).timed_out(found.timed_out);
+        state.fetches.push(if early.is_some() { fetch.ends_early() } else { fetch });
         metrics.fetches_accepted += 1;
         self.dirty.mark(session);
         Ok(())
@@ -188,17 +194,19 @@ impl Relay {
         let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
         let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
         let budget = (limits.fetch_objects_max, bytes_max);
+        let says_unknown = state.moqt.supports(Feature::UnknownRanges);
         Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
             .and_then(|plan| plan.filled(wanted.start, found, budget))
+            .and_then(|plan| if says_unknown { Ok(plan) } else { plan.certain() })
             .and_then(|plan| plan.ordered(order))
             .map_err(|error| match error {
                 PlanError::Budget => {
                     metrics.limit_fetch_budget += 1;
                     RequestError::new(RequestCode::ExcessiveLoad, "fetch budget")
                 }
-                PlanError::Order => {
-                    let text = "descending over unknown objects";
-                    RequestError::new(RequestCode::NotSupported, text)
+                PlanError::Unknown => {
+                    let text = "the range begins with objects that are not known here";
+                    RequestError::new(RequestCode::UnknownStatus, text)
                 }
             })
     }

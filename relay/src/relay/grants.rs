@@ -37,7 +37,7 @@ impl Ended {
         }
     }
 
-    fn request(self) -> RequestError {
+    pub(super) fn request(self) -> RequestError {
         let code = match self {
             Self::Expired => RequestCode::ExpiredToken,
             Self::Revoked => RequestCode::Unauthorized,
@@ -207,6 +207,7 @@ impl Relay {
                 self.stop_waiting(session, track, request, now);
             }
         }
+        self.cut_early(session, why);
         self.cut_fetches(session);
         self.cut_prefixes(session, why);
         self.reschedule(session);
@@ -220,6 +221,12 @@ impl Relay {
         };
         let namespace = track.name.namespace();
         !state.may_use(namespace) && !self.open.hold(namespace)
+    }
+
+    /// Whether a session may use a namespace by what it holds now.
+    pub(super) fn is_covered(&self, session: SessionId, namespace: &Namespace) -> bool {
+        let state = self.sessions.get(session.0);
+        state.is_some_and(|state| state.may_use(namespace)) || self.open.hold(namespace)
     }
 
     fn cut_subscription(

@@ -3,7 +3,7 @@
 //! publisher's past must not disturb the live edge.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::{FetchObject, Gap, convert_properties};
@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) items: VecDeque<Item>,
     /// Everything up to here is answered: what is not among the items does not exist.
     pub(crate) through: Option<Location>,
+    /// The subscriber would not wait for the rest (FILL_TIMEOUT).
+    pub(crate) timed_out: bool,
 }
 
 /// A FETCH of ours.
@@ -52,6 +54,8 @@ struct HoleWaiter {
     request: RequestId,
     wanted: Wanted,
     params: Params,
+    /// When it would rather have what there is (FILL_TIMEOUT).
+    until: Option<Instant>,
 }
 
 impl Relay {
@@ -68,12 +72,18 @@ impl Relay {
         let Some(track) = self.tracks.get(id.0) else { return false };
         let Source::Upstream { session: publisher, .. } = track.source else { return false };
         let name = track.name.clone();
-        let waiter = HoleWaiter { session, request, wanted, params: params.clone() };
+        if params.fill_timeout_ms == Some(0) {
+            return false;
+        }
+        let until =
+            params.fill_timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        let waiter = HoleWaiter { session, request, wanted, params: params.clone(), until };
         let covers = |hole: &Hole| {
             hole.track == id && hole.wanted.start <= wanted.start && hole.wanted.end >= wanted.end
         };
         if let Some(hole) = self.holes.iter_mut().find(|hole| covers(hole)) {
             hole.waiters.push(waiter);
+            self.timers.extend(until.map(|until| (until, Timer::Holes)));
             return true;
         }
         if self.holes.len() >= self.limits.upstream_fetches_max {
@@ -83,6 +93,7 @@ impl Relay {
         let target = FetchTarget::Standalone { track: name, start: wanted.start, end: wanted.end };
         let Some(state) = self.live(publisher) else { return false };
         let Ok(asked) = state.moqt.fetch(&target, Params::default()) else { return false };
+        self.timers.extend(until.map(|until| (until, Timer::Holes)));
         let until = now + self.limits.upstream_fetch_timeout;
         let over = now + self.limits.upstream_fetch_timeout * FETCH_TIMEOUTS_MAX;
         self.timers.insert((until, Timer::Holes));
@@ -220,14 +231,42 @@ impl Relay {
             self.dirty.mark(session);
         }
         for waiter in std::mem::take(&mut hole.waiters) {
-            let HoleWaiter { session, request, wanted, params } = waiter;
-            let answered =
-                self.answer_fetch(session, request, hole.track, wanted, &params, &hole.found, now);
-            if let Err(error) = answered {
-                self.refuse_request(session, request, &error);
-            }
+            self.answer_waiter(waiter, hole.track, &hole.found, now);
         }
         self.release(hole.track, now);
+    }
+
+    fn answer_waiter(&mut self, waiter: HoleWaiter, track: TrackId, found: &Found, now: Instant) {
+        let HoleWaiter { session, request, wanted, params, .. } = waiter;
+        if let Err(error) = self.answer_fetch(session, request, track, wanted, &params, found, now)
+        {
+            self.refuse_request(session, request, &error);
+        }
+    }
+
+    /// Subscribers whose FILL_TIMEOUT is over get what there is; the publisher goes on answering the others.
+    fn impatient_over(&mut self, now: Instant) {
+        let is_due = |waiter: &HoleWaiter| waiter.until.is_some_and(|until| until <= now);
+        let mut due = Vec::new();
+        for hole in &mut self.holes {
+            let track = hole.track;
+            let late = hole.waiters.extract_if(.., |waiter| is_due(waiter));
+            due.extend(late.map(|waiter| (waiter, track)));
+        }
+        for (waiter, track) in due {
+            let found = Found { timed_out: true, ..Found::default() };
+            self.answer_waiter(waiter, track, &found, now);
+        }
+        // Nobody waits for some of them any more.
+        let idle: Vec<_> = self
+            .holes
+            .iter()
+            .filter(|hole| hole.waiters.is_empty())
+            .map(|hole| (hole.session, hole.request))
+            .collect();
+        for (session, request) in idle {
+            self.end_hole(session, request, false, now);
+        }
     }
 
     /// A FETCH that waits was cancelled.
@@ -265,6 +304,7 @@ impl Relay {
 
     /// Publishers that did not answer in time: what they were asked for stays unknown.
     pub(super) fn holes_over(&mut self, now: Instant) {
+        self.impatient_over(now);
         let late: Vec<_> = self
             .holes
             .iter()

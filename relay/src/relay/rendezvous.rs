@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use weir_moqt::{Params, RequestCode, RequestError, RequestId};
 
+use super::grants::Ended;
+use super::request::overlay;
 use super::{Relay, Timer};
 use crate::session::Ask;
 use crate::{FullTrackName, Namespace, SessionId};
@@ -74,9 +76,54 @@ impl Relay {
             let Early { session, request, name, mut params, until } = early;
             let left = until.saturating_duration_since(now);
             params.rendezvous_timeout_ms = u64::try_from(left.as_millis()).ok();
-            if self.live(session).is_some() {
-                self.resolve(session, request, &name, Ask::Subscribe(params), now);
+            if self.live(session).is_none() {
+                continue;
             }
+            if self.is_covered(session, name.namespace()) {
+                self.resolve(session, request, &name, Ask::Subscribe(params), now);
+            } else {
+                // Its grant ended while it waited.
+                self.refuse_request(session, request, &Ended::Expired.request());
+            }
+        }
+    }
+
+    /// REQUEST_UPDATE of one that waits. False when it is none.
+    pub(super) fn update_early(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        update: RequestId,
+        params: &Params,
+        now: Instant,
+        wall: Duration,
+    ) -> bool {
+        let is_it = |early: &Early| early.session == session && early.request == request;
+        let Some(early) = self.early.iter().find(|early| is_it(early)) else { return false };
+        let namespace = early.name.namespace().clone();
+        // A token renews the grant here as well.
+        if !self.admit(session, &namespace, &params.tokens, now, wall) {
+            return true;
+        }
+        if let Some(early) = self.early.iter_mut().find(|early| is_it(early)) {
+            overlay(&mut early.params, params);
+        }
+        if let Some(state) = self.live(session) {
+            state.owed.push((request, update));
+        }
+        true
+    }
+
+    /// Grants have ended: those of a session who wait by them are refused.
+    pub(super) fn cut_early(&mut self, session: SessionId, why: Ended) {
+        let mut at = 0;
+        while let Some(early) = self.early.get(at) {
+            if early.session != session || self.is_covered(session, early.name.namespace()) {
+                at += 1;
+                continue;
+            }
+            let early = self.early.remove(at);
+            self.refuse_request(session, early.request, &why.request());
         }
     }
 

@@ -125,6 +125,7 @@ impl Relay {
         self.metrics.requests_refused += 1;
         let error = self.tellable(session, error);
         if let Some(state) = self.live(session) {
+            state.owed.retain(|(of, _)| *of != request);
             // An error means that the peer took the request back in the same moment.
             let _ = state.moqt.reject(request, &error);
             self.dirty.mark(session);
@@ -158,7 +159,8 @@ impl Relay {
         }
         let subscribed = state.subscriptions.iter().map(|subscription| subscription.track);
         let mut taken = subscribed.chain(waiting.map(|w| w.track));
-        if waits_early || known.is_some_and(|id| taken.any(|t| t == id)) {
+        let many = state.moqt.supports(Feature::ManySubscriptions);
+        if !many && (waits_early || known.is_some_and(|id| taken.any(|t| t == id))) {
             let error = RequestError::new(RequestCode::DuplicateSubscription, "subscribed already");
             return self.refuse_request(session, request, &error);
         }
@@ -262,19 +264,26 @@ impl Relay {
     ) -> Result<(), RequestError> {
         let namespace = self.tracks.get(id.0).map(|track| track.name.namespace());
         let expires = namespace.and_then(|namespace| self.grant_expires(session, namespace, now));
-        let Self { sessions, tracks, .. } = self;
+        let Self { sessions, tracks, last_alias, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get_mut(id.0)) else {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
         };
         let largest = track.cache.largest();
-        let (start, end_group) = match params.filter {
+        let (start, end) = match params.filter {
             // Without a filter everything is asked for that is there to be had. Where no fill can bring the newest
             // group's beginning it comes first: clients in use (moq-rs) count on it, and play nothing without.
             None if !state.moqt.supports(Feature::Fill) => (track.cache.newest_start(now), None),
             filter => range(filter.unwrap_or_default(), largest)?,
         };
-        let mut subscription =
-            Subscription::new(request, id, track.alias, start, end_group, largest);
+        // A second subscription of a session to one track (draft 19 and later) is told apart by an alias of its own.
+        let again = state.subscriptions.iter().any(|subscription| subscription.track == id);
+        let alias = if again {
+            *last_alias += 1;
+            *last_alias
+        } else {
+            track.alias
+        };
+        let mut subscription = Subscription::new(request, id, alias, start, end, largest);
         subscription.forward = params.forwards();
         subscription.set_priority(params.subscriber_priority());
         subscription.set_order(params.group_order.unwrap_or(track.terms.order));
@@ -286,7 +295,7 @@ impl Relay {
         let answer = Params { largest, expires_ms, ..Params::default() };
         state
             .moqt
-            .accept_subscribe(request, track.alias, answer, &track.properties)
+            .accept_subscribe(request, alias, answer, &track.properties)
             .map_err(|error| RequestError::new(RequestCode::Internal, error.to_string()))?;
         subscription.seat = track.add_subscriber(session);
         state.subscriptions.push(subscription);
@@ -297,6 +306,9 @@ impl Relay {
         self.fill(session, request, id, params, now);
         if let Some(after) = params.new_group {
             self.wish_new_group(id, after);
+        }
+        if let Some(state) = self.live(session) {
+            state.settle_owed(request);
         }
         Ok(())
     }
@@ -333,6 +345,9 @@ impl Relay {
         let live = state.subscriptions.iter().find(|s| s.request == request).map(|s| s.track);
         let waiting = state.waiting.iter().find(|w| w.request == request).map(|w| w.track);
         let Some(id) = live.or(waiting) else {
+            if self.update_early(session, request, update, params, now, wall) {
+                return;
+            }
             return self.update_prefix(session, request, update, params, now, wall);
         };
         let Some(name) = self.tracks.get(id.0).map(|track| track.name.clone()) else { return };
@@ -372,6 +387,7 @@ impl Relay {
             && let Ask::Subscribe(asked) = &mut waiting.ask
         {
             overlay(asked, params);
+            return state.owed.push((request, update));
         }
         if let Some(error) = refusal {
             return self.refuse_request(session, update, &error);
@@ -387,6 +403,7 @@ impl Relay {
 
     fn on_unsubscribed(&mut self, session: SessionId, request: RequestId, now: Instant) {
         let Some(state) = self.live(session) else { return };
+        state.owed.retain(|(of, _)| *of != request);
         let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
         if let Some(at) = state.subscriptions.iter().position(|s| s.request == request) {
             let subscription = state.subscriptions.remove(at);
@@ -405,47 +422,47 @@ impl Relay {
     }
 }
 
-/// First object and last group of a filter. Subscriptions never bring history: what lies at or
-/// before `largest` is for FETCH.
+/// First and last object of a filter. Subscriptions never bring history: what lies at or before `largest` is for
+/// FETCH.
 pub(super) fn range(
     filter: Filter,
     largest: Option<Location>,
-) -> Result<(Location, Option<u64>), RequestError> {
+) -> Result<(Location, Option<Location>), RequestError> {
     let live = after(largest);
-    match filter {
+    let (start, end) = match filter {
         Filter::NextGroupStart => {
             let group = largest.map_or(0, |largest| largest.group.saturating_add(1));
-            Ok((Location::new(group, 0), None))
+            return Ok((Location::new(group, 0), None));
         }
-        Filter::AbsoluteStart(start) => Ok((start.max(live), None)),
-        Filter::AbsoluteRange { start, end_group }
-        | Filter::Range { start, end: Location { group: end_group, .. } } => {
-            if end_group < start.group || end_group < live.group {
-                return Err(RequestError::new(RequestCode::InvalidRange, "the range has passed"));
-            }
-            Ok((start.max(live), Some(end_group)))
-        }
+        Filter::AbsoluteStart(start) => return Ok((start.max(live), None)),
+        Filter::AbsoluteRange { start, end_group } => (start, Location::whole_group(end_group)),
+        Filter::Range { start, end } => (start, end),
         // `NextObject`, `LargestObject`, and what a later draft may add.
-        _ => Ok((live, None)),
+        _ => return Ok((live, None)),
+    };
+    if end < start || end < live {
+        return Err(RequestError::new(RequestCode::InvalidRange, "the range has passed"));
     }
+    Ok((start.max(live), Some(end)))
 }
 
 /// REQUEST_UPDATE may only narrow: the start goes forward, the end comes nearer.
 fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<RequestError> {
-    match filter? {
-        Filter::AbsoluteStart(start) => subscription.narrow_start(start),
-        Filter::AbsoluteRange { start, end_group }
-        | Filter::Range { start, end: Location { group: end_group, .. } } => {
-            if end_group < start.group {
-                let text = "the range ends before it starts";
-                return Some(RequestError::new(RequestCode::InvalidRange, text));
-            }
+    let (start, end) = match filter? {
+        Filter::AbsoluteStart(start) => {
             subscription.narrow_start(start);
-            let end = subscription.end_group.unwrap_or(u64::MAX).min(end_group);
-            subscription.end_group = Some(end);
+            return None;
         }
-        _ => {}
+        Filter::AbsoluteRange { start, end_group } => (start, Location::whole_group(end_group)),
+        Filter::Range { start, end } => (start, end),
+        _ => return None,
+    };
+    if end < start {
+        let text = "the range ends before it starts";
+        return Some(RequestError::new(RequestCode::InvalidRange, text));
     }
+    subscription.narrow_start(start);
+    subscription.end = Some(subscription.end.map_or(end, |before| before.min(end)));
     None
 }
 

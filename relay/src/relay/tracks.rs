@@ -30,15 +30,31 @@ impl Relay {
     /// The broadcast is over, whoever held it: its tracks end with TRACK_ENDED, subscribers get
     /// PUBLISH_DONE. Final: a reconnect window is the engine's affair.
     pub fn unpublish(&mut self, namespace: &Namespace, now: Instant) {
-        if self.directory.remove(namespace).is_none() {
-            return;
-        }
+        let Some(holder) = self.directory.remove(namespace) else { return };
         self.metrics.namespaces = self.directory.len() as u64;
         self.tell_watchers(namespace, false);
-        for track in self.tracks_of(namespace) {
-            self.drop_upstream(track);
-            self.end(track, DoneCode::TrackEnded, now);
+        for track in self.tracks_under(namespace) {
+            if self.loses_its_namespace(track, namespace, holder) {
+                self.drop_upstream(track);
+                self.end(track, DoneCode::TrackEnded, now);
+            }
         }
+    }
+
+    /// Whether a track came by way of `namespace`, which `holder` holds no longer: it is one of its own, or lies below
+    /// and its source holds nothing else above it.
+    fn loses_its_namespace(&self, id: TrackId, namespace: &Namespace, holder: Origin) -> bool {
+        let Some(track) = self.tracks.get(id.0) else { return false };
+        if track.name.namespace() == namespace {
+            return true;
+        }
+        let from_holder = match (track.source, holder) {
+            (Source::Local, Origin::Local) => true,
+            (Source::Shard(from), Origin::Shard(shard)) => from == shard,
+            (Source::Upstream { session: from, .. }, Origin::Session(session)) => from == session,
+            _ => false,
+        };
+        from_holder && self.directory.serving(track.name.namespace()) != Some(holder)
     }
 
     /// Opens a track, or replaces one of the same name, which ends.
@@ -282,6 +298,16 @@ impl Relay {
         }
     }
 
+    /// Tracks of a namespace and of those below it.
+    fn tracks_under(&self, namespace: &Namespace) -> Vec<TrackId> {
+        let Ok(first) = FullTrackName::new(namespace.clone(), "") else { return Vec::new() };
+        self.names
+            .range(first..)
+            .take_while(|(name, _)| name.namespace().starts_with(namespace))
+            .map(|(_, id)| *id)
+            .collect()
+    }
+
     pub(super) fn tracks_of(&self, namespace: &Namespace) -> Vec<TrackId> {
         let Ok(first) = FullTrackName::new(namespace.clone(), "") else { return Vec::new() };
         self.names
@@ -468,11 +494,13 @@ impl Relay {
         self.metrics.subscriptions = self.metrics.subscriptions.saturating_sub(1);
         let Some(track) = self.tracks.get_mut(id.0) else { return };
         let moved = track.remove_subscriber(seat, session);
+        let last = track.subscribers.len();
         let track = track.name.clone();
         self.events.push_back(Event::Unsubscribed { session, track });
         if let Some(moved) = moved
             && let Some(state) = self.sessions.get_mut(moved.0)
-            && let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.track == id)
+            && let Some(subscription) =
+                state.subscriptions.iter_mut().find(|s| s.track == id && s.seat == last)
         {
             subscription.seat = seat;
         }

@@ -21,6 +21,7 @@ mod open;
 mod pairs;
 mod publishers;
 mod redirects;
+mod requests;
 mod shards;
 mod viewers;
 mod world;

@@ -92,6 +92,7 @@ macro_rules! codes {
             (0x03, RequestCode::UnsupportedExtension),
             (0x03, RequestCode::Redirect),
             (0x03, RequestCode::InvalidFilter),
+            (0x03, RequestCode::UnknownStatus),
             (0x01, RequestCode::MalformedToken),
             (0x01, RequestCode::ExpiredToken),
         ]
@@ -117,6 +118,7 @@ const FETCH_CODES: Codes = codes![
     (0x05, RequestCode::InvalidRange),
     (0x06, RequestCode::InvalidRange),
     (0x07, RequestCode::InvalidJoiningRequest),
+    (0x08, RequestCode::UnknownStatus),
     (0x09, RequestCode::MalformedTrack),
     (0x10, RequestCode::MalformedToken),
     (0x12, RequestCode::ExpiredToken),

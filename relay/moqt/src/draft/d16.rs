@@ -34,7 +34,7 @@ static RULES: Rules = Rules {
     gap_timed_out: false,
     publish_ok_params: true,
     fin_ends_namespace: true,
-    features: &[Feature::SubscribeTracks, Feature::JoiningFetch],
+    features: &[Feature::SubscribeTracks, Feature::JoiningFetch, Feature::UnknownRanges],
 };
 
 static PARAMS: Table = Table {
@@ -88,7 +88,7 @@ const SERVER_SETUP: u64 = 0x21;
 
 /// REQUEST_ERROR codes (section 13.4.2). What the draft lacks falls back to the nearest it has: load and
 /// going away are read as INTERNAL_ERROR, told apart by the retry interval and the reason only.
-const REQUEST_CODES: [(u64, RequestCode); 20] = [
+const REQUEST_CODES: [(u64, RequestCode); 21] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -109,6 +109,7 @@ const REQUEST_CODES: [(u64, RequestCode); 20] = [
     (0x03, RequestCode::Redirect),
     (0x00, RequestCode::ConflictingFilters),
     (0x03, RequestCode::InvalidFilter),
+    (0x03, RequestCode::UnknownStatus),
 ];
 
 /// PUBLISH_DONE codes (section 13.4.3); 5 and 6 changed places later.

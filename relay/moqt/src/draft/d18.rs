@@ -51,6 +51,7 @@ static RULES: Rules = Rules {
         Feature::SubscribeTracks,
         Feature::PublishBlocked,
         Feature::JoiningFetch,
+        Feature::UnknownRanges,
         Feature::RequestGoAway,
         Feature::Redirect,
         Feature::Rendezvous,
@@ -120,7 +121,7 @@ pub(super) const KINDS: [(u64, Kind); 18] = [
 ];
 
 /// REQUEST_ERROR codes (section 15.10).
-const REQUEST_CODES: [(u64, RequestCode); 20] = [
+const REQUEST_CODES: [(u64, RequestCode); 21] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -141,6 +142,7 @@ const REQUEST_CODES: [(u64, RequestCode); 20] = [
     (0x34, RequestCode::Redirect),
     (0x00, RequestCode::ConflictingFilters),
     (0x03, RequestCode::InvalidFilter),
+    (0x03, RequestCode::UnknownStatus),
 ];
 
 const REDIRECT: u64 = 0x34;

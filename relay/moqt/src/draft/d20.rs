@@ -46,6 +46,7 @@ static RULES_19: Rules = Rules {
         Feature::SubscribeTracks,
         Feature::PublishBlocked,
         Feature::JoiningFetch,
+        Feature::UnknownRanges,
         Feature::RequestGoAway,
         Feature::Redirect,
         Feature::Rendezvous,
@@ -65,6 +66,7 @@ static RULES_20: Rules = Rules {
         Feature::PublishBlocked,
         Feature::Fill,
         Feature::PublishState,
+        Feature::UnknownRanges,
         Feature::RequestGoAway,
         Feature::Redirect,
         Feature::Rendezvous,
@@ -181,7 +183,7 @@ const KINDS_20: [(u64, Kind); 19] = {
 };
 
 /// REQUEST_ERROR codes of draft 19: two subscriptions to a track are no error any more.
-const REQUEST_CODES_19: [(u64, RequestCode); 20] = [
+const REQUEST_CODES_19: [(u64, RequestCode); 21] = [
     (0x00, RequestCode::Internal),
     (0x01, RequestCode::Unauthorized),
     (0x02, RequestCode::Timeout),
@@ -203,10 +205,11 @@ const REQUEST_CODES_19: [(u64, RequestCode); 20] = [
     (0x32, RequestCode::InvalidJoiningRequest),
     // Whoever refuses them all the same does not support them.
     (0x03, RequestCode::DuplicateSubscription),
+    (0x03, RequestCode::UnknownStatus),
 ];
 
 /// From draft 20 on (section 16.11.2) there is no joining fetch to be wrong about.
-const REQUEST_CODES_20: [(u64, RequestCode); 20] = {
+const REQUEST_CODES_20: [(u64, RequestCode); 21] = {
     let mut codes = REQUEST_CODES_19;
     codes[18] = (0x03, RequestCode::InvalidJoiningRequest);
     codes

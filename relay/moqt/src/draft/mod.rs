@@ -130,6 +130,8 @@ pub enum Feature {
     PublishBlocked,
     /// FETCH relative to a subscription.
     JoiningFetch,
+    /// A fetch stream can say that a range is not known.
+    UnknownRanges,
     /// FILL_PARAMETERS and fill streams, instead of joining FETCH.
     Fill,
     /// PUBLISH_STATE_NOTIFY.

@@ -432,7 +432,7 @@ fn refusals_agree() {
     let common = [(C::Internal, 0), (C::Unauthorized, 1), (C::Timeout, 2), (C::NotSupported, 3)];
     let tokens = [(C::MalformedToken, 0x10), (C::ExpiredToken, 0x12)];
     let track = [(C::DoesNotExist, 4), (C::InvalidRange, 5)];
-    let fetch = [(C::InvalidJoiningRequest, 7), (C::MalformedTrack, 9)];
+    let fetch = [(C::InvalidJoiningRequest, 7), (C::UnknownStatus, 8), (C::MalformedTrack, 9)];
     let tables: [(RequestKind, Vec<(C, u64)>); 6] = [
         (RequestKind::Subscribe, [&common[..], &track, &tokens].concat()),
         (RequestKind::TrackStatus, [&common[..], &track, &tokens].concat()),
