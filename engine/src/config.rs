@@ -27,7 +27,7 @@ pub use self::interop::{Interop, OWN_TREE, OpenTree};
 pub use self::limits::Limits;
 pub use self::media::MediaAddress;
 use self::media::MediaAddresses;
-pub use self::moqt::{Drafts, Moqt};
+pub use self::moqt::{Drafts, Moqt, Redirects};
 use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
 
@@ -227,6 +227,8 @@ pub struct Up {
     pub drafts: Vec<Draft>,
     /// Namespace trees that need no token; only ever on a loopback address.
     pub open_trees: Vec<Namespace>,
+    /// Namespace trees that another relay serves, and its address.
+    pub redirects: Vec<(Namespace, String)>,
     /// How much one token, viewer, address or broadcast may take.
     pub limits: Limits,
     /// Shards, pins, listeners and links.
@@ -254,6 +256,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Drafts of MoQT spoken with viewers, in order of preference.
     pub drafts: Vec<Draft>,
+    /// Namespace trees that another relay serves, and its address.
+    pub redirects: Vec<(Namespace, String)>,
     /// How much one address, token or viewer may take.
     pub limits: Limits,
     /// Whether any certificate of an upstream will do.
@@ -477,6 +481,7 @@ impl Config {
             drain: self.drain.clone(),
             drafts: self.moqt.drafts.list().to_vec(),
             open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
+            redirects: self.moqt.redirects.list(),
             limits: self.limits.clone(),
             topology: topology::resolve(self, host)?,
         })
@@ -519,6 +524,7 @@ impl Config {
             node_id,
             drain: self.drain.clone(),
             drafts: self.moqt.drafts.list().to_vec(),
+            redirects: self.moqt.redirects.list(),
             limits: self.limits.clone(),
             insecure: relay.insecure,
         })

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use weir_moqt::{DoneCode, Draft, Namespace, RequestCode, Transport};
 use weir_packager::catalog::Catalog;
 
-pub use splice::{Leg, MOVES_PER_MINUTE_MAX, Outcome, Splice};
+pub use splice::{Leg, MOVES_PER_MINUTE_MAX, Outcome, REDIRECTS_MAX, Splice};
 pub use url::{PlaybackUrl, UrlError};
 pub use viewer::Viewer;
 
@@ -114,6 +114,8 @@ pub struct Limits {
     pub stall_patience: Duration,
     /// How long a group of which nothing was seen keeps a newer one waiting: streams overtake each other by a few round trips at most.
     pub gap_patience: Duration,
+    /// Redirects within one session that are followed for one track.
+    pub redirects: u32,
     /// Of the MoQT session underneath.
     pub session: weir_moqt::Limits,
 }
@@ -128,6 +130,7 @@ impl Default for Limits {
             groups_held: 64,
             stall_patience: Duration::from_secs(3),
             gap_patience: Duration::from_millis(200),
+            redirects: 4,
             session: weir_moqt::Limits {
                 object_bytes: 8 << 20,
                 open_requests: 8,
@@ -177,6 +180,11 @@ pub enum Event {
         uri: String,
         /// How long it will wait; `None` = it did not say.
         timeout: Option<Duration>,
+    },
+    /// Another relay has the broadcast (REDIRECT): nothing more comes here. Told once, and not after `GoAway`.
+    Redirected {
+        /// Where to go instead.
+        uri: String,
     },
     /// The session is over; the last event. Code 0 = every track has ended.
     Ended {

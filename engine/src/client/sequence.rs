@@ -119,6 +119,11 @@ impl Sequence {
         }
     }
 
+    /// Waits for what precedes the live objects.
+    pub(super) fn is_joining(&self) -> bool {
+        self.joining
+    }
+
     /// The joining fetch brought all it had.
     pub(super) fn join_done(&mut self) {
         self.joining = false;

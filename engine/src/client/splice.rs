@@ -18,6 +18,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// How long the new connection may take to catch up: a group of 10 s, and a handshake.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Redirects in a row, without an object between; as many hops as a broadcast with regions and edges may need.
+pub const REDIRECTS_MAX: u32 = 4;
+
 /// Payload of the new connection that waits for its turn; past it the change is made inside a group. 4 s at 64 Mb/s.
 const HELD_BYTES_MAX: usize = 32 << 20;
 
@@ -52,6 +55,8 @@ pub struct Splice {
     events: VecDeque<Event>,
     begun: VecDeque<Instant>,
     moves: u64,
+    /// Redirects since the last object.
+    redirects: u32,
 }
 
 /// What has been delivered of a track.
@@ -115,6 +120,18 @@ impl Splice {
             later: Vec::new(),
         });
         true
+    }
+
+    /// Whether anything has come that another connection has to continue.
+    pub fn has_begun(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
+    /// The relay says that another one has the broadcast. False when it has been said too often in a row, without an
+    /// object between: then nobody has it.
+    pub fn follow_redirect(&mut self) -> bool {
+        self.redirects += 1;
+        self.redirects <= REDIRECTS_MAX
     }
 
     /// Something happened on one of the connections.
@@ -222,7 +239,7 @@ impl Splice {
                 }
                 incoming.held.push_back(event);
             }
-            Event::Ended { .. } => self.abandon(),
+            Event::Ended { .. } | Event::Redirected { .. } => self.abandon(),
             Event::GoAway { .. } => next.later.push(event),
             Event::Catalog(catalog) => self.tell_catalog(catalog),
             Event::Ready => {}
@@ -303,6 +320,7 @@ impl Splice {
 
     /// Gives an object, unless it was given before.
     fn deliver(&mut self, object: Object) {
+        self.redirects = 0;
         let lane = self.lanes.entry(Arc::clone(&object.track)).or_default();
         let place = Location::new(object.group, object.object);
         if std::mem::take(&mut lane.changed)

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::Status;
 use weir_moqt::{
-    Dir, DoneCode, Draft, Event as Heard, Feature, FetchTarget, Fill, Filter, FullTrackName,
-    Location, Params, RequestCode, RequestError, RequestId, Role, Session, SessionCode,
-    SessionError, SetupOptions, StreamId,
+    CommandError, Dir, DoneCode, Draft, Event as Heard, Feature, FetchTarget, Fill, Filter,
+    FullTrackName, Location, Params, Redirect, RequestCode, RequestError, RequestId, Role, Session,
+    SessionCode, SessionError, SetupOptions, StreamId,
 };
 use weir_packager::CATALOG_TRACK;
 use weir_packager::catalog::{Catalog, Kind};
@@ -61,6 +61,8 @@ struct Track {
     filling: bool,
     /// The joining FETCH overtook its SUBSCRIBE and is to be repeated.
     rejoin: Rejoin,
+    /// Redirects followed within this session.
+    redirects: u32,
     sequence: Sequence,
     streams_seen: u64,
     streams_open: u64,
@@ -256,14 +258,8 @@ impl Viewer {
             return self.refused(track, RequestCode::Internal, "the name is too long");
         };
         let joins = self.options.join == Join::NewestGroup || self.is_catalog(name);
-        // Without a filter a relay may begin with the newest group.
-        let filter = Some(Filter::LargestObject);
         let fills = joins && self.session.supports(Feature::Fill);
-        // One group back from the next one is the current one.
-        let past = Some(Filter::Relative { groups_back: 1 });
-        let fill = fills.then(|| Box::new(Fill { filter: past, ..Fill::default() }));
-        let params = Params { filter, fill, ..Params::default() };
-        let subscription = match self.session.subscribe(&full, params) {
+        let subscription = match self.subscribe(&full, fills) {
             Ok(request) => request,
             Err(error) => return self.refused(track, RequestCode::Internal, &error.to_string()),
         };
@@ -275,6 +271,7 @@ impl Viewer {
             fetch: None,
             filling: fills,
             rejoin: Rejoin::Possible,
+            redirects: 0,
             sequence: Sequence::new(joins),
             streams_seen: 0,
             streams_open: 0,
@@ -284,6 +281,57 @@ impl Viewer {
         if joins && !fills {
             self.join(at);
         }
+    }
+
+    fn subscribe(&mut self, full: &FullTrackName, fills: bool) -> Result<RequestId, CommandError> {
+        // Without a filter a relay may begin with the newest group.
+        let filter = Some(Filter::LargestObject);
+        // One group back from the next one is the current one.
+        let past = Some(Filter::Relative { groups_back: 1 });
+        let fill = fills.then(|| Box::new(Fill { filter: past, ..Fill::default() }));
+        self.session.subscribe(full, Params { filter, fill, ..Params::default() })
+    }
+
+    /// Goes where a refused subscription is sent: the whole viewer to another relay, or one track to another name here.
+    /// False when it will not, because that is too often, or another track at another place, which would need another token.
+    fn follow(&mut self, at: usize, redirect: &Redirect) -> bool {
+        let Some(track) = self.tracks.get_mut(at) else { return false };
+        let namespace = &self.options.namespace;
+        let same = redirect.track.as_ref().is_none_or(|to| {
+            to.namespace() == namespace && to.name()[..] == *track.name.as_bytes()
+        });
+        if same && !redirect.uri.is_empty() {
+            if !std::mem::replace(&mut self.told_to_go, true) {
+                self.events.push_back(Event::Redirected { uri: redirect.uri.clone() });
+            }
+            return true;
+        }
+        let Some(to) = redirect.track.as_ref().filter(|_| !same && redirect.uri.is_empty()) else {
+            return false;
+        };
+        if track.redirects >= self.options.limits.redirects {
+            return false;
+        }
+        track.redirects += 1;
+        let joins = track.sequence.is_joining();
+        let fetch = track.fetch.take();
+        if let Some(fetch) = fetch {
+            self.session.cancel(fetch);
+            self.asks.remove(&fetch);
+        }
+        let fills = joins && self.session.supports(Feature::Fill);
+        let Ok(subscription) = self.subscribe(to, fills) else { return false };
+        self.asks.insert(subscription, Ask { track: at, is_fetch: false });
+        if let Some(track) = self.tracks.get_mut(at) {
+            track.subscription = subscription;
+            track.filling = fills;
+            track.rejoin = Rejoin::Possible;
+            track.sequence = Sequence::new(joins);
+        }
+        if joins && !fills {
+            self.join(at);
+        }
+        true
     }
 
     /// Asks for the newest group up to where the subscription starts.
@@ -424,6 +472,11 @@ impl Viewer {
 
     fn on_refused(&mut self, request: RequestId, error: &RequestError) {
         let Some(ask) = self.asks.remove(&request) else { return };
+        if let Some(redirect) = error.redirect.as_deref().filter(|_| !ask.is_fetch)
+            && self.follow(ask.track, redirect)
+        {
+            return;
+        }
         let Some(track) = self.tracks.get_mut(ask.track) else { return };
         if !ask.is_fetch {
             track.over = true;

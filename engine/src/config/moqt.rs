@@ -1,10 +1,12 @@
-//! Section `[moqt]`: which drafts of MoQT are spoken, and in which order of preference. The order serves
-//! TLS (raw QUIC) and WebTransport alike.
+//! Section `[moqt]`: which drafts of MoQT are spoken, and in which order of preference, and which namespaces another
+//! relay serves. The order serves TLS (raw QUIC) and WebTransport alike.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
-use weir_moqt::Draft;
+use weir_moqt::{Draft, Namespace};
+
+use super::drain::NewUri;
 
 /// Section `[moqt]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -12,6 +14,52 @@ use weir_moqt::Draft;
 pub struct Moqt {
     /// Drafts spoken, the preferred one first.
     pub drafts: Drafts,
+    /// Namespace trees that another relay serves.
+    pub redirects: Redirects,
+}
+
+/// Entries of `moqt.redirects`: each costs some 200 bytes on each shard, and a look at each for a track that is not here.
+const REDIRECTS_MAX: usize = 256;
+
+/// Namespace trees that another relay serves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "Vec<RedirectEntry>")]
+pub struct Redirects(Vec<(Namespace, String)>);
+
+/// One of them as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedirectEntry {
+    /// The first fields of its namespaces, joined by `/`.
+    namespace: String,
+    uri: NewUri,
+}
+
+impl Redirects {
+    /// Each tree and the address of its relay.
+    pub fn list(&self) -> Vec<(Namespace, String)> {
+        self.0.clone()
+    }
+}
+
+impl TryFrom<Vec<RedirectEntry>> for Redirects {
+    type Error = String;
+
+    fn try_from(entries: Vec<RedirectEntry>) -> Result<Self, String> {
+        if entries.len() > REDIRECTS_MAX {
+            return Err(format!("moqt.redirects: at most {REDIRECTS_MAX} entries"));
+        }
+        let trees = entries.into_iter().map(|RedirectEntry { namespace, uri }| {
+            let tree = Namespace::new(namespace.split('/')).map_err(|_| {
+                format!("moqt.redirects: {namespace:?} is not a namespace such as stream/ORG/ID")
+            })?;
+            if uri.as_str().is_empty() {
+                return Err(format!("moqt.redirects: {namespace:?} needs a uri"));
+            }
+            Ok((tree, uri.as_str().to_owned()))
+        });
+        trees.collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// At least one draft, each once, the preferred one first.

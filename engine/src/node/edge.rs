@@ -59,6 +59,7 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
         store: None,
         drafts: &edge.drafts,
         open_trees: &[],
+        redirects: &edge.redirects,
         limits: &edge.limits,
         node: &node,
     })

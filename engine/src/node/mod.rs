@@ -101,6 +101,8 @@ pub struct Plan<'a> {
     pub drafts: &'a [Draft],
     /// Namespace trees open to everybody.
     pub open_trees: &'a [Namespace],
+    /// Namespace trees that another relay serves, and its address.
+    pub redirects: &'a [(Namespace, String)],
     /// How much one address, token or viewer may take.
     pub limits: &'a crate::config::Limits,
     /// The node in the mesh, for each shard.
@@ -182,6 +184,7 @@ impl Shards {
                 chance: quic::Chance::System,
                 relay: plan.limits.relay(),
                 open_trees: plan.open_trees.to_vec(),
+                redirects: plan.redirects.to_vec(),
                 rings,
                 epoch,
                 node: (plan.node)(place.index),

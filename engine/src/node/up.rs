@@ -62,6 +62,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         store: Some(&store),
         drafts: &up.drafts,
         open_trees: &up.open_trees,
+        redirects: &up.redirects,
         limits: &up.limits,
         node: &|_| mesh::Options::engine(id.clone()),
     })

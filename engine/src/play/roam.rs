@@ -52,6 +52,10 @@ pub(super) struct Roam {
     next: Option<Seat>,
     dialling: Option<(PlaybackUrl, Dialling)>,
     destination: Option<Destination>,
+    /// The current relay has not got the broadcast: what is dialled takes its place at once.
+    is_redirected: bool,
+    /// How watching ended while no viewer could say so.
+    end: Option<Event>,
     options: PlayOptions,
     /// Why the last try to move failed.
     failure: Option<String>,
@@ -65,6 +69,8 @@ impl Roam {
             next: None,
             dialling: None,
             destination: None,
+            is_redirected: false,
+            end: None,
             options,
             failure: None,
         }
@@ -102,7 +108,7 @@ impl Roam {
 
     /// What it gives next.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.splice.poll_event()
+        self.splice.poll_event().or_else(|| self.end.take())
     }
 
     /// Waits for the next thing to happen. Can be cancelled at any time.
@@ -159,14 +165,21 @@ impl Roam {
     fn take(&mut self, now: Instant) {
         loop {
             if let Some(event) = self.current.viewer.poll_event() {
-                if let Event::GoAway { uri, timeout } = &event {
-                    self.sent_away(uri, *timeout, now);
+                match &event {
+                    Event::GoAway { uri, timeout } => self.sent_away(uri, *timeout, now),
+                    Event::Redirected { uri } => self.redirected(uri, now),
+                    _ => {}
                 }
-                self.splice.handle_event(Leg::Current, event);
+                // It has nothing to say any more but that it closes.
+                if !self.is_redirected {
+                    self.splice.handle_event(Leg::Current, event);
+                }
             } else if let Some(event) = self.next.as_mut().and_then(|next| next.viewer.poll_event())
             {
-                if let Event::Refused { reason, .. } = &event {
-                    self.failure = Some(reason.clone());
+                match &event {
+                    Event::Refused { reason, .. } => self.failure = Some(reason.clone()),
+                    Event::Redirected { uri } => self.redirect_destination(uri),
+                    _ => {}
                 }
                 self.splice.handle_event(Leg::Next, event);
             } else {
@@ -217,6 +230,40 @@ impl Roam {
         }
     }
 
+    /// REDIRECT. Before anything has come there is nothing to splice: the next relay takes this one's place.
+    fn redirected(&mut self, uri: &str, now: Instant) {
+        if self.splice.has_begun() {
+            return self.sent_away(uri, None, now);
+        }
+        let moved = self.current.url.moved(uri);
+        let url = match (moved, self.splice.follow_redirect()) {
+            (Ok(url), true) => url,
+            (Err(error), _) => return self.give_up(&error.to_string()),
+            (_, false) => return self.give_up("redirected too often: no relay has the broadcast"),
+        };
+        tracing::info!(to = url.authority(), "redirected");
+        self.is_redirected = true;
+        self.dialling = Some((url.clone(), self.connect(url)));
+    }
+
+    /// Where we were to move sends us on.
+    fn redirect_destination(&mut self, uri: &str) {
+        let Some(next) = &self.next else { return };
+        if let (Ok(url), Some(to)) = (next.url.moved(uri), &mut self.destination) {
+            to.url = url;
+        }
+    }
+
+    fn give_up(&mut self, reason: &str) {
+        let code = weir_moqt::SessionCode::Internal.wire();
+        self.end = Some(Event::Ended { code, reason: reason.to_owned() });
+    }
+
+    fn connect(&self, url: PlaybackUrl) -> Dialling {
+        let (insecure, draft) = (self.options.insecure, self.options.draft);
+        Box::pin(async move { Connection::open(&url, insecure, draft).await })
+    }
+
     fn dial(&mut self, now: Instant) {
         let Some(to) = &mut self.destination else { return };
         to.try_at = None;
@@ -226,15 +273,21 @@ impl Roam {
             self.failure = Some("too many moves within a minute".to_owned());
             return self.retry(now);
         }
-        let (insecure, draft) = (self.options.insecure, self.options.draft);
-        let dialled = url.clone();
-        let dialling: Dialling =
-            Box::pin(async move { Connection::open(&dialled, insecure, draft).await });
-        self.dialling = Some((url, dialling));
+        self.dialling = Some((url.clone(), self.connect(url)));
     }
 
     fn dialled(&mut self, answer: Result<Connection, Failure>) {
         let Some((url, _)) = self.dialling.take() else { return };
+        if std::mem::take(&mut self.is_redirected) {
+            match answer {
+                Ok(connection) => {
+                    let old = std::mem::replace(&mut self.current, Seat::new(connection, url));
+                    tokio::spawn(old.leave());
+                }
+                Err(failure) => self.give_up(&failure.to_string()),
+            }
+            return;
+        }
         match answer {
             Ok(connection) => self.next = Some(Seat::new(connection, url)),
             Err(failure) => {

@@ -58,6 +58,8 @@ pub struct Options {
     pub relay: weir_relay::Limits,
     /// Namespace trees that need neither key nor token.
     pub open_trees: Vec<Namespace>,
+    /// Namespace trees that another relay serves, and its address.
+    pub redirects: Vec<(Namespace, String)>,
     /// Rings to the other shards.
     pub rings: Rings,
     /// Common zero of the stamps on links.
@@ -223,6 +225,7 @@ impl Shard {
         let mut relay = Relay::new(options.relay, steering.shard);
         let own = Namespace::new([crate::config::OWN_TREE]).unwrap_or_default();
         relay.open_namespaces(options.open_trees, own);
+        relay.set_redirects(options.redirects);
         let mut shard = Self {
             steering,
             endpoint,

@@ -168,6 +168,7 @@ impl World {
                     chance,
                     relay: weir_relay::Limits::default(),
                     open_trees: Vec::new(),
+                    redirects: Vec::new(),
                     rings,
                     epoch: now,
                     node: mesh::Options { id: held.id.clone(), uplink: Some(uplink) },

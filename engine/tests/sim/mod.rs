@@ -256,6 +256,7 @@ impl World {
                     chance: chance(Place::Engine(index), 0),
                     relay: setup.relay.clone(),
                     open_trees: Vec::new(),
+                    redirects: Vec::new(),
                     rings,
                     epoch: start,
                     node: mesh::Options::engine("engine"),
@@ -287,6 +288,11 @@ impl World {
 
     /// Starts another node, of one shard, that trusts the same tokens. Before anybody publishes.
     pub fn add_twin(&mut self) -> SocketAddr {
+        self.add_twin_with(Vec::new())
+    }
+
+    /// Starts it with addresses of what lives elsewhere.
+    pub fn add_twin_with(&mut self, elsewhere: Vec<(Namespace, String)>) -> SocketAddr {
         let address = SocketAddr::from((Ipv4Addr::new(10, 0, 2, 1), 4433));
         let limits = quic::Limits::default();
         let tls = tls::server(&quic::config::alpn(DRAFTS));
@@ -307,6 +313,7 @@ impl World {
             relay: weir_relay::Limits::default(),
             rings: rings.remove(0),
             open_trees: Vec::new(),
+            redirects: elsewhere,
             epoch: self.start,
             node: mesh::Options::engine("twin"),
         };
@@ -410,6 +417,11 @@ impl World {
     pub fn watch(&mut self, shard: u16, draft: Draft, lifetime: Duration) -> usize {
         let shards = self.nodes.len() as u16;
         self.watch_at(self.server, (shard, shards, self.key), draft, lifetime)
+    }
+
+    /// A viewer dials the other node.
+    pub fn watch_twin(&mut self, address: SocketAddr, draft: Draft) -> usize {
+        self.watch_at(address, (0, 1, self.key), draft, Duration::from_mins(10))
     }
 
     /// A viewer dials a shard of any node.

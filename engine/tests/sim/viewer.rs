@@ -45,6 +45,8 @@ pub struct Watcher {
     pub stubborn: bool,
     /// Where it was sent, and how long it had.
     pub sent: Vec<(String, Option<Duration>)>,
+    /// Redirects followed before anything came.
+    pub redirects: Vec<String>,
     /// Codes and reasons of connections that could not be had.
     pub turned_away: Vec<(u32, String)>,
     /// While false, packets are acknowledged and nothing is read from streams.
@@ -85,6 +87,7 @@ impl Watcher {
             first_byte,
             stubborn: false,
             sent: Vec::new(),
+            redirects: Vec::new(),
             turned_away: Vec::new(),
             reads: true,
             catalogs: 0,
@@ -212,8 +215,27 @@ impl Watcher {
         self.sent.push((uri, timeout));
     }
 
+    /// REDIRECT: the next relay takes the place of one that has nothing.
+    fn redirected(&mut self, uri: String, now: Instant) {
+        if self.splice.has_begun() {
+            return self.sent_away(uri, None, now);
+        }
+        if !self.splice.follow_redirect() {
+            self.ended = Some((1, "redirected too often".to_owned()));
+            return;
+        }
+        self.url = self.url.moved(&uri).expect("an address");
+        let id = [self.first_byte, 100 + self.redirects.len() as u8, own(&self.port)];
+        let seat = Seat::dial(&mut self.endpoint, &self.url, id, self.draft, now);
+        let mut left = std::mem::replace(&mut self.seat, seat);
+        left.viewer.close();
+        left.drive(&mut self.endpoint, now);
+        self.redirects.push(uri);
+    }
+
     fn note(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Redirected { uri } => self.redirected(uri, now),
             Event::Catalog(_) => self.catalogs += 1,
             Event::Object(object) => {
                 let seen = Seen {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use weir_moqt::data::Gap;
 use weir_moqt::{
     Event as Heard, Feature, FetchTarget, Filter, GroupOrder, Location, Params, RangeFilter,
     RangeSubject, RequestId, ValueRange,
@@ -149,7 +150,7 @@ fn from_draft_19_on_a_session_may_subscribe_to_a_track_twice() {
 }
 
 /// Range filters would make gaps in subgroups, for which each subscriber needs heads of its own: this relay takes none, and
-/// says so in SETUP (MAX_FILTER_RANGES absent is 0), so that nobody has to be refused.
+/// says so in SETUP (`MAX_FILTER_RANGES` absent is 0), so that nobody has to be refused.
 #[test]
 fn range_filters_are_declined_in_setup() {
     for draft in speaking(Feature::RangeFilters) {
@@ -352,7 +353,6 @@ fn a_fetch_waits_for_its_publisher_no_longer_than_its_subscriber_would() {
                 _ => None,
             })
             .collect();
-        use weir_moqt::data::Gap;
         let timed_out = if world.peer(viewer).moqt.supports(Feature::Fill) {
             Gap::TimedOut
         } else {
