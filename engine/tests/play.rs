@@ -226,7 +226,8 @@ fn a_port_in_use_is_one_clear_error() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let tcp = tcp.local_addr().unwrap().to_string();
     let udp = udp.local_addr().unwrap().to_string();
-    for (flag, address) in [("--http", &tcp), ("--https", &tcp), ("--rtmp", &tcp), ("--quic", &udp)]
+    for (flag, address) in
+        [("--http", &tcp), ("--https", &tcp), ("--rtmp", &tcp), ("--quic", &udp), ("--srt", &udp)]
     {
         let mut command = Command::new(WEIR);
         command.args(["up", "--shards", "1", "--log", "error", "--data-dir"]).arg(&dir);

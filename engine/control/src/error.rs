@@ -38,6 +38,9 @@ pub enum Error {
     /// As many revocations are in force as relays can hold.
     #[error("{max} revocations are in force, which is the most", max = crate::REVOCATIONS_MAX)]
     RevocationsFull,
+    /// A sealed value does not open: the file of its key is another one, or the row was changed.
+    #[error("a passphrase in the database does not open: its key is in {file}, which must stay with the database", file = crate::SEALING_FILE)]
+    Sealing,
     /// The database was written by a later version of Weir.
     #[error("the database has schema {found}, this build knows {known}: run the newer Weir")]
     SchemaTooNew {
@@ -90,6 +93,7 @@ impl Error {
             Self::Database(_)
             | Self::DataDir { .. }
             | Self::SchemaTooNew { .. }
+            | Self::Sealing
             | Self::Sign(_)
             | Self::Stored { .. } => "internal",
         }

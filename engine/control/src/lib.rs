@@ -23,11 +23,12 @@ mod watch;
 pub use error::Error;
 pub use id::{ApiKeyId, InputId, InvalidId, NodeKeyId, OrgId, SigningKeyId};
 pub use revocation::{REVOCATIONS_MAX, Revocation, Withdraw};
-pub use secret::{ApiKey, NodeSecret, PlaybackToken, StreamKey};
+pub use secret::{ApiKey, NodeSecret, Passphrase, PlaybackToken, StreamKey};
 pub use store::{
     ApiKeyRecord, DATABASE_FILE, Ingest, Input, InputChange, InputHealth, InputReport, InputState,
     InputStatus, InvalidIngest, InvalidPolicy, NewInput, NodeKeyRecord, PublisherPolicy,
-    RECONNECT_WINDOW_DEFAULT_S, RECONNECT_WINDOW_MAX_S, Scope, SigningKey, Store,
+    RECONNECT_WINDOW_DEFAULT_S, RECONNECT_WINDOW_MAX_S, SEALING_FILE, Scope, SigningKey, SrtSecret,
+    Store,
 };
 pub use time::Timestamp;
 pub use token::{Algorithm, Claims, MintedToken, PlaybackKey, TTL_DEFAULT, TTL_MAX, TTL_MIN};

@@ -40,6 +40,10 @@ secret!(
     NodeSecret
 );
 secret!(
+    /// What an SRT publisher encrypts with, as shown once when it is set.
+    Passphrase
+);
+secret!(
     /// A signed playback token: grants viewing until it expires.
     PlaybackToken
 );
@@ -64,6 +68,23 @@ impl NodeSecret {
     /// A fresh one.
     pub fn generate() -> Self {
         Self(key(Self::PREFIX))
+    }
+}
+
+impl Passphrase {
+    /// The lengths SRT takes.
+    pub const BYTES: std::ops::RangeInclusive<usize> = 10..=79;
+
+    /// A chosen one: letters, digits and `-._~`, so that it goes into an address as it is.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let fits = Self::BYTES.contains(&text.len()) && text.bytes().all(plain);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// A fresh one.
+    pub fn generate() -> Self {
+        Self(key(""))
     }
 }
 
@@ -108,7 +129,11 @@ mod tests {
         let key = StreamKey::generate();
         let shown = format!(
             "{key:?} {:?} {:?}",
-            ApiKey::generate(),
+            (
+                ApiKey::generate(),
+                Passphrase::parse("a_live_one_".trim_matches('_')),
+                Passphrase::parse("eyJ-0123456789")
+            ),
             Some(PlaybackToken::new("eyJ".into()))
         );
         assert!(!shown.contains("_live_") && !shown.contains("eyJ"), "{shown}");

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use weir_control::{Ingest, InputId, NodeKeyId, PublisherPolicy, SigningKeyId};
+use weir_control::{Ingest, InputId, NodeKeyId, Passphrase, PublisherPolicy, SigningKeyId};
 use weir_moqt::Draft;
 
 use crate::config::{
@@ -198,6 +198,12 @@ pub(super) enum Input {
         /// How long viewers are held when the publisher goes, such as 30s or 5m; at most 1h
         #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_duration)]
         reconnect_window: Duration,
+        /// SRT publishers must encrypt: auto makes a passphrase, or give one of 10 to 79 letters, digits and -._~
+        #[arg(long, value_name = "auto|TEXT", value_parser = parse_passphrase)]
+        passphrase: Option<Passphrase>,
+        /// Bytes of the key that SRT publishers are told to use
+        #[arg(long, default_value = "16", value_parser = parse_key_bytes)]
+        pbkeylen: u8,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -244,14 +250,51 @@ pub(super) enum Input {
         #[arg(long)]
         json: bool,
     },
-    /// Replace the stream key of an input; the new one is shown this once
+    /// Replace the stream key of an input, and with --passphrase what SRT publishers encrypt with; shown this once
     RotateKey {
         /// Id of the input, lv_…
         id: InputId,
+        /// auto makes a passphrase, or give one of 10 to 79 letters, digits and -._~; none ends encryption
+        #[arg(long, value_name = "auto|TEXT|none", value_parser = parse_change)]
+        passphrase: Option<PassphraseChange>,
+        /// Bytes of the key that SRT publishers are told to use
+        #[arg(long, default_value = "16", value_parser = parse_key_bytes)]
+        pbkeylen: u8,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What becomes of a passphrase.
+#[derive(Debug, Clone)]
+pub(super) enum PassphraseChange {
+    New(Passphrase),
+    None,
+}
+
+fn parse_change(text: &str) -> Result<PassphraseChange, String> {
+    match text {
+        "none" => Ok(PassphraseChange::None),
+        text => parse_passphrase(text).map(PassphraseChange::New),
+    }
+}
+
+fn parse_passphrase(text: &str) -> Result<Passphrase, String> {
+    match text {
+        "auto" => Ok(Passphrase::generate()),
+        text => Passphrase::parse(text)
+            .ok_or_else(|| "a passphrase has 10 to 79 letters, digits and -._~".to_owned()),
+    }
+}
+
+fn parse_key_bytes(text: &str) -> Result<u8, String> {
+    match text {
+        "16" => Ok(16),
+        "24" => Ok(24),
+        "32" => Ok(32),
+        _ => Err("a key has 16, 24 or 32 bytes".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

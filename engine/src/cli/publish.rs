@@ -3,7 +3,7 @@
 //! the one answer that shows it.
 
 use serde::Serialize;
-use weir_control::{Ingest, InputId, StreamKey};
+use weir_control::{Ingest, InputId, SrtSecret, StreamKey};
 
 use super::Addresses;
 
@@ -24,6 +24,16 @@ pub struct PublishUrls {
 }
 
 impl PublishUrls {
+    /// The same for an input whose SRT publishers must encrypt.
+    #[must_use]
+    pub fn with_srt_secret(mut self, secret: Option<&SrtSecret>) -> Self {
+        if let Some(SrtSecret { passphrase, key_bytes }) = secret {
+            let more = format!("&passphrase={}&pbkeylen={key_bytes}", passphrase.expose());
+            self.srt.push_str(&more);
+        }
+        self
+    }
+
     /// Those that an input with this ingest takes, by name.
     pub fn accepted(&self, ingest: Ingest) -> Vec<(&'static str, &str)> {
         match ingest {
@@ -79,6 +89,10 @@ mod tests {
         assert_eq!(urls.srt, "srt://live.example.com:8890?streamid=lv_1:k");
         assert_eq!(urls.whip, "https://live.example.com:443/whip/lv_1?sk=k");
         assert_eq!(urls.publish, "https://live.example.com:4443/publish/lv_1?sk=k");
+        let passphrase = weir_control::Passphrase::parse("correct-horse").expect("a good one");
+        let urls = urls.with_srt_secret(Some(&SrtSecret { passphrase, key_bytes: 24 }));
+        let more = "&passphrase=correct-horse&pbkeylen=24";
+        assert_eq!(urls.srt, format!("srt://live.example.com:8890?streamid=lv_1:k{more}"));
         let names = |ingest| -> Vec<&str> {
             urls.accepted(ingest).into_iter().map(|(name, _)| name).collect()
         };

@@ -7,13 +7,13 @@ use std::{
 
 use serde_json::json;
 use weir_control::{
-    DATABASE_FILE, InputChange, InputHealth, InputStatus, NewInput, NodeSecret, Scope, Store,
-    StreamKey, Withdraw,
+    DATABASE_FILE, Ingest, InputChange, InputHealth, InputStatus, NewInput, NodeSecret, Scope,
+    SrtSecret, Store, StreamKey, Withdraw,
 };
 
 use super::{
     Addresses, Failure,
-    args::{ApiKey, Input, NodeKey, SigningKey, Token, Which},
+    args::{ApiKey, Input, NodeKey, PassphraseChange, SigningKey, Token, Which},
     failure::written,
 };
 use crate::{
@@ -28,12 +28,22 @@ const TOKEN_BYTES_MAX: u64 = 9 * 1024;
 pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Result<(), Failure> {
     let addresses = addresses(config);
     match command {
-        Input::Create { name, ingest, policy, reconnect_window, json } => {
+        Input::Create { name, ingest, policy, reconnect_window, passphrase, pbkeylen, json } => {
+            if passphrase.is_some() && ingest != Ingest::Srt {
+                return Err(Failure::new("only SRT publishers encrypt with a passphrase")
+                    .help("add --ingest srt, or leave --passphrase out"));
+            }
+            let secret = passphrase.map(|passphrase| SrtSecret { passphrase, key_bytes: pbkeylen });
             let reconnect_window_s = seconds(reconnect_window);
             let new = NewInput { name, ingest, policy, reconnect_window_s };
-            let (input, key) =
-                with_store(config, Missing::Create, async |store| store.create_input(new).await)?;
-            keyed(&addresses, &input, &key, json, out)
+            let (input, key) = with_store(config, Missing::Create, async |store| {
+                let made = store.create_input(new).await?;
+                if secret.is_some() {
+                    store.set_srt_secret(&made.0.id, secret.as_ref()).await?;
+                }
+                Ok(made)
+            })?;
+            keyed(&addresses, &input, (&key, secret.as_ref()), json, out)
         }
         Input::Show { id, json } => {
             let (input, status) = with_store(config, Missing::Refuse, async |store| {
@@ -72,12 +82,21 @@ pub(super) fn input(config: &Config, command: Input, out: &mut dyn Write) -> Res
                 written(writeln!(out, "{id}  {ingest:<5} {state:<12}  {at}  {name}"))
             })
         }
-        Input::RotateKey { id, json } => {
+        Input::RotateKey { id, passphrase, pbkeylen, json } => {
+            let secret = match passphrase.clone() {
+                Some(PassphraseChange::New(passphrase)) => {
+                    Some(SrtSecret { passphrase, key_bytes: pbkeylen })
+                }
+                _ => None,
+            };
             let (input, key) = with_store(config, Missing::Refuse, async |store| {
                 let input = store.input(&id).await?;
+                if passphrase.is_some() {
+                    store.set_srt_secret(&id, secret.as_ref()).await?;
+                }
                 Ok((input, store.rotate_stream_key(&id).await?))
             })?;
-            keyed(&addresses, &input, &key, json, out)
+            keyed(&addresses, &input, (&key, secret.as_ref()), json, out)
         }
     }
 }
@@ -161,20 +180,27 @@ fn seconds(span: std::time::Duration) -> u32 {
 fn keyed(
     addresses: &Addresses,
     input: &weir_control::Input,
-    key: &StreamKey,
+    (key, secret): (&StreamKey, Option<&SrtSecret>),
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let urls = addresses.publish_urls(&input.id, key);
+    let urls = addresses.publish_urls(&input.id, key).with_srt_secret(secret);
     if json {
         let mut answer = json!(input);
         answer["stream_key"] = key.expose().into();
+        if let Some(secret) = secret {
+            answer["passphrase"] = secret.passphrase.expose().into();
+        }
         answer["urls"] = json!(urls);
         return written(writeln!(out, "{answer}"));
     }
     let head =
         format!("input       {}\nstream key  {} (shown this once)\n", input.id, key.expose());
     written(out.write_all(head.as_bytes()))?;
+    if let Some(secret) = secret {
+        let line = format!("passphrase  {} (shown this once)", secret.passphrase.expose());
+        written(writeln!(out, "{line}"))?;
+    }
     urls.accepted(input.ingest)
         .into_iter()
         .try_for_each(|(name, url)| written(writeln!(out, "{name:<10}  {url}")))

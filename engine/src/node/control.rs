@@ -328,7 +328,16 @@ async fn check(
             RefuseReason::Timeout
         }
     })?;
-    grant(&input, protocol, shards)
+    let mut grant = grant(&input, protocol, shards)?;
+    if protocol == Protocol::Srt {
+        // Without it nobody gets in: an input that wants encryption is never fed in the clear.
+        let secret = store.srt_secret(&input.id).await.map_err(|error| {
+            tracing::error!(%error, "cannot read an SRT passphrase");
+            RefuseReason::Timeout
+        })?;
+        grant.passphrase = secret.map(|secret| weir_feed::Secret::new(secret.passphrase.expose()));
+    }
+    Ok(grant)
 }
 
 /// Where an input's objects go and who holds it, for a publisher over `protocol`. Only the protocol

@@ -288,6 +288,7 @@ impl Page<'_> {
                 ("setup_timeout", s.relay.limit_setup_timeout),
                 ("subgroups_per_group_max", s.relay.limit_subgroups),
                 ("subscriptions_per_session_max", s.relay.limit_subscriptions),
+                ("srt_waiting_max", s.srt.listener.backlog),
                 ("tracks_max", s.relay.limit_tracks),
                 ("whip_addresses_max", s.whip.endpoint.addresses_full),
                 ("whip_passed_max", s.whip.passed_dropped),

@@ -17,7 +17,7 @@ use glommio::timer::Timer;
 use weir_feed::srt::{self, Accept, Feed, Listener, Reject, Request, Statistics};
 use weir_feed::{Event, ts};
 use weir_relay::RefuseReason;
-use weir_xdp::udp::{BATCH, UdpPort};
+use weir_xdp::udp::{BATCH, BindError, UdpPort};
 use weir_xdp::{Datagram, Port, Transmit};
 
 use super::control::{Grant, Requests};
@@ -50,8 +50,12 @@ const SHARD_BYTE_AT: u32 = 15;
 /// Opens the sockets of all shards and makes the kernel spread packets by socket id.
 pub(super) fn bind(address: SocketAddr, shards: usize) -> Result<Group, super::Error> {
     let failed = |source: std::io::Error| super::Error::Srt { address, source };
-    let group = weir_xdp::udp::bind_group(address, shards)
-        .map_err(|error| failed(std::io::Error::other(error)))?;
+    let group = weir_xdp::udp::bind_group(address, shards).map_err(|error| {
+        failed(match error {
+            BindError::InUse { .. } => std::io::ErrorKind::AddrInUse.into(),
+            other => std::io::Error::other(other),
+        })
+    })?;
     weir_xdp::steer::attach_by_byte(&group, SHARD_BYTE_AT).map_err(failed)?;
     Ok(group)
 }

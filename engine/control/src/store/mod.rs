@@ -6,6 +6,7 @@
 
 mod inputs;
 mod nodes;
+mod passphrases;
 pub(crate) mod revocations;
 mod sqlite;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use self::inputs::{
     RECONNECT_WINDOW_DEFAULT_S, RECONNECT_WINDOW_MAX_S,
 };
 pub use self::nodes::NodeKeyRecord;
+pub use self::passphrases::{SEALING_FILE, SrtSecret};
 pub use self::sqlite::DATABASE_FILE;
 pub(crate) use self::sqlite::{Observer, Sqlite};
 use crate::{
@@ -44,6 +46,7 @@ pub struct Store {
     db: Sqlite,
     org: OrgId,
     secrets: Arc<Secrets>,
+    data_dir: Arc<Path>,
 }
 
 /// How an input is fed.
@@ -182,7 +185,7 @@ impl Store {
             mesh_hashing: secrets.mesh_hashing,
             mesh_signing: secrets.mesh_signing,
         };
-        Ok(Self { db, org, secrets: Arc::new(secrets) })
+        Ok(Self { db, org, secrets: Arc::new(secrets), data_dir: data_dir.into() })
     }
 
     /// The organisation that inputs made on this machine belong to.

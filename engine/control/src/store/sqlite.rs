@@ -40,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_revocations.sql"),
     include_str!("migrations/0003_node_keys.sql"),
     include_str!("migrations/0004_publishers.sql"),
+    include_str!("migrations/0005_srt_passphrases.sql"),
 ];
 
 /// A statement that begins with what [`input_of`] reads, of `live_inputs AS i`.
@@ -231,6 +232,42 @@ impl Sqlite {
                 .execute(&self.pool)
                 .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    pub(super) async fn put_srt_secret(
+        &self,
+        id: &InputId,
+        key_bytes: u8,
+        sealed: &[u8],
+    ) -> Result<(), Error> {
+        sqlx::query("INSERT OR REPLACE INTO srt_passphrases VALUES (?1, ?2, ?3)")
+            .bind(id.as_str())
+            .bind(i64::from(key_bytes))
+            .bind(sealed)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_srt_secret(&self, id: &InputId) -> Result<(), Error> {
+        sqlx::query("DELETE FROM srt_passphrases WHERE input_id = ?1")
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Key length and sealed passphrase.
+    pub(super) async fn srt_secret(&self, id: &InputId) -> Result<Option<(u8, Vec<u8>)>, Error> {
+        let row: Option<(i64, Vec<u8>)> =
+            sqlx::query_as("SELECT key_bytes, sealed FROM srt_passphrases WHERE input_id = ?1")
+                .bind(id.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        let Some((key_bytes, sealed)) = row else { return Ok(None) };
+        let key_bytes =
+            u8::try_from(key_bytes).map_err(|_| Error::Stored { what: "SRT key length" })?;
+        Ok(Some((key_bytes, sealed)))
     }
 
     /// One statement for known and unknown inputs alike: the decoy is always read.

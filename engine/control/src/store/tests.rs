@@ -5,7 +5,7 @@ use jsonwebtoken::{DecodingKey, Validation};
 use sqlx::Connection;
 
 use super::*;
-use crate::{Claims, TTL_MAX, TTL_MIN, testing::TempDir};
+use crate::{Claims, Passphrase, TTL_MAX, TTL_MIN, testing::TempDir};
 
 async fn open(dir: &TempDir) -> Store {
     Store::open(dir.path()).await.expect("the store opens")
@@ -362,4 +362,46 @@ async fn revocations_are_bounded_and_forgotten_when_the_last_token_has_ended() {
         .await
         .expect("counted");
     assert_eq!(rows, 2, "what is over is gone");
+}
+
+#[tokio::test]
+async fn a_passphrase_is_sealed_and_opens_for_its_input_alone() {
+    let dir = TempDir::new();
+    let store = open(&dir).await;
+    let (one, _) = store.create_input(NewInput::new("one", Ingest::Srt)).await.unwrap();
+    let (other, _) = store.create_input(NewInput::new("other", Ingest::Srt)).await.unwrap();
+    assert_eq!(store.srt_secret(&one.id).await.unwrap(), None);
+    let passphrase = Passphrase::parse("correct-horse-battery").unwrap();
+    let secret = SrtSecret { passphrase, key_bytes: 32 };
+    store.set_srt_secret(&one.id, Some(&secret)).await.unwrap();
+    store.set_srt_secret(&other.id, Some(&secret)).await.unwrap();
+    assert_eq!(open(&dir).await.srt_secret(&one.id).await.unwrap(), Some(secret.clone()));
+    assert!(!format!("{secret:?}").contains("horse"));
+    // Not in any file of the directory, and the key only readable by us.
+    for file in fs::read_dir(dir.path()).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(13).any(|window| window == b"correct-horse"));
+    }
+    let key_file = dir.path().join(SEALING_FILE);
+    assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
+    // Removed, and refused for inputs that are not there.
+    store.set_srt_secret(&other.id, None).await.unwrap();
+    assert_eq!(store.srt_secret(&other.id).await.unwrap(), None);
+    let nobody = InputId::generate();
+    let unknown = store.set_srt_secret(&nobody, Some(&secret)).await;
+    assert!(matches!(unknown, Err(Error::UnknownInput(_))));
+    // Another key opens nothing, and says so.
+    fs::write(&key_file, [7; 32]).unwrap();
+    assert!(matches!(store.srt_secret(&one.id).await, Err(Error::Sealing)));
+}
+
+#[test]
+fn passphrases_are_what_srt_and_an_address_take() {
+    for good in ["0123456789", "a-b.c_d~e0", &"x".repeat(79)] {
+        assert!(Passphrase::parse(good).is_some(), "{good}");
+    }
+    for bad in ["012345678", &"x".repeat(80), "has a blank here", "with&more=things", ""] {
+        assert!(Passphrase::parse(bad).is_none(), "{bad}");
+    }
+    assert_eq!(Passphrase::generate().expose().len(), 32);
 }

@@ -177,8 +177,8 @@ pub(super) fn write_key_response(material: &[u8], out: &mut BytesMut) {
     out.put_slice(material);
 }
 
-/// As a caller writes them; for tests and load.
-#[cfg(any(test, feature = "test-client"))]
+/// As a caller writes them.
+#[cfg(test)]
 pub(super) fn write_request(
     hello: Hello,
     stream_id: &str,

@@ -47,6 +47,8 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Counters {
+    /// Callers refused because too many wait.
+    pub backlog: u64,
     /// Conclusions whose cookie is not ours.
     pub bad_cookies: u64,
     /// First handshakes answered.
@@ -254,8 +256,12 @@ impl Listener {
     fn make_room(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Reject> {
         let Limits { waiting_max, waiting_per_address_max, .. } = self.limits;
         self.waiting.retain(|_, waiting| now.saturating_duration_since(waiting.since) < ANSWER_AGE);
-        let from_here = self.waiting.keys().filter(|caller| caller.peer.ip() == peer.ip()).count();
+        let waits_here = |(caller, waiting): &(&Caller, &Waiting)| {
+            caller.peer.ip() == peer.ip() && waiting.answer.is_none()
+        };
+        let from_here = self.waiting.iter().filter(waits_here).count();
         if self.waiting.len() >= waiting_max || from_here >= waiting_per_address_max {
+            self.counters.backlog += 1;
             return Err(Reject::Backlog);
         }
         Ok(())
