@@ -10,7 +10,7 @@ use weir_packager::Nals;
 use crate::annexb::{Assembler, Format};
 use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
 use crate::rtmp::{self, Limits, Session};
-use crate::{EndReason, Event, srt, ts};
+use crate::{EndReason, Event, srt, ts, whip};
 
 /// A whole connection. The first byte chooses how the rest is cut into pieces, so that the fuzzer
 /// reaches every resumption point; a handshake is put in front unless the top bit is set.
@@ -85,6 +85,21 @@ pub fn fuzz_flv(bytes: &[u8]) {
             return;
         }
     }
+}
+
+/// Offers and ICE fragments of WHIP publishers.
+pub fn fuzz_whip_sdp(bytes: &[u8]) {
+    whip::fuzzing::fuzz_sdp(bytes);
+}
+
+/// Datagrams on the WHIP port, before anybody is known.
+pub fn fuzz_whip_stun(bytes: &[u8]) {
+    whip::fuzzing::fuzz_stun(bytes);
+}
+
+/// Packets of a WHIP publisher after decryption.
+pub fn fuzz_whip_rtp(bytes: &[u8]) {
+    whip::fuzzing::fuzz_rtp(bytes);
 }
 
 /// AMF0 values: limits hold, and what decodes survives encoding and decoding.

@@ -9,6 +9,7 @@
 mod audio;
 mod clock;
 mod endpoint;
+pub(crate) mod fuzzing;
 mod h264;
 mod opus;
 mod order;

@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_sections_or_lines_are_too_many() {
+        let sections = OFFER.to_owned() + &"m=video 9 UDP/TLS/RTP/SAVPF 96\r\n".repeat(10_000);
+        assert!(prepare(&sections).is_err_and(|why| why.to_string().contains("sections")));
+        let lines = OFFER.to_owned() + &"a=x\r\n".repeat(10_000);
+        assert!(prepare(&lines).is_err_and(|why| why.to_string().contains("too long")));
+        assert!(fragment(&"a=x\r\n".repeat(10_000)).is_err());
+    }
+
+    #[test]
     fn a_fragment_gives_credentials_and_nothing_else() {
         let text = "a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\nm=audio 9 RTP/AVP 0\r\n\
             a=mid:0\r\na=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\na=end-of-candidates\r\n";

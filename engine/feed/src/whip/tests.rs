@@ -12,7 +12,6 @@ use str0m::{Candidate, Input, Output, Rtc};
 use weir_packager::{Codec, Sample, TrackId};
 
 use super::*;
-use crate::annexb::Units;
 
 const SERVER: &str = "192.0.2.1:8891";
 const CLIENT: &str = "198.51.100.7:5000";
@@ -456,7 +455,28 @@ fn an_ice_restart_changes_the_names_and_the_media_goes_on() {
     assert_eq!(pair.received().len(), before + 1);
 }
 
-#[test]
-fn units_are_told_apart() {
-    assert_eq!(Units::new(&[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2]).count(), 2);
+proptest::proptest! {
+    #[test]
+    fn no_order_of_packets_breaks_what_samples_promise(
+        operations in proptest::collection::vec(
+            (0_u8..8, 10_u8..40, proptest::prelude::any::<u8>(), 0_u8..120, 0_usize..6),
+            1..200,
+        ),
+    ) {
+        const PAYLOADS: [&[u8]; 6] = [
+            &[0x78, 0, 9, 0x67, 0x42, 0xc0, 0x0d, 0x95, 0xa0, 0x50, 0x7c, 0x80, 0, 4, 0x68, 0xce, 0x3c, 0x80],
+            &[0x65, 0x88, 1],
+            &[0x41, 0x9a, 2],
+            &[0x7c, 0x85, 0x88, 3],
+            &[0x7c, 0x45, 4],
+            &[0xf8, 0xff, 0xfe],
+        ];
+        let mut bytes = Vec::new();
+        for (what, step, ticks, pause, payload) in operations {
+            let payload = PAYLOADS[payload];
+            bytes.extend_from_slice(&[what, step, ticks, pause, payload.len() as u8]);
+            bytes.extend_from_slice(payload);
+        }
+        fuzzing::fuzz_rtp(&bytes);
+    }
 }
