@@ -17,6 +17,9 @@ use serde_json::json;
 use super::routes::Routes;
 use crate::{Error, Scope};
 
+#[cfg(test)]
+mod tests;
+
 /// Largest offer: Chromium's with all codecs and extensions is 9 KiB; 64 KiB hold seven of those.
 const OFFER_BYTES_MAX: usize = 64 * 1024;
 
