@@ -28,12 +28,12 @@ const FLAGS = [
 export class Browser {
   #chromium;
 
-  static async start() {
+  static async start(more = []) {
     const browser = new Browser();
     browser.#chromium = await chromium.launch({
       executablePath: EXECUTABLE,
       headless: false, // The flag above chooses the new headless mode; this keeps the old shell's flags away.
-      args: FLAGS,
+      args: [...FLAGS, ...more],
       ignoreDefaultArgs: ['--disable-quic'],
     });
     return browser;

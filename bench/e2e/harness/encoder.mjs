@@ -1,5 +1,5 @@
 // A real encoder on a synthetic camera: frames with the burnt-in clock go to ffmpeg in real time, a tone beside them,
-// and out over RTMP. Owns the pace and the ffmpeg process; what arrives is the other side's affair.
+// and out over RTMP or WHIP. Owns the pace and the ffmpeg process; what arrives is the other side's affair.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -22,10 +22,12 @@ export class Encoder {
 
   /**
    * @param {string} url  where to publish
-   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string, size?: string }} [options]  `also`: a second
-   *   place that gets the same, and outlives the first; `size`: what the picture is scaled to, as WIDTHxHEIGHT
+   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string, size?: string, whip?: { key: string,
+   *   flags?: string } }} [options]  `also`: a second place that gets the same, and outlives the first; `size`: what the
+   *   picture is scaled to, as WIDTHxHEIGHT; `whip`: the url is a WHIP endpoint
    */
-  static start(url, { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also, size } = {}) {
+  static start(url, options = {}) {
+    const { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also, size, whip } = options;
     assert.ok(ffmpeg, 'WEIR_FFMPEG9 is not set: run through `make browser` or `make interop`');
     const encoder = new Encoder();
     const video = bFrames
@@ -42,9 +44,12 @@ export class Encoder {
         .concat(['-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
         .concat(size ? ['-vf', `scale=${size.replace('x', ':')}:flags=neighbor`] : [])
         .concat(['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)])
-        .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k', '-c:a', 'aac', '-b:a', '96k', '-ac', '2'])
+        .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k'])
+        .concat(['-c:a', whip ? 'libopus' : 'aac', '-b:a', '96k', '-ac', '2'])
         .concat(
-          also
+          whip
+            ? ['-f', 'whip', '-authorization', whip.key, ...(whip.flags ? ['-whip_flags', whip.flags] : []), url]
+            : also
             ? ['-flags', '+global_header', '-f', 'tee', [url, also].map((to) => `[f=flv:flush_packets=1:onfail=ignore]${to}`).join('|')]
             : ['-flush_packets', '1', '-f', 'flv', url],
         ),
