@@ -145,7 +145,16 @@ test('the picture changes its size and the viewer goes on in the same page', asy
         async () => (await viewer.look())?.width === 1280,
         { explain: () => viewer.account() },
       );
-      await viewer.moving(await viewer.look());
+      // The burnt-in clock is read at the size it was drawn in, so here pictures and time are counted.
+      const first = await viewer.look();
+      await waitFor(
+        'the larger picture moves',
+        async () => {
+          const look = await viewer.look();
+          return look.frames >= first.frames + 30 && look.currentTime > first.currentTime && look.error === null;
+        },
+        { explain: () => viewer.account() },
+      );
       await viewer.state('playing');
       assert.equal(await viewer.page.evaluate(() => globalThis.stayed), true, 'the page was not loaded again');
       assert.equal((await viewer.stats()).reconnects, 0, 'the session is the same');

@@ -3,6 +3,7 @@
 
 pub mod fanout;
 pub mod histogram;
+pub mod ingest;
 pub mod netem;
 pub mod process;
 pub mod report;

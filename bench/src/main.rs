@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use weir_bench::process::Cost;
-use weir_bench::{fanout, netem};
+use weir_bench::{fanout, ingest, netem};
 
 #[derive(Parser)]
 #[command(name = "weir-bench", about = "Measures a running Weir", version)]
@@ -33,11 +33,38 @@ enum Command {
     /// Publishes a broadcast of known content to a running node, receives it N times, checks every byte, and prints
     /// what it cost the node.
     Fanout(Fanout),
+    /// Publishes to a running node and prints what one ingested stream costs it, and how many a core carries.
+    Ingest(Ingest),
     /// Relays UDP with loss, delay, jitter and reordering until it is killed; prints where it listens.
     Netem(Netem),
     /// Keeps a running node busy with groups, joins, leaves and viewers that stop reading, and prints how its memory
     /// and its open files go.
     Soak(Soak),
+}
+
+#[derive(Args)]
+struct Ingest {
+    /// Data directory of the running node, in which inputs are made.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Process of the node, when several are named weir.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// What publishers speak.
+    #[arg(long, value_enum, default_value = "rtmp")]
+    protocol: ingest::Protocol,
+    /// Publishers at once.
+    #[arg(long, default_value_t = 20)]
+    streams: u32,
+    /// Video bits a second of each, with k or M; several with commas between are measured in turn.
+    #[arg(long, default_value = "2.5M,6M", value_delimiter = ',', value_parser = bits)]
+    bitrate: Vec<u64>,
+    /// Length of each measured span.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -151,20 +178,42 @@ struct Fanout {
     json: bool,
 }
 
-/// `500k`, `5M`, `1200000`.
+/// `500k`, `2.5M`, `1200000`.
 fn bits(text: &str) -> Result<u64> {
     let (number, factor) = match text.strip_suffix(['k', 'M']) {
-        Some(number) => (number, if text.ends_with('M') { 1_000_000 } else { 1_000 }),
-        None => (text, 1),
+        Some(number) => (number, if text.ends_with('M') { 1e6 } else { 1e3 }),
+        None => (text, 1.0),
     };
-    let number: u64 = number.parse()?;
-    number.checked_mul(factor).ok_or_else(|| anyhow!("too large"))
+    let bits = number.parse::<f64>()? * factor;
+    ensure!((1.0..1e12).contains(&bits), "not between 1 and 1,000,000 Mb/s");
+    Ok(bits as u64)
+}
+
+fn ingested(args: &Ingest) -> Result<()> {
+    for bitrate in &args.bitrate {
+        let report = ingest::run(&ingest::Options {
+            data_dir: args.data_dir.clone(),
+            pid: args.pid,
+            protocol: args.protocol,
+            streams: args.streams,
+            bitrate: *bitrate,
+            span: Duration::from_secs(args.seconds),
+        })?;
+        let mut out = std::io::stdout().lock();
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        } else {
+            writeln!(out, "{report}")?;
+        }
+    }
+    Ok(())
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Cost { pid, seconds, json } => cost(pid, Duration::from_secs(seconds), json),
         Command::Fanout(options) => fan_out(options),
+        Command::Ingest(options) => ingested(&options),
         Command::Netem(options) => relay(&options),
         Command::Soak(options) => soak(options),
     }
