@@ -81,8 +81,12 @@ pub fn fuzz_fmp4(data: &[u8]) {
     let _ = merge::rewrite_chunk(&mut data.to_vec(), 1, 1);
 }
 
-/// The `.catalog` object as a client reads it.
+/// The `.catalog` object as a client reads it, and a publisher's as the node does.
 pub fn fuzz_catalog(data: &[u8]) {
+    if let Ok(inits) = crate::inits_of(data) {
+        let bytes: usize = inits.iter().map(|(name, init)| name.len() + init.len()).sum();
+        assert!(bytes <= (1 + catalog::TRACKS_MAX) * data.len(), "memory is bounded");
+    }
     if let Ok(parsed) = catalog::Catalog::parse(data) {
         assert_eq!(
             catalog::Catalog::parse(&parsed.to_json()).as_ref(),

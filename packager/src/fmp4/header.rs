@@ -22,21 +22,33 @@ pub(super) struct Track {
 /// The tracks of an initialisation segment (`ftyp` and `moov`).
 pub fn tracks_of(init: &[u8]) -> Result<Vec<TrackConfig>, Error> {
     let moov = find(init, *b"moov").ok_or(Error::Malformed("moov"))?;
-    Ok(parse(&Bytes::copy_from_slice(moov.body))?.into_iter().map(|track| track.config).collect())
+    Ok(parse(moov.body)?.tracks.into_iter().map(|track| track.config).collect())
 }
 
-pub(super) fn parse(moov: &Bytes) -> Result<Vec<Track>, Error> {
+/// Tracks we can read, and the sample entries of those we cannot.
+#[derive(Debug, Default)]
+pub(super) struct Header {
+    pub(super) tracks: Vec<Track>,
+    pub(super) unknown: Vec<[u8; 4]>,
+}
+
+pub(super) fn parse(moov: &[u8]) -> Result<Header, Error> {
     let mut tracks: Vec<Track> = Vec::new();
+    let mut unknown: Vec<[u8; 4]> = Vec::new();
     for child in children(moov) {
         let child = child.ok_or(Error::Malformed("moov"))?;
         if &child.kind != b"trak" {
             continue;
         }
-        if tracks.len() >= TRACKS_MAX {
+        if tracks.len() + unknown.len() >= TRACKS_MAX {
             return Err(Error::TooMany("tracks"));
         }
-        let (track_id, timescale, codec) = trak(child.body).ok_or(Error::Malformed("trak"))?;
-        let Some(codec) = codec.filter(|_| timescale > 0) else { continue };
+        let Trak { track_id, timescale, entry, codec } =
+            trak(child.body).ok_or(Error::Malformed("trak"))?;
+        let Some(codec) = codec.filter(|_| timescale > 0) else {
+            unknown.push(entry);
+            continue;
+        };
         if tracks.iter().any(|track| track.config.track == TrackId(track_id)) {
             return Err(Error::Malformed("trak"));
         }
@@ -62,11 +74,20 @@ pub(super) fn parse(moov: &Bytes) -> Result<Vec<Track>, Error> {
             }
         }
     }
-    Ok(tracks)
+    Ok(Header { tracks, unknown })
 }
 
-/// Track id, timescale, and the codec if we know it.
-fn trak(body: &[u8]) -> Option<(u32, u32, Option<Codec>)> {
+/// What a `trak` says of its samples.
+struct Trak {
+    track_id: u32,
+    timescale: u32,
+    /// Kind of the sample entry.
+    entry: [u8; 4],
+    /// If we know it.
+    codec: Option<Codec>,
+}
+
+fn trak(body: &[u8]) -> Option<Trak> {
     let tkhd = find(body, *b"tkhd")?.body;
     let track_id = u32_at(tkhd, if version_flags(tkhd)?.0 == 1 { 20 } else { 12 })?;
     let mdia = find(body, *b"mdia")?.body;
@@ -76,7 +97,8 @@ fn trak(body: &[u8]) -> Option<(u32, u32, Option<Codec>)> {
     let stbl = find(minf, *b"stbl")?.body;
     let stsd = find(stbl, *b"stsd")?.body;
     let entry = children(stsd.get(8..)?).next()??;
-    Some((track_id, timescale, codec(entry.kind, entry.body)))
+    let codec = codec(entry.kind, entry.body);
+    Some(Trak { track_id, timescale, entry: entry.kind, codec })
 }
 
 /// The codec of a sample entry.

@@ -28,6 +28,11 @@ const MDAT_BYTES_MAX: u64 = 12 * 1024 * 1024;
 /// Boxes that matter and are not one of the above (`prft`, `ftyp`).
 const SMALL_BYTES_MAX: u64 = 4096;
 
+/// The kinds of the top-level boxes of an object, up to the first that does not fit into it.
+pub fn box_kinds(data: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
+    boxes::children(data).map_while(|child| Some(child?.kind))
+}
+
 /// Why bytes are not a fragmented MP4 we can read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -120,6 +125,7 @@ pub struct Reader {
     /// Bytes of an uninteresting box still to be dropped.
     skip: u64,
     tracks: Vec<Track>,
+    unknown: Vec<[u8; 4]>,
     reference: Option<ProducerReference>,
     moof: Option<(u64, Bytes)>,
     events: VecDeque<Event>,
@@ -174,6 +180,11 @@ impl Reader {
         self.events.pop_front()
     }
 
+    /// The sample entries of the tracks that the newest `moov` has and we cannot read.
+    pub fn unknown(&self) -> &[[u8; 4]] {
+        &self.unknown
+    }
+
     /// Bytes held.
     pub fn buffered(&self) -> usize {
         self.buffer.len() + self.moof.as_ref().map_or(0, |(_, moof)| moof.len())
@@ -208,13 +219,16 @@ impl Reader {
         let body = whole.slice(header..);
         match kept {
             Kept::Moov => {
-                self.tracks = header::parse(&body)?;
+                let header = header::parse(&body)?;
+                (self.tracks, self.unknown) = (header.tracks, header.unknown);
                 self.events.push_back(Event::Tracks(
                     self.tracks.iter().map(|t| t.config.clone()).collect(),
                 ));
             }
             Kept::Prft => self.reference = ProducerReference::parse(&body),
-            Kept::Moof if self.tracks.is_empty() => return Err(Error::NoInit),
+            Kept::Moof if self.tracks.is_empty() && self.unknown.is_empty() => {
+                return Err(Error::NoInit);
+            }
             Kept::Moof => self.moof = Some((at, body)),
             Kept::Mdat => {
                 if let Some((moof_at, moof)) = self.moof.take() {
