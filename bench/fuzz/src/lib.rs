@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "aac_config", run: weir_packager::fuzzing::fuzz_aac_config },
     Target { name: "codecs", run: weir_packager::fuzzing::fuzz_codecs },
     Target { name: "fmp4", run: weir_packager::fuzzing::fuzz_fmp4 },
+    Target { name: "fmp4_intake", run: weir_feed::fuzzing::fuzz_fmp4_intake },
     Target { name: "catalog", run: weir_packager::fuzzing::fuzz_catalog },
     Target { name: "moqt_control", run: moqt_control },
     Target { name: "moqt_data", run: moqt_data },

@@ -9,8 +9,45 @@ use weir_packager::Nals;
 
 use crate::annexb::{Assembler, Format};
 use crate::flv::{Aggregate, Demuxer, Tag, TagKind};
+use crate::fmp4::{Intake, Limits as IntakeLimits};
 use crate::rtmp::{self, Limits, Session};
 use crate::{EndReason, Event, srt, ts, whip};
+
+/// A publisher of MP4 over MoQT: operations of eight bytes with their payload behind them. The demo's own header and
+/// chunks lie in the corpus.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an `Instant` can be had in no other way; only its steps matter"
+)]
+pub fn fuzz_fmp4_intake(bytes: &[u8]) {
+    let mut now = Instant::now();
+    let mut bytes = Bytes::copy_from_slice(bytes);
+    let limits = IntakeLimits { held_bytes: 4096, ..IntakeLimits::default() };
+    let mut intake = Intake::new(limits.clone());
+    for (key, name) in [".catalog", "catalog", "video", "audio"].into_iter().enumerate() {
+        intake.open_track(key as u64, name.as_bytes());
+    }
+    while bytes.len() >= 6 {
+        let (operation, group, object) = (bytes.get_u8(), bytes.get_u8(), bytes.get_u8());
+        let (step, length) = (bytes.get_u8(), usize::from(bytes.get_u16()));
+        now += Duration::from_millis(u64::from(step));
+        let payload = bytes.split_to(length.min(bytes.len()));
+        let key = u64::from(operation >> 2 & 0x7);
+        let (group, object) = (group.into(), object.into());
+        let done = match operation & 0x3 {
+            0 | 1 => intake.handle_object(key, group, object, &payload, now).map(|_| ()),
+            2 => intake.handle_group_end(key, group, now),
+            _ => intake.handle_timeout(now),
+        };
+        // Beyond the cap, the object that reached it, on each of four tracks.
+        let held = limits.held_bytes + 4 * usize::from(u16::MAX);
+        while intake.poll_event().is_some() {}
+        if done.is_err() {
+            return;
+        }
+        assert!(intake.held_bytes() <= held, "{} bytes are held", intake.held_bytes());
+    }
+}
 
 /// A whole connection. The first byte chooses how the rest is cut into pieces, so that the fuzzer
 /// reaches every resumption point; a handshake is put in front unless the top bit is set.

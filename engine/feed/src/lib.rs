@@ -8,6 +8,7 @@
 
 pub mod annexb;
 mod flv;
+pub mod fmp4;
 pub mod fuzzing;
 pub mod rtmp;
 mod secret;
@@ -82,6 +83,10 @@ pub enum Unsupported {
     VideoCodecId(u8),
     /// Video named by a `FourCC`.
     VideoFourCc([u8; 4]),
+    /// A sample entry of MP4.
+    SampleEntry([u8; 4]),
+    /// A known codec with a configuration that cannot be used.
+    Configuration,
 }
 
 impl fmt::Display for Unsupported {
@@ -93,6 +98,8 @@ impl fmt::Display for Unsupported {
             Self::AudioFormat(format) => write!(f, "audio codec (FLV sound format {format})"),
             Self::VideoCodecId(id) => write!(f, "video codec (FLV codec id {id})"),
             Self::VideoFourCc(code) => write!(f, "video codec '{}'", code.escape_ascii()),
+            Self::SampleEntry(code) => write!(f, "codec '{}'", code.escape_ascii()),
+            Self::Configuration => f.write_str("a codec configuration that cannot be used"),
         }
     }
 }
