@@ -247,6 +247,22 @@ pub enum Event {
         /// Which.
         track: FullTrackName,
     },
+    /// A publisher brings a track to its publish address. Its objects follow as
+    /// [`Event::Exported`], whole and to nobody else.
+    Contributed {
+        /// The publisher.
+        session: SessionId,
+        /// Ours for it; no viewer can name it.
+        track: TrackId,
+        /// What its publisher calls it.
+        name: Bytes,
+    },
+    /// A publisher has tracks at its publish address that are to be asked for:
+    /// [`crate::Relay::ask_contribution`].
+    ContributionAnnounced {
+        /// The publisher.
+        session: SessionId,
+    },
     /// First interest of this shard in a track of another: ask that shard to export it, then call
     /// `open_track(.., replica)` and `write_object` here, or `refuse_track`.
     TrackWanted {

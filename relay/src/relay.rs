@@ -2,6 +2,7 @@
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod contribution;
 mod downstream;
 mod drain;
 mod export;
@@ -476,7 +477,9 @@ impl Relay {
         let Some(state) = self.live(session) else { return };
         match resource {
             Resource::Publish { input_id, key } if state.publisher.is_none() => {
-                state.publisher = Some(Publisher::new(now, deadline));
+                let address = Namespace::new(["publish", &input_id]).unwrap_or_default();
+                let publisher = Publisher { address, ..Publisher::new(now, deadline) };
+                state.publisher = Some(publisher);
                 self.events.push_back(Event::AuthorizePublish { session, input_id, key });
             }
             Resource::Publish { .. } => {}

@@ -99,6 +99,8 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) access: Access,
+    /// Its publish address as a namespace, `publish/<input_id>`: what it publishes there is the engine's.
+    pub(crate) address: Namespace,
     /// PUBLISH_NAMESPACE requests that wait for the engine's answer.
     pub(crate) announced: Vec<(RequestId, Namespace)>,
     /// PUBLISH requests that wait for the same answer.
@@ -210,6 +212,7 @@ impl Publisher {
     fn with(access: Access, now: Instant) -> Self {
         Self {
             access,
+            address: Namespace::default(),
             announced: Vec::new(),
             offers: Vec::new(),
             implied: Vec::new(),
@@ -229,6 +232,18 @@ impl Publisher {
 
     pub(crate) fn is_above(&self) -> bool {
         self.access == Access::Above
+    }
+
+    /// Whether `namespace` is its publish address and its key was good.
+    pub(crate) fn contributes(&self, namespace: &Namespace) -> bool {
+        matches!(self.access, Access::Granted(_))
+            && !self.address.is_empty()
+            && self.address == *namespace
+    }
+
+    /// Whether it may ask about `namespace`, as publishers do to learn their round trip.
+    pub(crate) fn may_ask(&self, namespace: &Namespace) -> bool {
+        self.may_hold(namespace) || self.contributes(namespace)
     }
 
     /// Whether it may publish `namespace`: the one it was granted, or one below.
@@ -295,7 +310,7 @@ impl Session {
         tokens: &[Token],
         judge: &Judge<'_>,
     ) -> Result<(), Denied> {
-        if self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace)) {
+        if self.publisher.as_ref().is_some_and(|publisher| publisher.may_ask(namespace)) {
             return Ok(());
         }
         // A relay of ours checks its own viewers.
@@ -308,7 +323,7 @@ impl Session {
     /// Whether what it asked for under `namespace` stands, now that some grant is gone.
     pub(crate) fn may_use(&self, namespace: &Namespace) -> bool {
         self.node.is_some()
-            || self.publisher.as_ref().is_some_and(|publisher| publisher.may_hold(namespace))
+            || self.publisher.as_ref().is_some_and(|publisher| publisher.may_ask(namespace))
             || self.grants.covers(namespace)
     }
 

@@ -61,6 +61,9 @@ impl Relay {
         offer: Offer,
         now: Instant,
     ) -> Result<(), RequestError> {
+        if self.contributes(session, offer.track.namespace()) {
+            return self.take_contribution(session, offer);
+        }
         let refused = |code, text| Err(RequestError::new(code, text));
         let Offer { request, track: name, params, properties } = offer;
         let open = self.open.hold(name.namespace());

@@ -97,6 +97,9 @@ impl Relay {
             return;
         };
         let announced = publisher.held.iter().any(|(_, held)| *held == namespace);
+        if !announced && publisher.contributes(&namespace) {
+            return self.announce_contribution(session, request, namespace);
+        }
         let refusal = if !publisher.may_hold(&namespace) && !open {
             Some(RequestError::new(RequestCode::Unauthorized, "auth_failed: other stream"))
         } else if announced || holder.is_some_and(|holder| holder != Origin::Session(session)) {
@@ -176,6 +179,16 @@ impl Relay {
         name: &FullTrackName,
         _now: Instant,
     ) -> Option<TrackId> {
+        self.subscribe_upstream(publisher, name, name)
+    }
+
+    /// Subscribes to what its publisher calls `wire` and we call `name`.
+    pub(super) fn subscribe_upstream(
+        &mut self,
+        publisher: SessionId,
+        wire: &FullTrackName,
+        name: &FullTrackName,
+    ) -> Option<TrackId> {
         let tracks_max = self.limits.tracks_per_publisher_max;
         let state = self.live(publisher)?;
         if state.publisher.as_ref()?.upstreams.len() >= tracks_max {
@@ -185,7 +198,7 @@ impl Relay {
         // Unfiltered, so that a publisher that holds its newest group sends it from the beginning.
         let filter = state.moqt.supports(Feature::Fill).then_some(Filter::LargestObject);
         let params = Params { filter, ..Params::default() };
-        let request = state.moqt.subscribe(name, params).ok()?;
+        let request = state.moqt.subscribe(wire, params).ok()?;
         let source = Source::Upstream { session: publisher, request };
         let added = self.add_track(name.clone(), source, Order::Streams);
         let state = self.live(publisher)?;
