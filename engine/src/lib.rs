@@ -10,6 +10,7 @@ pub mod logs;
 pub mod mesh;
 pub mod node;
 pub mod play;
+pub mod publish;
 pub mod quic;
 pub mod shard;
 pub mod topology;

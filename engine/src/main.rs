@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use weir::cli::{self, Failure, PlayOptions, Roles};
+use weir::cli::{self, Failure, PlayOptions, PublishOptions, Roles};
 use weir::config::{Edge, Up};
-use weir::{node, play};
+use weir::{node, play, publish};
 
 struct Binary;
 
@@ -19,6 +19,10 @@ impl Roles for Binary {
 
     fn play(&self, options: PlayOptions) -> Result<(), Failure> {
         play::run(&options)
+    }
+
+    fn publish(&self, options: PublishOptions) -> Result<(), Failure> {
+        publish::run(&options)
     }
 }
 

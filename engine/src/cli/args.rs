@@ -60,6 +60,8 @@ pub(super) enum Command {
     SigningKey(SigningKey),
     /// Play a broadcast into a file
     Play(Play),
+    /// Publish a fragmented MP4 to an input with ingest fmp4
+    Publish(Publish),
     /// Empty the node that runs on a data directory, and end it
     Drain(Drain),
     /// Show and check the configuration
@@ -371,6 +373,30 @@ pub(super) struct Play {
     draft: Option<Draft>,
 }
 
+#[derive(Args)]
+pub(super) struct Publish {
+    /// Fragmented MP4 file, `-` for standard input
+    file: PathBuf,
+    /// Publish URL: https:// for WebTransport, moqt:// for raw QUIC
+    url: String,
+    /// Begin again at the end of the file, without a seam
+    #[arg(long = "loop")]
+    looped: bool,
+    /// Accept any certificate
+    #[arg(long)]
+    insecure: bool,
+    /// Speak this draft of MoQT only: 14, 16 or 18 to 22 [default: the newest both sides speak]
+    #[arg(long, value_name = "N", value_parser = parse_draft)]
+    draft: Option<Draft>,
+}
+
+impl std::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL holds the key.
+        f.debug_struct("Publish").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Drain {
     /// Where viewers and publishers are sent: https://HOST:PORT or moqt://HOST:PORT
@@ -412,6 +438,39 @@ pub struct PlayOptions {
     pub insecure: bool,
     /// The only draft spoken.
     pub draft: Option<Draft>,
+}
+
+/// What `weir publish` was asked for. No `Debug`: the URL holds the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// What is published.
+    pub source: PublishSource,
+    /// Publish URL, key included.
+    pub url: String,
+    /// Whether it begins again at its end.
+    pub looped: bool,
+    /// Whether any certificate will do.
+    pub insecure: bool,
+    /// The only draft spoken.
+    pub draft: Option<Draft>,
+}
+
+/// Where `weir publish` reads from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishSource {
+    /// A file.
+    File(PathBuf),
+    /// Standard input, as fast as it comes.
+    Stdin,
+}
+
+impl From<Publish> for PublishOptions {
+    fn from(publish: Publish) -> Self {
+        let Publish { file, url, looped, insecure, draft } = publish;
+        let source =
+            if file.as_os_str() == "-" { PublishSource::Stdin } else { PublishSource::File(file) };
+        Self { source, url, looped, insecure, draft }
+    }
 }
 
 /// Where `weir play` writes to.

@@ -20,7 +20,7 @@ use clap::{Parser, error::ErrorKind};
 use self::args::{Command, Weir};
 pub use self::{
     announce::{Addresses, Claim, Ready, ReadyDemo, card, edge_card},
-    args::{PlayOptions, PlayOutput},
+    args::{PlayOptions, PlayOutput, PublishOptions, PublishSource},
     failure::Failure,
     publish::PublishUrls,
 };
@@ -40,6 +40,9 @@ pub trait Roles {
 
     /// `weir play`: runs until the broadcast or the duration ends.
     fn play(&self, options: PlayOptions) -> Result<(), Failure>;
+
+    /// `weir publish`: runs until the file or the operator ends it.
+    fn publish(&self, options: PublishOptions) -> Result<(), Failure>;
 }
 
 /// The whole program.
@@ -100,6 +103,10 @@ fn run(
         Command::Play(play) => {
             logs::start(&config.log)?;
             roles.play(play.into())
+        }
+        Command::Publish(publish) => {
+            logs::start(&config.log)?;
+            roles.publish(publish.into())
         }
         Command::Drain(command) => drain::drain(&config, &command, out),
         Command::Input(command) => short::input(&config, command, out),

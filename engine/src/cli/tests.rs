@@ -23,6 +23,10 @@ impl Roles for Noted {
         Ok(())
     }
 
+    fn publish(&self, _: PublishOptions) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn play(&self, options: PlayOptions) -> Result<(), Failure> {
         *self.play.borrow_mut() = Some(options);
         Ok(())

@@ -2,6 +2,7 @@
 //! draft is spoken. It owns one MoQT session and what has to wait to be put in order; it opens no connection, reads no
 //! clock and never looks into media. `weir play`, the simulation and the benchmarks drive it, each over its own transport.
 
+mod contributor;
 mod outbox;
 mod sequence;
 mod splice;
@@ -13,18 +14,35 @@ mod viewer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use weir_moqt::{DoneCode, Draft, Namespace, RequestCode, Transport};
+use weir_moqt::{Dir, DoneCode, Draft, Namespace, RequestCode, StreamId, Transport};
 use weir_packager::catalog::Catalog;
 
+pub use contributor::{Contributor, Told};
 pub use splice::{Leg, MOVES_PER_MINUTE_MAX, Outcome, REDIRECTS_MAX, Splice};
-pub use url::{PlaybackUrl, UrlError};
+pub use url::{PlaybackUrl, PublishUrl, UrlError};
 pub use viewer::Viewer;
 
 /// Drafts in which a viewer can join a group that is on its way, by preference.
 pub const DRAFTS: &[Draft] = &Draft::ALL;
+
+/// One end of a session, as its connection sees it.
+pub trait Peer {
+    /// Bytes of a stream, in order; `fin` with the last ones or with none.
+    fn handle_stream(&mut self, stream: StreamId, dir: Dir, data: Bytes, fin: bool, now: Instant);
+    /// The relay reset its side of a stream.
+    fn handle_reset(&mut self, stream: StreamId, code: u32, now: Instant);
+    /// The relay stopped our side of a stream.
+    fn handle_stop(&mut self, stream: StreamId, code: u32, now: Instant);
+    /// A stream has room again.
+    fn handle_writable(&mut self, stream: StreamId);
+    /// Streams can be opened again.
+    fn handle_streams_available(&mut self, dir: Dir);
+    /// The connection is gone.
+    fn handle_closed(&mut self, code: u32, reason: &str);
+}
 
 /// What a [`Viewer`] watches, and how.
 #[derive(Clone)]

@@ -34,6 +34,31 @@ pub struct PlaybackUrl {
     url: Url,
 }
 
+/// Where an input takes a broadcast over MoQT.
+#[derive(Clone, Debug)]
+pub struct PublishUrl(PlaybackUrl);
+
+impl PublishUrl {
+    /// Reads a URL.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let (transport, url) = read(text)?;
+        let host = host_of(&url)?;
+        let id = url.path().strip_prefix("/publish/").ok_or(UrlError::PublishPath)?;
+        let id = id.strip_suffix('/').unwrap_or(id);
+        if id.contains('/') {
+            return Err(UrlError::PublishPath);
+        }
+        let namespace = Namespace::new(["publish", id]).map_err(|_| UrlError::PublishPath)?;
+        let port = url.port().unwrap_or(PORT_DEFAULT);
+        Ok(Self(PlaybackUrl { transport, host, port, namespace, url }))
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> &PlaybackUrl {
+        &self.0
+    }
+}
+
 /// Why a URL is not one of a broadcast.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -50,6 +75,9 @@ pub enum UrlError {
     /// Not `/playback/<id>`.
     #[error("the path of the URL is not /playback/<id>")]
     Path,
+    /// Not `/publish/<id>`.
+    #[error("the path of the URL is not /publish/<id>")]
+    PublishPath,
 }
 
 #[derive(Deserialize)]
@@ -60,14 +88,8 @@ struct Claims {
 impl PlaybackUrl {
     /// Reads a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
-        let url = Url::parse(text).map_err(|error| UrlError::Malformed(error.to_string()))?;
-        let transport = match url.scheme() {
-            "https" => Transport::WebTransport,
-            "moqt" => Transport::Quic,
-            other => return Err(UrlError::Scheme(other.to_owned())),
-        };
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::Host)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let (transport, url) = read(text)?;
+        let host = host_of(&url)?;
         let id = url.path().strip_prefix("/playback/").ok_or(UrlError::Path)?;
         let id = id.strip_suffix('/').unwrap_or(id);
         let token = url.query_pairs().find(|(name, _)| name == "tok").map(|(_, value)| value);
@@ -140,8 +162,23 @@ impl fmt::Debug for PlaybackUrl {
 impl fmt::Display for PlaybackUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}{}", self.url.scheme(), self.authority(), self.url.path())?;
-        if self.url.query().is_some() { f.write_str("?tok=[redacted]") } else { Ok(()) }
+        if self.url.query().is_some() { f.write_str("?[redacted]") } else { Ok(()) }
     }
+}
+
+fn read(text: &str) -> Result<(Transport, Url), UrlError> {
+    let url = Url::parse(text).map_err(|error| UrlError::Malformed(error.to_string()))?;
+    let transport = match url.scheme() {
+        "https" => Transport::WebTransport,
+        "moqt" => Transport::Quic,
+        other => return Err(UrlError::Scheme(other.to_owned())),
+    };
+    Ok((transport, url))
+}
+
+fn host_of(url: &Url) -> Result<String, UrlError> {
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::Host)?;
+    Ok(host.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 /// `iss` of a token, not verified.

@@ -18,7 +18,7 @@ use weir_relay::Transport;
 
 use super::outbox::Outbox;
 use super::sequence::{Released, Sequence, Whole};
-use super::{Event, Join, Object, Options, Selection};
+use super::{Event, Join, Object, Options, Peer, Selection};
 
 /// A viewer of one broadcast over one connection.
 ///
@@ -671,4 +671,30 @@ fn join_chunks(mut chunks: Vec<Bytes>) -> Bytes {
         whole.extend_from_slice(&chunk);
     }
     whole.freeze()
+}
+
+impl Peer for Viewer {
+    fn handle_stream(&mut self, stream: StreamId, dir: Dir, data: Bytes, fin: bool, now: Instant) {
+        Self::handle_stream(self, stream, dir, data, fin, now);
+    }
+
+    fn handle_reset(&mut self, stream: StreamId, code: u32, now: Instant) {
+        Self::handle_reset(self, stream, code, now);
+    }
+
+    fn handle_stop(&mut self, stream: StreamId, code: u32, now: Instant) {
+        Self::handle_stop(self, stream, code, now);
+    }
+
+    fn handle_writable(&mut self, stream: StreamId) {
+        Self::handle_writable(self, stream);
+    }
+
+    fn handle_streams_available(&mut self, dir: Dir) {
+        Self::handle_streams_available(self, dir);
+    }
+
+    fn handle_closed(&mut self, code: u32, reason: &str) {
+        Self::handle_closed(self, code, reason);
+    }
 }

@@ -17,7 +17,7 @@ use super::rtmp::Adopted;
 use super::shell::Mail;
 use super::srt;
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Opening, Policy, Protocol, Rank, Report, Second, State};
+use crate::shard::{Admission, Opening, Policy, Protocol, Rank, Report, Second, State};
 
 /// Key checks waiting at once; beyond it a publisher is refused and may come again.
 const REQUESTS_DEPTH: usize = 1_024;
@@ -57,6 +57,14 @@ impl Grant {
             protocol: self.protocol,
             peer,
         }
+    }
+}
+
+impl Grant {
+    /// The same for a publisher session on whatever shard.
+    fn admission(self, peer: Option<IpAddr>) -> Admission {
+        let Self { input_id, namespace, shard, policy, .. } = self;
+        Admission { input_id, namespace, shard, policy, peer }
     }
 }
 
@@ -224,7 +232,7 @@ impl Bridge {
                         let _ = waiting.send(answer);
                     }
                     Asker::Session(shard, session) => {
-                        let answer = answer.map(|grant| grant.namespace);
+                        let answer = answer.map(|grant| grant.admission(peer));
                         if let Some(mailbox) = mailboxes.get(usize::from(shard)) {
                             let _ = mailbox.send(Mail::Authorized(session, answer)).await;
                         }

@@ -334,6 +334,11 @@ impl Page<'_> {
         self.counter("feed_takeovers_total", "Publishers replaced while they were alive.", |s| {
             s.takeovers
         });
+        self.counter(
+            "publisher_faults_total",
+            "MoQT publishers ended for what they sent: init, codec, timing or a limit.",
+            |s| s.publisher_faults,
+        );
         self.counter("samples_lost_total", "Samples lost on their way from publishers.", |s| {
             s.samples_lost
         });

@@ -16,7 +16,6 @@ use glommio::io::{PollState, PollableFd};
 use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
 use tokio::sync::mpsc;
-use weir_moqt::Namespace;
 use weir_relay::{RefuseReason, SessionId};
 use weir_xdp::Port;
 use weir_xdp::udp::UdpPort;
@@ -27,7 +26,7 @@ use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
 use super::{rtmp, srt, whip};
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Event, Options, Report, Shard, Snapshot, Turn, WhipNumbers};
+use crate::shard::{Admission, Event, Options, Report, Shard, Snapshot, Turn, WhipNumbers};
 
 /// Messages from control threads one shard may have waiting.
 pub(super) const MAILBOX_DEPTH: usize = 1_024;
@@ -54,7 +53,7 @@ pub(super) enum Mail {
     /// Where an upstream is.
     Resolved(UpstreamUrl, Vec<SocketAddr>),
     /// Answer to a publisher session.
-    Authorized(SessionId, Result<Namespace, RefuseReason>),
+    Authorized(SessionId, Result<Admission, RefuseReason>),
     /// A publisher connection that belongs to this shard.
     Adopt(Box<rtmp::Adopted>),
     /// An SRT caller that belongs to this shard.

@@ -18,7 +18,7 @@ use weir_relay::{Transport, WriteError};
 
 use super::trust;
 use crate::cli::Failure;
-use crate::client::{DRAFTS, PlaybackUrl, Viewer};
+use crate::client::{DRAFTS, Peer, PlaybackUrl};
 
 /// From the name to an open session.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 const READ_OVER: u32 = 0;
 
 /// An open session.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     endpoint: Endpoint,
     session: wt::Session,
     carrier: Carrier,
@@ -72,7 +72,7 @@ enum Command {
 
 impl Connection {
     /// Connects, and negotiates a draft: the one asked for, or the newest both sides speak.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         url: &PlaybackUrl,
         insecure: bool,
         draft: Option<Draft>,
@@ -158,12 +158,12 @@ impl Connection {
         }
     }
 
-    pub(super) fn draft(&self) -> Draft {
+    pub(crate) fn draft(&self) -> Draft {
         self.draft
     }
 
     /// For people.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let carrier = match self.carrier {
             Carrier::WebTransport => "WebTransport",
             Carrier::Quic => "QUIC",
@@ -172,7 +172,7 @@ impl Connection {
     }
 
     /// Waits for the next thing to happen and tells the viewer. Can be cancelled at any time.
-    pub(super) async fn receive(&mut self, viewer: &mut Viewer) {
+    pub(crate) async fn receive(&mut self, viewer: &mut impl Peer) {
         if self.closed {
             return pending().await;
         }
@@ -198,7 +198,7 @@ impl Connection {
     }
 
     /// Lets the closing packet out.
-    pub(super) async fn leave(self, patience: Duration) {
+    pub(crate) async fn leave(self, patience: Duration) {
         if !self.closed {
             self.session.close(SessionCode::NoError.wire(), b"");
         }
@@ -209,7 +209,7 @@ impl Connection {
         .await;
     }
 
-    fn take(&mut self, input: Input, viewer: &mut Viewer) {
+    fn take(&mut self, input: Input, viewer: &mut impl Peer) {
         let now = Instant::now();
         match input {
             Input::Opened(dir, send, recv) => {

@@ -1,7 +1,7 @@
 //! `weir play`: watches one broadcast, writes it into one fragmented MP4 if asked to, and says at the end what arrived
 //! and how late. The viewer itself is [`crate::client`]; this is its connection, its clock and its output.
 
-mod connection;
+pub(crate) mod connection;
 mod recording;
 mod report;
 mod roam;

@@ -2,7 +2,7 @@
 //! outlives it through the reconnect window, and the relay tracks its objects go to. It knows no
 //! wire protocol on either side and no clock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,7 @@ pub(super) struct Broadcast {
     namespace: Namespace,
     packager: Packager,
     tracks: HashMap<Arc<str>, TrackId>,
+    others: Others,
     feed: Option<Feed>,
     last_feed: u64,
     last_protocol: Protocol,
@@ -90,6 +91,23 @@ struct Feed {
     peer: Option<IpAddr>,
     /// Said goodbye with this.
     farewell: Option<Reason>,
+}
+
+/// Tracks that are not media, of the publisher that brought them.
+#[derive(Default)]
+struct Others {
+    of: Option<FeedId>,
+    tracks: BTreeMap<Bytes, TrackId>,
+}
+
+/// Tracks of one broadcast that are not media: chat, captions, positions, and room.
+const OTHERS_MAX: usize = 16;
+
+/// Names that the packager gives.
+fn is_ours(name: &[u8]) -> bool {
+    matches!(name, b".catalog" | b"catalog" | b"audio")
+        || name.starts_with(b"audio/")
+        || name.starts_with(b"video/")
 }
 
 /// Who may take over from whom.
@@ -133,6 +151,7 @@ impl Broadcast {
             namespace: opening.namespace.clone(),
             packager: Packager::new(options),
             tracks: HashMap::new(),
+            others: Others::default(),
             feed: None,
             last_feed: 0,
             last_protocol: opening.protocol,
@@ -319,6 +338,58 @@ impl Broadcast {
         true
     }
 
+    /// An object of a track that is not media: it goes on as it came, under the publisher's name for it.
+    pub(super) fn handle_other(
+        &mut self,
+        feed: FeedId,
+        name: &Bytes,
+        object: ObjectIn,
+        relay: &mut Relay,
+        now: Instant,
+    ) {
+        if self.feed.as_ref().is_none_or(|held| held.id != feed) {
+            return;
+        }
+        if self.others.of != Some(feed) {
+            self.end_others(relay, now);
+            self.others.of = Some(feed);
+        }
+        let known = self.others.tracks.get(name).copied();
+        let track = known.or_else(|| {
+            if is_ours(name) || self.others.tracks.len() >= OTHERS_MAX {
+                return None;
+            }
+            let full = FullTrackName::new(self.namespace.clone(), name.clone()).ok()?;
+            let track = relay.open_track(full, TrackOptions::default(), now)?;
+            self.others.tracks.insert(name.clone(), track);
+            Some(track)
+        });
+        if track.is_none_or(|track| relay.write_object(track, object).is_err()) {
+            self.tally.faults += 1;
+        }
+    }
+
+    /// Nothing more comes of a track that is not media.
+    pub(super) fn end_other(
+        &mut self,
+        feed: FeedId,
+        name: &Bytes,
+        relay: &mut Relay,
+        now: Instant,
+    ) {
+        if self.others.of == Some(feed)
+            && let Some(track) = self.others.tracks.remove(name)
+        {
+            relay.end_track(track, DoneCode::TrackEnded, now);
+        }
+    }
+
+    fn end_others(&mut self, relay: &mut Relay, now: Instant) {
+        for (_, track) in std::mem::take(&mut self.others.tracks) {
+            relay.end_track(track, DoneCode::TrackEnded, now);
+        }
+    }
+
     /// The publisher left; the reconnect window begins, if there is anything to wait for. False when
     /// it had been replaced.
     pub(super) fn close_feed(&mut self, feed: FeedId, now: Instant) -> bool {
@@ -363,6 +434,7 @@ impl Broadcast {
     pub(super) fn end(&mut self, relay: &mut Relay, now: Instant) {
         self.packager.handle_end();
         self.publish(relay, now);
+        self.end_others(relay, now);
         relay.unpublish(&self.namespace, now);
     }
 

@@ -21,6 +21,7 @@ use weir_ring::link::{self, Flags, Header, Poll};
 use weir_ring::spsc;
 use weir_xdp::Datagram;
 
+use super::intake::Letter;
 use super::rings::{Neighbour, Rings};
 
 /// Longest wait of commands at the sender when a ring is full; a shard that has not looked at its
@@ -57,6 +58,8 @@ pub(super) enum Command {
         /// Taken, or given back.
         taken: bool,
     },
+    /// Between a publisher's session and its input.
+    Letter(Box<Letter>),
     /// There is no such track.
     Refused {
         /// Which.
@@ -167,6 +170,8 @@ pub(super) struct Exchange {
     exports: HashMap<TrackId, Export>,
     /// Tracks asked for while their publisher had not answered.
     pending: BTreeMap<FullTrackName, BTreeSet<u16>>,
+    /// Letters that came, and from which shard.
+    letters: VecDeque<(u16, Letter)>,
     next_key: u64,
     scratch: BytesMut,
     counters: Counters,
@@ -193,6 +198,7 @@ impl Exchange {
             peers,
             exports: HashMap::new(),
             pending: BTreeMap::new(),
+            letters: VecDeque::new(),
             next_key: 1,
             scratch: BytesMut::new(),
             counters: Counters::default(),
@@ -325,6 +331,16 @@ impl Exchange {
         })
     }
 
+    /// A letter for another shard; they arrive in order.
+    pub(super) fn post(&mut self, shard: u16, letter: Letter) {
+        self.send(shard, Command::Letter(Box::new(letter)));
+    }
+
+    /// The next letter from another shard.
+    pub(super) fn next_letter(&mut self) -> Option<(u16, Letter)> {
+        self.letters.pop_front()
+    }
+
     fn send(&mut self, shard: u16, command: Command) {
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.ring.shard == shard) {
             peer.send(command, &mut self.counters);
@@ -340,6 +356,7 @@ impl Exchange {
                 Command::At { at: position, mark } => {
                     self.peers[at].marks.push_back((position, mark));
                 }
+                Command::Letter(letter) => self.letters.push_back((shard, *letter)),
                 Command::Want(track) => match relay.find_track(&track, now) {
                     Found::Open(id) => self.export(id, &track, shard, relay, now),
                     Found::Pending(_) => {

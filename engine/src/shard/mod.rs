@@ -6,6 +6,7 @@
 mod broadcast;
 mod exchange;
 mod health;
+mod intake;
 mod mesh;
 mod publisher;
 mod rings;
@@ -24,6 +25,7 @@ use weir_relay::{
 use weir_xdp::Port;
 
 pub use health::{Health, Link, Warning};
+pub use intake::Admission;
 pub use mesh::Snapshot as MeshSnapshot;
 pub use publisher::{
     FeedId, Opening, Policy, Protocol, Rank, Reason, Refused, Report, Second, State,
@@ -147,6 +149,8 @@ pub struct Snapshot {
     pub samples_lost: u64,
     /// Publishers replaced by another one while they were alive.
     pub takeovers: u64,
+    /// MoQT publishers ended for what they sent.
+    pub publisher_faults: u64,
     /// Objects put into this shard's link.
     pub link_exported: u64,
     /// Objects taken from other shards' links.
@@ -202,6 +206,7 @@ pub struct Shard {
     busy_permille: u16,
     egress: Egress,
     mesh: mesh::Mesh,
+    intakes: intake::Intakes,
     events: VecDeque<Event>,
     /// Inputs with each warning, as last reported.
     warned: [u64; Warning::ALL.len()],
@@ -239,6 +244,7 @@ impl Shard {
             busy_permille: 0,
             egress: Egress::new(now),
             mesh: mesh::Mesh::new(options.node, now),
+            intakes: intake::Intakes::default(),
             events: VecDeque::new(),
             warned: [0; Warning::ALL.len()],
             draining: false,
@@ -296,6 +302,7 @@ impl Shard {
         self.connections(now, wall);
         self.mesh_turn(now, wall);
         self.drive(now, wall);
+        self.intake_turn(now, wall);
         self.mesh_turn(now, wall);
         self.drive(now, wall);
         let full = self.endpoint.flush(port, now)?;
@@ -308,10 +315,16 @@ impl Shard {
     /// When the next turn is due without any input.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mesh = self.mesh.poll_timeout();
-        [self.endpoint.poll_timeout(), self.relay.poll_timeout(), self.broadcasts_due, mesh]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.endpoint.poll_timeout(),
+            self.relay.poll_timeout(),
+            self.broadcasts_due,
+            mesh,
+            self.intakes.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether the rings are empty: asked once more after declaring oneself asleep.
@@ -338,7 +351,7 @@ impl Shard {
     pub fn publish_authorized(
         &mut self,
         session: SessionId,
-        answer: Result<Namespace, RefuseReason>,
+        answer: Result<Admission, RefuseReason>,
         now: Instant,
     ) {
         if answer.is_ok()
@@ -346,6 +359,13 @@ impl Shard {
         {
             self.endpoint.trust_with_streams(*conn);
         }
+        let answer = answer.map(|admission| {
+            let namespace = admission.namespace.clone();
+            if self.sessions.contains_key(&session) {
+                self.intakes.admit(session, admission);
+            }
+            namespace
+        });
         self.relay.publish_authorized(session, answer, now);
     }
 
@@ -498,6 +518,7 @@ impl Shard {
             sample_faults: tally.faults,
             samples_lost: tally.lost,
             takeovers: tally.takeovers,
+            publisher_faults: self.intakes.faults,
             link_exported: links.exported,
             link_imported: links.imported,
             link_overruns: links.overruns,
@@ -552,6 +573,7 @@ impl Shard {
             }
             let Some(session) = self.session_of(conn) else { continue };
             if let quic::Event::Closed { code, reason } = event {
+                self.contributor_closed(session, code);
                 self.relay.close_session(session, now);
                 self.forget(conn, session);
                 self.events.push_back(Event::SessionClosed { session, code, reason });
@@ -583,6 +605,7 @@ impl Shard {
         if let Some(mut link) = self.endpoint.link(conn, now) {
             weir_relay::Transport::close(&mut link, code, "internal");
         }
+        self.contributor_closed(session, code);
         self.relay.close_session(session, now);
         self.forget(conn, session);
         let reason = "internal: a fault of ours, see panics_total".to_owned();
@@ -650,6 +673,9 @@ impl Shard {
         if self.mesh_event(&event, now, wall) {
             return;
         }
+        if self.intake_event(&event, now) {
+            return;
+        }
         if self.exchange.handle_event(&event, &mut self.relay, now) {
             return;
         }
@@ -671,6 +697,7 @@ impl Shard {
                 self.exchange.announce(false, &namespace);
             }
             RelayEvent::SessionClosed { session, code, reason } => {
+                self.contributor_closed(session, code);
                 if let Some(conn) = self.sessions.get(&session).copied() {
                     self.forget(conn, session);
                 }
