@@ -1,5 +1,5 @@
-// Builds everything that is served or published into dist: the viewer and the element as modules, the worker, one file
-// for plain pages, and the pages of the appliance.
+// Builds everything that is served or published into dist: viewer, element and publisher as modules, their workers, one
+// file for plain pages, and the pages of the appliance.
 
 import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -37,18 +37,26 @@ const module = { ...common, plugins: [styles], format: 'esm', define: { __WEIR_S
 await Promise.all([
   build({ ...module, entryPoints: [src('index.ts')], outfile: dist('player.js') }),
   build({ ...module, entryPoints: [src('worker.ts')], outfile: dist('worker.js') }),
+  build({ ...module, entryPoints: [src('publish.ts')], outfile: dist('publish.js') }),
+  build({ ...module, entryPoints: [src('publish-worker.ts')], outfile: dist('publish-worker.js') }),
   build({ ...module, entryPoints: [src('element.ts')], outfile: dist('element.js') }),
   // The pages share the element's file.
   build({
     ...module,
-    entryPoints: { console: src('pages/console.ts'), start: src('pages/start.ts'), watch: src('pages/watch.ts') },
+    entryPoints: {
+      console: src('pages/console.ts'),
+      golive: src('pages/golive.ts'),
+      start: src('pages/start.ts'),
+      watch: src('pages/watch.ts'),
+    },
     outdir: dist(''),
     plugins: [
       styles,
       {
-        name: 'element is served beside',
+        name: 'element and publisher are served beside',
         setup({ onResolve }) {
           onResolve({ filter: /\.\.\/element\.js$/ }, () => ({ path: './element.js', external: true }));
+          onResolve({ filter: /\.\.\/publish\.js$/ }, () => ({ path: './publish.js', external: true }));
         },
       },
     ],
@@ -69,4 +77,4 @@ await Promise.all([
 const css = [await readFile(src('element/tokens.css'), 'utf8'), await readFile(src('pages/page.css'), 'utf8')].join('\n');
 const { code } = await transform(css, { loader: 'css', minify: true, target: 'es2022' });
 await writeFile(dist('page.css'), code);
-for (const name of ['console.html', 'index.html', 'watch.html', 'favicon.svg']) await copyFile(src(`pages/${name}`), dist(name));
+for (const name of ['console.html', 'golive.html', 'index.html', 'watch.html', 'favicon.svg']) await copyFile(src(`pages/${name}`), dist(name));

@@ -84,7 +84,10 @@ impl Routes {
             .route("/healthz", get(healthz))
             // The TCP twin of the WebTransport URL: opened in a browser, it shows the player.
             .route("/playback/{id}", get(player_page))
+            .route("/golive", get(golive_page))
             .route("/player.json", get(player))
+            // The TCP twin of the publish URL: opened in a browser, it publishes from there.
+            .route("/publish/{id}", get(publish_page))
             .route("/watch/{id}", get(player_page));
         if self.0.store.is_some() {
             router = router.merge(api::routes());
@@ -148,6 +151,21 @@ async fn player_page(
     // The page takes id and token from its own address; here only nonsense is turned away.
     match id.parse::<InputId>() {
         Ok(_) => routes.0.assets.page("watch.html", &headers),
+        Err(_) => problem(StatusCode::NOT_FOUND, "not_found"),
+    }
+}
+
+async fn golive_page(State(routes): State<Routes>, headers: HeaderMap) -> Response {
+    routes.0.assets.page("golive.html", &headers)
+}
+
+async fn publish_page(
+    State(routes): State<Routes>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match id.parse::<InputId>() {
+        Ok(_) => routes.0.assets.page("golive.html", &headers),
         Err(_) => problem(StatusCode::NOT_FOUND, "not_found"),
     }
 }
