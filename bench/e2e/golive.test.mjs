@@ -128,6 +128,20 @@ test('a wrong key is refused with a sentence, and a second publisher too', async
   await other.close();
 });
 
+test('a browser that cannot hand out frames publishes by WHIP from the same page', async () => {
+  const input = await weir.input('whip', 'whip');
+  const token = await weir.token(input.id);
+  const publisher = await studio(input, input.stream_key, '?transport=whip');
+  await publisher.page.click('#go');
+  await until('the publisher is live', publisher, async () => (await stateOf(publisher)) === 'live');
+  const viewer = await watched(token, publisher);
+  assert.equal(await publisher.page.evaluate(() => globalThis.publisher.transport), 'whip');
+  await viewer.close();
+  await publisher.page.click('#go');
+  await until('the publisher has ended', publisher, async () => (await stateOf(publisher)) === 'ended');
+  await publisher.close();
+});
+
 test('a key in the address leaves the address bar at once', async () => {
   const input = await weir.input('address', 'fmp4');
   const publisher = await browser.open(`${weir.http}/publish/${input.id}?sk=${input.stream_key}`);

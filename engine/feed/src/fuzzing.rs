@@ -13,7 +13,7 @@ use crate::fmp4::{Intake, Limits as IntakeLimits};
 use crate::rtmp::{self, Limits, Session};
 use crate::{EndReason, Event, srt, ts, whip};
 
-/// A publisher of MP4 over MoQT: operations of eight bytes with their payload behind them. The demo's own header and
+/// A publisher of MP4 over MoQT: operations of six bytes with their payload behind them. The demo's own header and
 /// chunks lie in the corpus.
 #[expect(
     clippy::disallowed_methods,

@@ -8,6 +8,7 @@
     reason = "all of this crate is tests"
 )]
 
+mod contributions;
 mod discovery;
 mod fills;
 mod grants;
