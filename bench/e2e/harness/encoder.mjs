@@ -22,14 +22,17 @@ export class Encoder {
 
   /**
    * @param {string} url  where to publish
-   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string, size?: string, whip?: { key: string,
-   *   flags?: string } }} [options]  `also`: a second place that gets the same, and outlives the first; `size`: what the
-   *   picture is scaled to, as WIDTHxHEIGHT; `whip`: the url is a WHIP endpoint
+   * @param {{ ffmpeg?: string, groupFrames?: number, bFrames?: boolean, also?: string, size?: string, codecs?: string[],
+   *   keep?: string, whip?: { key: string, flags?: string } }} [options]  `also`: a second place that gets the same, and
+   *   outlives the first; `size`: what the picture is scaled to, as WIDTHxHEIGHT; `codecs`: ffmpeg's options in place of
+   *   H.264 and AAC; `keep`: a file that gets the same packets as MP4; `whip`: the url is a WHIP endpoint
    */
   static start(url, options = {}) {
-    const { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also, size, whip } = options;
+    const { ffmpeg = FFMPEGS['ffmpeg 5'], groupFrames = 30, bFrames = false, also, size, codecs, keep, whip } = options;
     assert.ok(ffmpeg, 'WEIR_FFMPEG9 is not set: run through `make browser` or `make interop`');
     const encoder = new Encoder();
+    // The node's certificate is its own; ffmpeg 9 would refuse it.
+    const insecure = url.startsWith('rtmps:') ? ':tls_verify=0' : '';
     const video = bFrames
       ? ['-preset', 'veryfast', '-profile:v', 'high', '-bf', '2', '-x264-params', 'b-adapt=0:scenecut=0:rc-lookahead=10']
       : ['-preset', 'ultrafast', '-tune', 'zerolatency', '-profile:v', 'baseline'];
@@ -43,12 +46,18 @@ export class Encoder {
         // The tone is not paced: ffmpeg takes of it what the picture's clock asks for.
         .concat(['-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000', '-map', '0:v', '-map', '1:a'])
         .concat(size ? ['-vf', `scale=${size.replace('x', ':')}:flags=neighbor`] : [])
-        .concat(['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)])
-        .concat(['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k'])
-        .concat(['-c:a', whip ? 'libopus' : 'aac', '-b:a', '96k', '-ac', '2'])
+        .concat(
+          codecs ?? [
+            ...['-c:v', 'libx264', ...video, '-g', String(groupFrames), '-keyint_min', String(groupFrames)],
+            ...['-b:v', '900k', '-maxrate', '1200k', '-bufsize', '600k'],
+            ...['-c:a', whip ? 'libopus' : 'aac', '-b:a', '96k', '-ac', '2'],
+          ],
+        )
         .concat(
           whip
             ? ['-f', 'whip', '-authorization', whip.key, ...(whip.flags ? ['-whip_flags', whip.flags] : []), url]
+            : keep
+            ? ['-flags', '+global_header', '-f', 'tee', `[f=flv:flush_packets=1${insecure}]${url}|[f=mp4:movflags=frag_keyframe+delay_moov]${keep}`]
             : also
             ? ['-flags', '+global_header', '-f', 'tee', [url, also].map((to) => `[f=flv:flush_packets=1:onfail=ignore]${to}`).join('|')]
             : ['-flush_packets', '1', '-f', 'flv', url],

@@ -102,7 +102,7 @@ export class Weir {
 
   /** What the node last logged about a broadcast: live, reconnecting, idle, or nothing yet. */
   broadcastState(id) {
-    const lines = this.logLines.split('\n').filter((line) => line.includes('"broadcast"') && line.includes(id));
+    const lines = this.logLines.split('\n').filter((line) => line.includes('"message":"input"') && line.includes(id));
     return lines.length > 0 ? JSON.parse(lines.at(-1)).state : null;
   }
 

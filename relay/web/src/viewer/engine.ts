@@ -6,7 +6,7 @@ import type { Event } from '../moqt/session.js';
 import { type Catalog, type CatalogTrack, type Kind, parseCatalog } from './catalog.js';
 import { readChunk } from './chunk.js';
 import { DRAFT, type Ending, isAuthFailure } from './connection.js';
-import { Lane, choose, sameBytes, sameKinds } from './lane.js';
+import { Lane, choose, sameBytes, sameKinds, undecodable } from './lane.js';
 import { type Asked, type Connect, Leg } from './leg.js';
 import { apart, askCertificate } from './move.js';
 import { Mover, type Roaming } from './mover.js';
@@ -344,8 +344,11 @@ export class Engine implements Roaming {
       return;
     }
     const chosen = choose(catalog);
-    if (chosen.length === 0) {
-      this.#tell('failed', 'This browser can decode none of the tracks of this broadcast.');
+    const obstacle = undecodable(catalog, chosen);
+    if (obstacle !== null) {
+      // The session stays: the next catalog may name a codec that this browser has.
+      this.#clear();
+      this.#tell('failed', obstacle);
       return;
     }
     this.#catalog = catalog;
@@ -382,10 +385,16 @@ export class Engine implements Roaming {
     this.#leg.subscribe(lane.track.kind, lane.track.name);
   }
 
-  #build(tracks: CatalogTrack[]): void {
+  /** Lets go of what is playing. */
+  #clear(): void {
     this.#sink?.close();
+    this.#sink = null;
     for (const kind of this.#lanes.keys()) this.#leg?.cancel(kind);
     this.#lanes.clear();
+  }
+
+  #build(tracks: CatalogTrack[]): void {
+    this.#clear();
     this.#sink = new Sink(tracks, { onBroken: (reason) => this.#repair(reason) });
     const { source } = this.#sink;
     this.post({ kind: 'restarted' });
@@ -549,7 +558,8 @@ export class Engine implements Roaming {
       this.#reconnect('nothing came for a while');
       return;
     }
-    if (this.#phase === 'offline' || this.#phase === 'ended') {
+    // Nothing is to be expected but catalogs.
+    if (this.#phase === 'offline' || this.#phase === 'ended' || this.#phase === 'failed') {
       if (silent > OFFLINE_SILENCE_MS) this.#reconnect('nothing came for a while');
       return;
     }

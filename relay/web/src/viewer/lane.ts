@@ -48,6 +48,18 @@ export function choose(catalog: Catalog): CatalogTrack[] {
   return [video, audio].filter((track) => track !== undefined);
 }
 
+/**
+ * Why this browser cannot show a broadcast, or null if it can: none of its pictures can be decoded (sound alone would look
+ * like a stall), or, where there are none, none of its sounds.
+ */
+export function undecodable(catalog: Catalog, chosen: CatalogTrack[]): string | null {
+  const kind: Kind = catalog.tracks.some((track) => track.kind === 'video') ? 'video' : 'audio';
+  if (chosen.some((track) => track.kind === kind)) return null;
+  const codecs = [...new Set(catalog.tracks.filter((track) => track.kind === kind).map(({ codec }) => codec))];
+  if (codecs.length === 0) return 'This broadcast has neither pictures nor sound.';
+  return `This browser cannot decode the ${kind} of this broadcast (${codecs.join(', ')}).`;
+}
+
 export function sameKinds(left: Kind[], right: Kind[]): boolean {
   return left.length === right.length && left.every((kind) => right.includes(kind));
 }
