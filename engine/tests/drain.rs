@@ -4,10 +4,13 @@
 
 mod process;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use process::{Node, WEIR, get, play, text};
+use weir_feed::rtmp::client::{Replies, Writer, tags};
 
 /// A player that runs until something ends it.
 fn player(url: &str) -> Child {
@@ -79,6 +82,42 @@ fn a_draining_node_refuses_newcomers_in_their_own_words_and_closes_who_stays() {
     let said = text(&stays.stderr);
     assert!(said.contains("deadline of GOAWAY") && said.contains("could not move"), "{said}");
     assert!(node.log().contains("code\":16") || node.log().contains("code=16"), "{}", node.log());
+}
+
+#[test]
+fn a_publisher_that_understands_is_asked_to_go_where_the_viewers_go() {
+    let mut node = Node::start("reconnect");
+    let url = node.demo("rtmp_url");
+    let (authority, path) = url["rtmp://".len()..].split_once('/').unwrap();
+    let (app, name) = path.split_once('/').unwrap();
+    let mut socket = TcpStream::connect(authority).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut writer = Writer::new();
+    // A publisher that announces the capability, as enhanced RTMP v2 has it.
+    writer.handshake().connect_enhanced(app, 1).create_stream().publish(name);
+    writer.video(0, tags::VIDEO_CONFIGURATION).video(0, &tags::picture(true, 0, 900));
+    socket.write_all(&writer.take()).unwrap();
+    let mut heard = Vec::new();
+    let mut until = |what: &str| {
+        let mut buffer = [0; 4096];
+        while !Replies::new().read(&heard).iter().any(|line| line.contains(what)) {
+            let length = socket.read(&mut buffer).unwrap();
+            assert!(length > 0, "hung up before {what}: {:?}", Replies::new().read(&heard));
+            heard.extend_from_slice(&buffer[..length]);
+        }
+    };
+    until("NetStream.Publish.Start");
+    let away = ["--new-uri", "moqt://other.example:4443", "--deadline", "5m", "--no-wait"];
+    let told = drain(&node, &away).output().unwrap();
+    assert!(text(&told.stdout).contains("1 publisher left"), "{}", text(&told.stdout));
+    until("NetConnection.Connect.ReconnectRequest");
+    let port = authority.rsplit(':').next().unwrap();
+    let place = format!("rtmp://other.example:{port}/{app}");
+    assert!(String::from_utf8_lossy(&heard).contains(&place), "{place}");
+    // It has gone on elsewhere and leaves.
+    drop(socket);
+    node.signal("TERM");
+    assert!(node.wait().success());
 }
 
 #[test]

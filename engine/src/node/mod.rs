@@ -10,6 +10,7 @@ mod metrics;
 mod rtmp;
 mod shell;
 mod srt;
+mod tls;
 pub mod up;
 mod whip;
 mod whip_desk;
@@ -44,6 +45,8 @@ pub struct Addresses {
     pub quic: SocketAddr,
     /// RTMP; an edge takes none.
     pub rtmp: Option<SocketAddr>,
+    /// RTMP in TLS, for publishers.
+    pub rtmps: Option<SocketAddr>,
     /// SRT, likewise.
     pub srt: Option<SocketAddr>,
     /// Media of WHIP publishers; an edge takes none.
@@ -144,6 +147,12 @@ impl Shards {
         };
         let whip_bound = whip.first().and_then(|socket| socket.local_addr().ok());
         let mut whip = whip::wire(whip).into_iter();
+        let rtmps = store.map(|_| reserve(topology.listeners.rtmps)).transpose()?;
+        let sealed = Arc::new(certificate.tls_config(&[]));
+        let listens: Vec<_> = [(rtmp, None), (rtmps, Some(sealed))]
+            .into_iter()
+            .filter_map(|(address, tls)| Some(rtmp::Listen { address: address?, tls }))
+            .collect();
         let key = plan.steering_key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
         let selector = match steer::attach(&sockets, key) {
@@ -193,7 +202,7 @@ impl Shards {
                 options,
                 cpu: place.core,
                 socket,
-                rtmp,
+                rtmp: listens.clone(),
                 srt: srt.next(),
                 whip: whip.next(),
                 wake,
@@ -204,7 +213,13 @@ impl Shards {
             threads.push(shell::spawn(start).map_err(Error::Shards)?);
         }
         let shards = Self {
-            addresses: Addresses { quic: quic_bound, rtmp, srt: srt_bound, whip: whip_bound },
+            addresses: Addresses {
+                quic: quic_bound,
+                rtmp,
+                rtmps,
+                srt: srt_bound,
+                whip: whip_bound,
+            },
             post,
             requests,
             board: Board::new(snapshots),

@@ -1,4 +1,4 @@
-//! RTMP connections of one shard: TCP bytes in and out of the sans-IO session, keys asked of the
+//! RTMP connections of one shard, plain or in TLS: TCP bytes in and out of the sans-IO session, keys asked of the
 //! control thread, media handed to the shard. A connection whose input is pinned to another shard
 //! moves there, socket and state, the moment its key is accepted.
 
@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
@@ -16,6 +17,7 @@ use weir_relay::RefuseReason;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
+use super::tls::Tls;
 use crate::guard::guarded;
 use crate::shard::{FeedId, Protocol, Rank, Refused};
 
@@ -34,19 +36,28 @@ const CONNECTIONS_MAX: usize = 2_000;
 /// A publisher on its way to the shard its input is pinned to.
 pub(super) struct Adopted {
     stream: AcceptedTcpStream,
+    tls: Option<Box<Tls>>,
     session: Session,
     peer: SocketAddr,
     grant: Grant,
 }
 
-/// Accepts connections until the task is cancelled.
+/// Where a shard takes publishers, and whether they have to speak TLS.
+#[derive(Clone)]
+pub(super) struct Listen {
+    pub(super) address: SocketAddr,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Accepts connections until the task is cancelled. `open` counts those of all listeners of the shard.
 pub(super) fn listen(
-    address: SocketAddr,
+    listen: Listen,
     core: Rc<RefCell<Core>>,
     requests: Requests,
+    open: Rc<()>,
 ) -> glommio::Result<glommio::Task<()>, ()> {
+    let Listen { address, tls } = listen;
     let listener = TcpListener::bind(address)?;
-    let open = Rc::new(());
     Ok(glommio::spawn_local(async move {
         loop {
             let stream = match listener.accept().await {
@@ -62,10 +73,16 @@ pub(super) fn listen(
                 continue;
             }
             let (core, requests, guard) = (Rc::clone(&core), requests.clone(), Rc::clone(&open));
+            let tls = tls.clone();
             glommio::spawn_local(async move {
                 let Ok(peer) = stream.peer_addr() else { return };
+                let tls = match tls.map(Tls::new).transpose() {
+                    Ok(tls) => tls.map(Box::new),
+                    Err(error) => return tracing::error!(%error, "cannot serve RTMPS"),
+                };
+                // Its deadline for the handshake counts from here, TLS included.
                 let session = Session::new(rtmp::Limits::default(), Clock::read().now);
-                Connection::new(stream, session, peer, core, requests).serve().await;
+                Connection::new(stream, tls, session, peer, core, requests).serve().await;
                 // Held until here: what is counted are connections being served.
                 drop(guard);
             })
@@ -76,14 +93,20 @@ pub(super) fn listen(
 
 /// Goes on with a connection that another shard accepted.
 pub(super) async fn adopt(adopted: Adopted, core: Rc<RefCell<Core>>, requests: Requests) {
-    let Adopted { stream, session, peer, grant } = adopted;
-    let mut connection = Connection::new(stream.bind_to_executor(), session, peer, core, requests);
+    let Adopted { stream, tls, session, peer, grant } = adopted;
+    let stream = stream.bind_to_executor();
+    let mut connection = Connection::new(stream, tls, session, peer, core, requests);
     connection.begin(grant);
     connection.serve().await;
 }
 
 struct Connection {
     stream: TcpStream,
+    tls: Option<Box<Tls>>,
+    /// What TLS gave and the session has not seen.
+    plain: Vec<u8>,
+    /// Was asked to connect again elsewhere.
+    asked: bool,
     session: Session,
     peer: SocketAddr,
     core: Rc<RefCell<Core>>,
@@ -103,6 +126,7 @@ enum Next {
 impl Connection {
     fn new(
         stream: TcpStream,
+        tls: Option<Box<Tls>>,
         session: Session,
         peer: SocketAddr,
         core: Rc<RefCell<Core>>,
@@ -111,13 +135,15 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(READ_TIMEOUT));
         let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        Self { stream, session, peer, core, requests, publishing: None }
+        let (plain, asked) = (Vec::new(), false);
+        Self { stream, tls, plain, asked, session, peer, core, requests, publishing: None }
     }
 
     async fn serve(mut self) {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let next = self.events().await;
+            self.ask_to_reconnect();
             if self.write().await.is_err() {
                 break;
             }
@@ -133,14 +159,11 @@ impl Connection {
                     self.session.handle_close();
                     Ok(())
                 }
-                Ok(length) => {
-                    let session = &mut self.session;
-                    match guarded(|| session.handle_input(&buffer[..length], now)) {
-                        Ok(result) => result,
-                        // The state of this session is worth nothing any more.
-                        Err(_) => break,
-                    }
-                }
+                Ok(length) => match guarded(|| self.take(&buffer[..length], now)) {
+                    Ok(result) => result,
+                    // The state of this session is worth nothing any more.
+                    Err(_) => break,
+                },
                 Err(error) if is_timeout(&error) => self.session.handle_timeout(now),
                 Err(_) => {
                     self.session.handle_close();
@@ -152,7 +175,56 @@ impl Connection {
             }
         }
         self.leave();
+        if let Some(tls) = &mut self.tls {
+            tls.close();
+            // A peer that is gone needs no goodbye.
+            let _ = self.write().await;
+        }
         let _ = self.stream.close().await;
+    }
+
+    /// Bytes from the socket.
+    fn take(&mut self, bytes: &[u8], now: Instant) -> Result<(), rtmp::Error> {
+        let Some(tls) = &mut self.tls else { return self.session.handle_input(bytes, now) };
+        match tls.handle_input(bytes, &mut self.plain) {
+            Ok(closed) => {
+                let result = if self.plain.is_empty() {
+                    // A peer that only ever shakes hands proves nothing: its time runs.
+                    self.session.handle_timeout(now)
+                } else {
+                    self.session.handle_input(&self.plain, now)
+                };
+                self.plain.clear();
+                if closed {
+                    self.session.handle_close();
+                }
+                result
+            }
+            Err(error) => {
+                tracing::info!(peer = %self.peer, %error, "RTMPS connection refused");
+                self.session.handle_close();
+                Ok(())
+            }
+        }
+    }
+
+    /// A node that is being emptied asks those who understand to go on elsewhere, once. Others stay
+    /// until the deadline.
+    fn ask_to_reconnect(&mut self) {
+        if self.asked || self.publishing.is_none() {
+            return;
+        }
+        let core = self.core.borrow();
+        if !core.shard.is_draining() {
+            return;
+        }
+        self.asked = true;
+        let scheme = if self.tls.is_some() { "rtmps" } else { "rtmp" };
+        let port = self.stream.local_addr().map_or(0, |address| address.port());
+        let place = core.moved_to.as_ref().map(|host| format!("{scheme}://{host}:{port}"));
+        if self.session.request_reconnect(place.as_deref()) {
+            tracing::info!(peer = %self.peer, to = ?place, "RTMP publisher asked to reconnect");
+        }
     }
 
     /// Acts on what the session reports; one `settle` for all media of a read.
@@ -247,15 +319,24 @@ impl Connection {
 
     async fn write(&mut self) -> std::io::Result<()> {
         while let Some(bytes) = self.session.poll_transmit() {
-            self.stream.write_all(&bytes).await?;
+            match &mut self.tls {
+                Some(tls) => tls.seal(&bytes)?,
+                None => self.stream.write_all(&bytes).await?,
+            }
+        }
+        if let Some(tls) = &mut self.tls {
+            let sealed = tls.take_sealed();
+            if !sealed.is_empty() {
+                self.stream.write_all(&sealed).await?;
+            }
         }
         Ok(())
     }
 
     async fn hand_over(self, grant: Grant) {
-        let Self { stream, session, peer, requests, .. } = self;
+        let Self { stream, tls, session, peer, requests, .. } = self;
         let shard = grant.shard;
-        let adopted = Adopted { stream: stream.into_accepted(), session, peer, grant };
+        let adopted = Adopted { stream: stream.into_accepted(), tls, session, peer, grant };
         requests.adopt(shard, adopted).await;
     }
 }

@@ -73,7 +73,8 @@ pub(super) struct Start {
     pub(super) options: Options,
     pub(super) cpu: Option<usize>,
     pub(super) socket: UdpSocket,
-    pub(super) rtmp: Option<SocketAddr>,
+    /// RTMP and RTMPS, on a node that takes publishers.
+    pub(super) rtmp: Vec<rtmp::Listen>,
     /// This shard's socket of the SRT address.
     pub(super) srt: Option<UdpSocket>,
     pub(super) whip: Option<whip::Wiring>,
@@ -94,6 +95,8 @@ pub(super) struct Core {
     news: BTreeMap<String, Report>,
     /// Numbers of WHIP, which its station writes here.
     pub(super) whip: WhipNumbers,
+    /// While the node is being emptied: the host that takes over, if the operator named one.
+    pub(super) moved_to: Option<String>,
     /// The port took no more.
     full: bool,
     pub(super) stopping: bool,
@@ -212,6 +215,7 @@ async fn run(start: Start) {
         srt: None,
         news: BTreeMap::new(),
         whip: WhipNumbers::default(),
+        moved_to: None,
         full: false,
         stopping: false,
     }));
@@ -224,18 +228,21 @@ async fn run(start: Start) {
     let callers = callers.map(|endpoint| {
         glommio::spawn_local(srt::serve(endpoint, Rc::clone(&core), requests.clone()))
     });
-    let listener = rtmp.and_then(|rtmp| {
-        rtmp::listen(rtmp, Rc::clone(&core), requests)
-            .inspect_err(|error| tracing::error!(%error, shard, "cannot listen for RTMP"))
+    let open = Rc::new(());
+    let listen = |listen: rtmp::Listen| {
+        let address = listen.address;
+        rtmp::listen(listen, Rc::clone(&core), requests.clone(), Rc::clone(&open))
+            .inspect_err(|error| tracing::error!(%error, shard, %address, "cannot listen for RTMP"))
             .ok()
-    });
+    };
+    let listeners: Vec<_> = rtmp.into_iter().filter_map(listen).collect();
     let station = whip.and_then(|wiring| whip::start(wiring, &core));
     glommio::spawn_local(read_mail(mail, Rc::clone(&core), station)).detach();
     glommio::spawn_local(lay_out(snapshot, Rc::clone(&core))).detach();
     if let Err(error) = turns(&core, &wake).await {
         tracing::error!(%error, shard, "shard ends");
     }
-    if let Some(listener) = listener {
+    for listener in listeners {
         listener.cancel().await;
     }
     if let Some(callers) = callers {
@@ -378,6 +385,9 @@ async fn read_mail(
             }
             Mail::Adopt(_) | Mail::AdoptSrt(_) | Mail::Demo(_) | Mail::Whip(_) => {}
             Mail::Drain(ShardOrder { new_uri, deadline }) => {
+                held.moved_to = url::Url::parse(&new_uri)
+                    .ok()
+                    .and_then(|url| url.host_str().map(str::to_owned));
                 held.shard.drain(&new_uri, deadline, clock.now);
             }
             Mail::Stop => {

@@ -74,7 +74,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         https: local(&https, listeners.https),
         quic: bound.quic,
         rtmp: bound.rtmp.unwrap_or(listeners.rtmp),
-        rtmps: listeners.rtmps,
+        rtmps: bound.rtmps.unwrap_or(listeners.rtmps),
         srt: bound.srt.unwrap_or(listeners.srt),
         whip: bound.whip.unwrap_or(listeners.whip),
         public_host: up.public_host.clone(),

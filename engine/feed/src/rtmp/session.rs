@@ -210,12 +210,15 @@ impl Session {
         }
     }
 
-    /// Asks the publisher to connect again, to `tc_url` or to where it is connected, and to leave
-    /// here once it has. False if it never said that it understands this, or publishes nothing.
-    pub fn request_reconnect(&mut self, tc_url: Option<&str>) -> bool {
+    /// Asks the publisher to connect again, to its application at `place` (`rtmp://host:port`) or to
+    /// where it is connected, and to leave here once it has. False if it never said that it
+    /// understands this, or publishes nothing.
+    pub fn request_reconnect(&mut self, place: Option<&str>) -> bool {
         let asks = self.reconnects && matches!(self.state, State::Publishing { .. });
         if asks {
-            command::put_reconnect_request(tc_url, &mut self.transmit);
+            // The application may hold the key: it goes back to nobody but who sent it.
+            let tc_url = place.map(|place| format!("{place}/{}", self.app.expose()));
+            command::put_reconnect_request(tc_url.as_deref(), &mut self.transmit);
         }
         asks
     }

@@ -627,8 +627,9 @@ fn a_publisher_that_said_it_understands_is_asked_to_reconnect() {
         world.send(&writer.take()).unwrap();
         assert!(!world.session.request_reconnect(None), "nothing is published yet");
         world.send(&writer.publish(GOOD_NAME).take()).unwrap();
-        let url = "rtmp://other.example/live";
-        assert_eq!(world.session.request_reconnect(Some(url)), asked);
+        let url = "rtmp://other.example:1935/live";
+        let place = "rtmp://other.example:1935";
+        assert_eq!(world.session.request_reconnect(Some(place)), asked);
         world.drain();
         let lines = world.reply_lines();
         let code = "onStatus NetConnection.Connect.ReconnectRequest The server is draining.";
