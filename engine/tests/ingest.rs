@@ -5,7 +5,6 @@
     clippy::indexing_slicing,
     reason = "tests may fail loudly"
 )]
-#![expect(clippy::disallowed_methods, reason = "a real node runs by the real clock")]
 
 mod process;
 

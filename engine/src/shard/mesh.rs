@@ -159,10 +159,10 @@ impl Shard {
             Action::Use(session) => self.relay.use_upstream(session, now),
             Action::Probe { conn } => {
                 let rtt = self.endpoint.rtt(conn).unwrap_or_default();
-                if let Some(acks) = self.endpoint.probe(conn) {
-                    if let Some(uplinks) = self.mesh.uplinks() {
-                        uplinks.probed(conn, acks, rtt, now);
-                    }
+                if let Some(acks) = self.endpoint.probe(conn)
+                    && let Some(uplinks) = self.mesh.uplinks()
+                {
+                    uplinks.probed(conn, acks, rtt, now);
                 }
             }
             Action::Doubt { session, doubted } => self.relay.doubt_upstream(session, doubted, now),

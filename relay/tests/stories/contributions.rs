@@ -83,9 +83,12 @@ fn a_track_offered_at_the_publish_address_is_the_engines_alone() {
         world.settle();
         assert_eq!(world.peer(publishers[0]).close_reason(), reason);
         send(&mut world, publishers[1], draft, 5, 9);
-        assert!(world.events.iter().any(
-            |event| matches!(event, Event::Exported { object, .. } if object.group == 9)
-        ));
+        assert!(
+            world
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Exported { object, .. } if object.group == 9))
+        );
     }
 }
 

@@ -189,7 +189,7 @@ fn a_silent_upstream_is_doubted_left_within_a_second_and_not_closed() {
     world.advance(STEP);
     let conn = world.open[0].1;
     world.mute.push(conn);
-    world.advance(Duration::from_millis(1_000));
+    world.advance(Duration::from_secs(1));
     assert_eq!(world.doubts, [(first, true)]);
     assert_eq!(world.used, [first, second]);
     assert_eq!(world.states(), [State::Silent, State::Active]);
@@ -210,7 +210,7 @@ fn a_single_silent_upstream_is_kept_and_those_below_are_told() {
     let only = world.ready(0, &["engine"]);
     let conn = world.open[0].1;
     world.mute.push(conn);
-    world.advance(Duration::from_millis(1_000));
+    world.advance(Duration::from_secs(1));
     assert_eq!(world.told.last().unwrap(), &Vec::<String>::new());
     world.mute.clear();
     world.advance(Duration::from_millis(200));
