@@ -1,7 +1,8 @@
 //! One MoQT session, either role: the control plane of a connection and its inbound data streams. This
 //! file owns the state and the doors in and out; streams are sorted in `inbound`, messages obeyed in
-//! `messages`, the books kept in `requests`, what draft 14 says in full in `in_full`, the owner's wishes in `commands`, data read in `streams`. Outbound data streams are the caller's.
+//! `messages`, the books kept in `requests`, what draft 14 says in full in `in_full`, the owner's wishes in `commands`, its answers in `answers`, data read in `streams`. Outbound data streams are the caller's.
 
+mod answers;
 mod commands;
 mod event;
 mod framer;
