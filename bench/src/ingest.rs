@@ -1,5 +1,5 @@
 //! What an ingested stream costs the node: publishers of known shape and pace from one thread, and the node's processor
-//! time beside them. Owns the pace and the shape of media; each protocol is a [`Sender`], so that another one is another
+//! time beside them. Owns the pace and the shape of media; each protocol is a `Sender`, so that another one is another
 //! `match` arm and nothing else.
 
 use std::fmt;
