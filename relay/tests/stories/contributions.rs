@@ -125,7 +125,7 @@ fn another_inputs_publish_address_is_refused() {
     let other = FullTrackName::new(ns(&["publish", "lv_2"]), "video").unwrap();
     let request = offer(&mut world, publisher, &other, 5);
     let refused = world.peer(publisher).was_refused(request);
-    assert_eq!(refused.as_deref(), Some("auth_failed: other stream"));
+    assert_eq!(refused.as_deref(), Some("Unauthorized: auth_failed: other stream"));
     // Its own broadcast it may fill by itself, as ever.
     let request = offer(&mut world, publisher, &track("video"), 6);
     assert!(world.peer(publisher).was_refused(request).is_none());
