@@ -139,7 +139,8 @@ fn two_hundred_publishers_come_and_go_and_leave_nothing_behind() {
     (0..2).for_each(&round);
     let (open, resident) = (sockets(&node), resident_kib(&node));
     (2..12).for_each(&round);
-    node.wait_until("every socket closed", |node| sockets(node) == open);
+    // The first count may have seen a connection of a page that was about to close.
+    node.wait_until("every socket closed", |node| sockets(node) <= open);
     let grown = resident_kib(&node).saturating_sub(resident);
     // A publisher's session, packager and caches are some 500 KiB: 200 of them would be 100 MiB.
     assert!(grown < 16 * 1024, "{grown} KiB more after 200 publishers");

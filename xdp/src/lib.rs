@@ -9,6 +9,7 @@
 pub mod affinity;
 pub mod steer;
 mod sys;
+pub mod tcp;
 pub mod udp;
 pub mod virt;
 pub mod wake;

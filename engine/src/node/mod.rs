@@ -15,17 +15,17 @@ pub mod up;
 mod whip;
 mod whip_desk;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weir_control::{Store, Timestamp, Withdraw, http};
 use weir_moqt::{Draft, Namespace};
 use weir_relay::auth::{self, Revocation, Subject, TrustedKey};
 use weir_ring::link;
-use weir_xdp::{steer, udp};
+use weir_xdp::{steer, tcp, udp};
 
 use crate::cert::Certificate;
 use crate::config::MediaAddress;
@@ -60,9 +60,11 @@ pub enum Error {
     /// The QUIC address cannot be had.
     #[error(transparent)]
     Quic(#[from] udp::BindError),
-    /// The RTMP address cannot be had.
-    #[error("cannot listen on RTMP {address}: {source}")]
+    /// The RTMP or RTMPS address cannot be had.
+    #[error("cannot listen on {listener} {address}: {source}")]
     Rtmp {
+        /// `rtmp` or `rtmps`.
+        listener: &'static str,
         /// Where.
         address: SocketAddr,
         /// What the system said.
@@ -134,7 +136,9 @@ impl Shards {
         let sockets = udp::bind_group(quic_address, count)?;
         let quic_bound =
             sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(quic_address);
-        let rtmp = store.map(|_| reserve(topology.listeners.rtmp)).transpose()?;
+        let at = &topology.listeners;
+        let rtmp = store.map(|_| Held::new("rtmp", at.rtmp)).transpose()?;
+        let rtmps = store.map(|_| Held::new("rtmps", at.rtmps)).transpose()?;
         let srt = match store {
             Some(_) => srt::bind(topology.listeners.srt, count)?,
             None => Vec::new(),
@@ -147,11 +151,10 @@ impl Shards {
         };
         let whip_bound = whip.first().and_then(|socket| socket.local_addr().ok());
         let mut whip = whip::wire(whip).into_iter();
-        let rtmps = store.map(|_| reserve(topology.listeners.rtmps)).transpose()?;
         let sealed = Arc::new(certificate.tls_config(&[]));
-        let listens: Vec<_> = [(rtmp, None), (rtmps, Some(sealed))]
+        let listens: Vec<_> = [(&rtmp, None), (&rtmps, Some(sealed))]
             .into_iter()
-            .filter_map(|(address, tls)| Some(rtmp::Listen { address: address?, tls }))
+            .filter_map(|(held, tls)| Some(held.as_ref()?.listen(tls)))
             .collect();
         let key = plan.steering_key.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let key = steer::Key::new(key);
@@ -182,6 +185,7 @@ impl Shards {
         let snapshots: Vec<Arc<Mutex<shard::Snapshot>>> =
             (0..count).map(|_| Arc::default()).collect();
         let mut threads = Vec::with_capacity(count);
+        let mut readies = Vec::with_capacity(count);
         let parts = topology.shards.iter().zip(sockets).zip(rings).zip(wakes).zip(mails);
         for (((((place, socket), rings), wake), mail), snapshot) in parts.zip(&snapshots) {
             let steering = Steering { shard: place.index, shards: count as u16, key };
@@ -198,7 +202,10 @@ impl Shards {
                 epoch,
                 node: (plan.node)(place.index),
             };
+            let (ready, is_ready) = oneshot::channel();
+            readies.push(is_ready);
             let start = Start {
+                ready,
                 options,
                 cpu: place.core,
                 socket,
@@ -215,8 +222,8 @@ impl Shards {
         let shards = Self {
             addresses: Addresses {
                 quic: quic_bound,
-                rtmp,
-                rtmps,
+                rtmp: rtmp.as_ref().map(|held| held.address),
+                rtmps: rtmps.as_ref().map(|held| held.address),
                 srt: srt_bound,
                 whip: whip_bound,
             },
@@ -227,6 +234,13 @@ impl Shards {
             count,
             _selector: selector,
         };
+        for ready in readies {
+            let ended = || Error::Shards(std::io::Error::other("a shard ended as it started"));
+            if let Err(error) = ready.await.unwrap_or_else(|_| Err(ended())) {
+                shards.stop(Duration::from_secs(1)).await;
+                return Err(error);
+            }
+        }
         if let Some(store) = store {
             store.reset_input_states().await?;
             shards.follow_keys(store).await?;
@@ -357,12 +371,25 @@ fn seal(trust: &Trust, store: &Store) -> Bytes {
     })
 }
 
-/// Checks that a TCP address is free and learns its port. The shards' own listeners share the port
-/// among themselves, so they alone would not notice a stranger.
-fn reserve(address: SocketAddr) -> Result<SocketAddr, Error> {
-    TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr())
-        .map_err(|source| Error::Rtmp { address, source })
+/// A TCP address that is ours until every shard listens on it. The shards share the port among
+/// themselves, so they alone would not notice a stranger.
+struct Held {
+    listener: &'static str,
+    address: SocketAddr,
+    _reservation: tcp::Reservation,
+}
+
+impl Held {
+    fn new(listener: &'static str, address: SocketAddr) -> Result<Self, Error> {
+        let refused = |source| Error::Rtmp { listener, address, source };
+        let reservation = tcp::Reservation::new(address).map_err(refused)?;
+        let address = reservation.address().map_err(refused)?;
+        Ok(Self { listener, address, _reservation: reservation })
+    }
+
+    fn listen(&self, tls: Option<Arc<rustls::ServerConfig>>) -> rtmp::Listen {
+        rtmp::Listen { listener: self.listener, address: self.address, tls }
+    }
 }
 
 /// The sizes of a topology's rings.

@@ -45,6 +45,8 @@ pub(super) struct Adopted {
 /// Where a shard takes publishers, and whether they have to speak TLS.
 #[derive(Clone)]
 pub(super) struct Listen {
+    /// `rtmp` or `rtmps`.
+    pub(super) listener: &'static str,
     pub(super) address: SocketAddr,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -55,9 +57,13 @@ pub(super) fn listen(
     core: Rc<RefCell<Core>>,
     requests: Requests,
     open: Rc<()>,
-) -> glommio::Result<glommio::Task<()>, ()> {
-    let Listen { address, tls } = listen;
-    let listener = TcpListener::bind(address)?;
+) -> Result<glommio::Task<()>, super::Error> {
+    let Listen { listener, address, tls } = listen;
+    let listener = TcpListener::bind(address).map_err(|error| super::Error::Rtmp {
+        listener,
+        address,
+        source: error.into(),
+    })?;
     Ok(glommio::spawn_local(async move {
         loop {
             let stream = match listener.accept().await {

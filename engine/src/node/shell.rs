@@ -15,7 +15,7 @@ use bytes::Bytes;
 use glommio::io::{PollState, PollableFd};
 use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weir_relay::{RefuseReason, SessionId};
 use weir_xdp::Port;
 use weir_xdp::udp::UdpPort;
@@ -24,7 +24,7 @@ use weir_xdp::wake::Wake;
 use super::control::Requests;
 use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
-use super::{rtmp, srt, whip};
+use super::{Error, rtmp, srt, whip};
 use crate::mesh::{Trust, UpstreamUrl};
 use crate::shard::{Admission, Event, Options, Report, Shard, Snapshot, Turn, WhipNumbers};
 
@@ -70,6 +70,8 @@ pub(super) enum Mail {
 
 /// What a shard thread is started with.
 pub(super) struct Start {
+    /// Told once the shard listens wherever it should, or why it cannot.
+    pub(super) ready: oneshot::Sender<Result<(), Error>>,
     pub(super) options: Options,
     pub(super) cpu: Option<usize>,
     pub(super) socket: UdpSocket,
@@ -194,12 +196,14 @@ pub(super) fn spawn(start: Start) -> std::io::Result<glommio::ExecutorJoinHandle
 }
 
 async fn run(start: Start) {
-    let Start { options, socket, rtmp, srt, whip, wake, mail, requests, snapshot, cpu } = start;
+    let Start { ready, options, socket, rtmp, srt, whip, wake, mail, requests, snapshot, cpu } =
+        start;
     let shard = options.steering.shard;
     tracing::debug!(shard, ?cpu, "shard starts");
     let port = match UdpPort::new(socket) {
         Ok(port) => port,
-        Err(error) => return tracing::error!(%error, shard, "cannot use the QUIC socket"),
+        // Nobody waits for it any more where this fails: then the node is on its way out anyway.
+        Err(error) => return drop(ready.send(Err(Error::Shards(error)))),
     };
     if shard == 0 && port.socket_buffers().are_short() {
         let granted = port.socket_buffers();
@@ -229,16 +233,16 @@ async fn run(start: Start) {
         glommio::spawn_local(srt::serve(endpoint, Rc::clone(&core), requests.clone()))
     });
     let open = Rc::new(());
-    let listen = |listen: rtmp::Listen| {
-        let address = listen.address;
-        rtmp::listen(listen, Rc::clone(&core), requests.clone(), Rc::clone(&open))
-            .inspect_err(|error| tracing::error!(%error, shard, %address, "cannot listen for RTMP"))
-            .ok()
+    let listen =
+        |listen| rtmp::listen(listen, Rc::clone(&core), requests.clone(), Rc::clone(&open));
+    let listeners: Vec<_> = match rtmp.into_iter().map(listen).collect() {
+        Ok(listeners) => listeners,
+        Err(error) => return drop(ready.send(Err(error))),
     };
-    let listeners: Vec<_> = rtmp.into_iter().filter_map(listen).collect();
     let station = whip.and_then(|wiring| whip::start(wiring, &core));
     glommio::spawn_local(read_mail(mail, Rc::clone(&core), station)).detach();
     glommio::spawn_local(lay_out(snapshot, Rc::clone(&core))).detach();
+    let _ = ready.send(Ok(()));
     if let Err(error) = turns(&core, &wake).await {
         tracing::error!(%error, shard, "shard ends");
     }

@@ -275,7 +275,7 @@ pub(super) fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr 
 
 pub(super) fn start_failure(error: Error) -> Failure {
     match error {
-        Error::Rtmp { address, source } => Failure::listen("rtmp", address, &source),
+        Error::Rtmp { listener, address, source } => Failure::listen(listener, address, &source),
         Error::Srt { address, source } => Failure::listen("srt", address, &source),
         Error::Quic(BindError::InUse { address }) => {
             Failure::listen("quic", address, &std::io::ErrorKind::AddrInUse.into())

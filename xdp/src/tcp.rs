@@ -1,0 +1,73 @@
+//! A TCP address held for listeners that come later. Shards listen side by side by `SO_REUSEPORT`, which two strangers
+//! of one user could do just as well: so the address is first bound without it, which fails when anybody is there, and
+//! held until all shards listen. It accepts nothing itself.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A TCP address that nobody but sockets with `SO_REUSEPORT` can bind, until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    socket: Socket,
+}
+
+impl Reservation {
+    /// Binds `address` alone; port 0 asks for a free one.
+    pub fn new(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of a run before this one may still be in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        // Both count when others bind, long after ours (Linux, inet_csk_bind_conflict).
+        socket.set_reuse_address(false)?;
+        socket.set_reuse_port(true)?;
+        Ok(Self { socket })
+    }
+
+    /// What was bound.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        let address = self.socket.local_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn shared(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(8)?;
+        Ok(socket.into())
+    }
+
+    #[test]
+    fn listeners_of_shards_share_a_held_address_and_strangers_do_not() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let held = Reservation::new(any).unwrap();
+        let address = held.address().unwrap();
+        assert_eq!(TcpListener::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        TcpStream::connect(address).unwrap_err();
+        let shards = [shared(address).unwrap(), shared(address).unwrap()];
+        assert_eq!(Reservation::new(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(held);
+        TcpStream::connect(address).unwrap();
+        assert_eq!(Reservation::new(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(shards);
+    }
+
+    #[test]
+    fn an_address_where_somebody_listens_is_not_held() {
+        let somebody = shared(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = somebody.local_addr().unwrap();
+        assert_eq!(Reservation::new(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}
