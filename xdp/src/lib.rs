@@ -7,6 +7,8 @@
 //! port passes the same tests (`tests/port.rs`).
 
 pub mod affinity;
+mod ebpf;
+pub mod program;
 pub mod steer;
 mod sys;
 pub mod tcp;

@@ -1,11 +1,15 @@
 //! Both selectors, run in Rust: what the kernel would do with a program, so that tests and the
 //! fuzzer can compare it with the rule without a privilege. It knows the instructions that the
-//! selectors use and panics on others; it runs no program but ours.
+//! classic selector uses and panics on others; it runs no program but ours.
 
 use libc::{BPF_ABS, BPF_ALU, BPF_B, BPF_LD, BPF_LEN, BPF_MISC, BPF_RET, BPF_TAX, BPF_W};
 
 use super::{classic, extended};
-use crate::sys::Instruction;
+use crate::ebpf::{
+    function,
+    machine::{self, Kernel, Memory},
+};
+use crate::sys::bpf::Instruction;
 
 /// The position that a classic program returns; nothing if it returns none.
 pub(super) fn classic(program: &[libc::sock_filter], datagram: &[u8]) -> Option<u16> {
@@ -45,53 +49,39 @@ pub(super) fn classic(program: &[libc::sock_filter], datagram: &[u8]) -> Option<
 
 /// The index that an extended program selects; nothing if it selects none.
 pub(super) fn extended(program: &[Instruction], datagram: &[u8]) -> Option<u16> {
-    let mut registers = [0_u64; 11];
-    let mut scratch = [0_u8; 4];
-    let (mut selected, mut at) = (None, 0_usize);
-    loop {
-        let Instruction { code, registers: pair, offset, immediate } = program[at];
-        let (to, from) = (usize::from(pair & 0x0f), usize::from(pair >> 4));
-        let wide = i64::from(immediate) as u64;
-        let source = registers[from];
-        at += 1;
-        let jump = at.wrapping_add_signed(isize::from(offset));
-        let register = &mut registers[to];
-        match code {
-            extended::MOVE => *register = wide,
-            extended::MOVE_REGISTER => *register = source,
-            extended::ADD => *register = register.wrapping_add(wide),
-            extended::MULTIPLY => *register = register.wrapping_mul(wide),
-            extended::AND => *register &= wide,
-            extended::XOR => *register ^= wide,
-            extended::XOR_REGISTER => *register ^= source,
-            extended::SHIFT_RIGHT => *register >>= wide,
-            extended::MODULO => *register %= wide,
-            extended::LOAD_BYTE => *register = u64::from(scratch[0]),
-            extended::STORE_WORD => scratch = (source as u32).to_le_bytes(),
-            extended::LOAD_IMMEDIATE => at += 1,
-            extended::JUMP => at = jump,
-            extended::JUMP_IF_SET if *register & wide != 0 => at = jump,
-            extended::JUMP_IF_NOT_EQUAL if *register != wide => at = jump,
-            extended::JUMP_IF_SET | extended::JUMP_IF_NOT_EQUAL => {}
-            extended::CALL if immediate == extended::LOAD_BYTES => {
-                let at = registers[2] as usize - extended::UDP_HEADER as usize;
-                registers[0] = match datagram.get(at) {
-                    Some(byte) => {
-                        scratch[0] = *byte;
+    let mut group = Group { datagram, selected: None };
+    let verdict = machine::run(program, &mut Memory::new(&[], 0), &mut group);
+    assert_eq!(verdict, extended::SK_PASS as u64, "every packet is passed");
+    group.selected
+}
+
+/// What the kernel offers to a selector.
+struct Group<'a> {
+    datagram: &'a [u8],
+    selected: Option<u16>,
+}
+
+impl Kernel for Group<'_> {
+    fn call(&mut self, number: i32, arguments: [u64; 5], memory: &mut Memory<'_>) -> u64 {
+        match number {
+            function::LOAD_BYTES => {
+                let [_, offset, to, size, _] = arguments;
+                let at = offset as usize - extended::UDP_HEADER as usize;
+                match self.datagram.get(at..at + size as usize) {
+                    Some(bytes) => {
+                        memory.write(to, bytes);
                         0
                     }
                     None => u64::MAX,
-                };
+                }
             }
-            extended::CALL if immediate == extended::SELECT_REUSEPORT => {
-                selected = Some(u32::from_le_bytes(scratch) as u16);
-                registers[0] = 0;
+            function::SELECT_REUSEPORT => {
+                let index = memory.read(arguments[2], 4);
+                let index = index.try_into().map(u32::from_le_bytes).expect("four bytes were read");
+                self.selected = Some(index as u16);
+                0
             }
-            extended::EXIT => {
-                assert_eq!(registers[0], 1, "every packet is passed");
-                return selected;
-            }
-            code => unreachable!("no selector uses code {code:#x}"),
+            number => unreachable!("no selector calls function {number}"),
         }
     }
 }

@@ -16,12 +16,18 @@
 //! gets a datagram with [`shard_of`] of another hands it over.
 
 mod classic;
-mod extended;
+pub(crate) mod extended;
 mod interpret;
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
 
-use crate::sys;
+use crate::sys::{
+    self,
+    bpf::{self, Map, MapKind, ProgramKind},
+};
 
 /// Most shards that one group can have: each then still owns two values of the byte.
 pub const SHARDS_MAX: u16 = 128;
@@ -140,11 +146,12 @@ pub fn attach_by_byte<S: AsFd>(group: &[S], at: u32) -> io::Result<()> {
 }
 
 fn attach_extended<S: AsFd>(group: &[S], n: u16, key: Key) -> io::Result<()> {
-    let map = sys::create_socket_map(u32::from(n))?;
-    for (index, socket) in (0..).zip(group) {
-        sys::put_socket(map.as_fd(), index, socket.as_fd())?;
+    let map: Map<u32, u64> = Map::create(MapKind::ReuseportSockets, u32::from(n))?;
+    for (index, socket) in (0_u32..).zip(group) {
+        map.put(index, socket.as_fd().as_raw_fd() as u64)?;
     }
-    let program = sys::load_selector(&extended::program(map.as_fd(), n, key))?;
+    let program = extended::program(map.as_fd(), n, key);
+    let program = bpf::load(ProgramKind::SelectReuseport, *b"weir_steer\0\0\0\0\0\0", &program)?;
     // The group keeps the program and the program its map, so both descriptors may close.
     sys::attach_selector(group[0].as_fd(), program.as_fd())
 }
@@ -154,11 +161,11 @@ fn attach_classic<S: AsFd>(group: &[S], n: u16, key: Key) -> io::Result<()> {
 }
 
 /// Set in the first byte of a long header (RFC 9000 section 17.2).
-const LONG_HEADER: u8 = 0x80;
+pub(crate) const LONG_HEADER: u8 = 0x80;
 /// Where the destination connection id starts in a short header, after the flags.
-const SHORT_ID_AT: usize = 1;
+pub(crate) const SHORT_ID_AT: usize = 1;
 /// Where it starts in a long header, after the flags, the version and its own length.
-const LONG_ID_AT: usize = 6;
+pub(crate) const LONG_ID_AT: usize = 6;
 
 /// Runs one input through the rule and through both BPF programs, which must agree, and through
 /// the making of an id. For the fuzzer; panics where something differs.

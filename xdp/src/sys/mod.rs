@@ -7,9 +7,11 @@
 //! `ioctl`, `uname`); while running `recvmmsg` and `sendmsg`, and the socket calls above once
 //! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools.
 
+pub(crate) mod bpf;
+
 use std::{
     io, mem,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd},
     ptr,
     time::Duration,
 };
@@ -42,7 +44,7 @@ pub(crate) fn attach_classic(
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
-/// Attaches a program made by [`load_selector`] to the reuseport group of a socket.
+/// Attaches a program made by [`bpf::load`] to the reuseport group of a socket.
 pub(crate) fn attach_selector(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let program = program.as_raw_fd();
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF, program)
@@ -83,115 +85,6 @@ pub(crate) fn set_affinity(processor: usize) -> io::Result<()> {
     // SAFETY: the pointer and the size describe `set`, which outlives the call.
     let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
     checked(result).map(drop)
-}
-
-/// One instruction of extended BPF, as the kernel reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct Instruction {
-    pub(crate) code: u8,
-    /// Destination in the low four bits, source in the high four.
-    pub(crate) registers: u8,
-    pub(crate) offset: i16,
-    pub(crate) immediate: i32,
-}
-
-/// Creates a map from socket index to socket, for a selector.
-pub(crate) fn create_socket_map(entries: u32) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attributes {
-        map_type: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-    }
-    const BPF_MAP_CREATE: libc::c_long = 0;
-    const REUSEPORT_SOCKARRAY: u32 = 20;
-    let attributes = Attributes {
-        map_type: REUSEPORT_SOCKARRAY,
-        key_size: size_of::<u32>() as u32,
-        value_size: size_of::<u64>() as u32,
-        max_entries: entries,
-    };
-    bpf(BPF_MAP_CREATE, &attributes).map(owned)
-}
-
-/// Puts a socket into a map made by [`create_socket_map`].
-pub(crate) fn put_socket(
-    map: BorrowedFd<'_>,
-    index: u32,
-    socket: BorrowedFd<'_>,
-) -> io::Result<()> {
-    #[repr(C)]
-    struct Attributes {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-    let value = socket.as_raw_fd() as u64;
-    let attributes = Attributes {
-        map: map.as_raw_fd() as u32,
-        padding: 0,
-        key: address_of(&index),
-        value: address_of(&value),
-        flags: 0,
-    };
-    bpf(BPF_MAP_UPDATE_ELEM, &attributes).map(drop)
-}
-
-/// Loads a program that selects a socket of a reuseport group.
-pub(crate) fn load_selector(program: &[Instruction]) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attributes {
-        program_type: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-    }
-    const BPF_PROG_LOAD: libc::c_long = 5;
-    const SK_REUSEPORT: u32 = 21;
-    let license = c"MIT OR Apache-2.0";
-    let attributes = Attributes {
-        program_type: SK_REUSEPORT,
-        count: program.len() as u32,
-        instructions: program.as_ptr().expose_provenance() as u64,
-        license: license.as_ptr().expose_provenance() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-        name: *b"weir_steer\0\0\0\0\0\0",
-    };
-    bpf(BPF_PROG_LOAD, &attributes).map(owned)
-}
-
-fn address_of<T>(value: &T) -> u64 {
-    ptr::from_ref(value).expose_provenance() as u64
-}
-
-/// Makes the `bpf(2)` call. `T` is the prefix of the attribute union that `command` reads; the
-/// kernel takes what follows as zeros.
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the pointer and the size describe `attributes`; the addresses within it are those
-    // of values that the callers above keep alive over the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
-    checked(result)
-}
-
-fn owned(fd: libc::c_long) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 /// Turns the kernel's -1 into the error that goes with it.
