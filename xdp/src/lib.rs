@@ -8,6 +8,7 @@
 
 pub mod affinity;
 mod ebpf;
+pub mod frame;
 pub mod program;
 pub mod steer;
 mod sys;
