@@ -24,6 +24,10 @@ const CID_BYTES: usize = 8;
 /// on the way out.
 const DATAGRAM_BUFFER_BYTES: usize = 48 * 1024;
 
+/// The largest UDP payload we take, as our transport parameters say (RFC 9000 §18.2): an Ethernet frame's. What is larger
+/// was meant for nobody, and a stateless reset as long as that is not worth its bytes.
+pub(super) const DATAGRAM_BYTES_MAX: u16 = 1_500 - 28;
+
 /// Streams of each kind between two relays of ours: as many tracks as a shard holds, twice.
 pub(super) const NODE_STREAMS_MAX: u32 = 16_384;
 
@@ -62,6 +66,9 @@ pub struct Limits {
     pub half_open_max: usize,
     /// From the first Initial to an open MoQT session.
     pub handshake_timeout: Duration,
+    /// Times a peer may turn up at another address within a minute: a phone between two networks, a NAT that forgets.
+    /// Each costs whoever is at that address one datagram of 1,200 bytes, whether it wants it or not (H17).
+    pub moves_per_minute_max: u32,
     /// Silence after which a connection is gone (RFC 9000 §10.1).
     pub idle_timeout: Duration,
     /// Most bytes buffered in QUIC towards one subscriber, when its path takes them: 1 MiB carries 20 Mb/s over 400 ms of round
@@ -90,6 +97,7 @@ impl Default for Limits {
             connections_per_prefix_per_second_max: 1_000,
             half_open_max: 1_000,
             handshake_timeout: Duration::from_secs(5),
+            moves_per_minute_max: 8,
             idle_timeout: Duration::from_secs(30),
             send_window_bytes: 1 << 20,
             stream_receive_window_bytes: 1_250_000,
@@ -183,6 +191,7 @@ pub(super) fn endpoint(steering: Steering, chance: Chance) -> Arc<EndpointConfig
     config.cid_generator(move || Box::new(ShardCids { steering, dice: dice.clone() }));
     // Unknown short headers draw a stateless reset at most this often (H5).
     config.min_reset_interval(Duration::from_millis(20));
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("at least 1200");
     Arc::new(config)
 }
 

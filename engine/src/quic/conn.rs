@@ -11,6 +11,7 @@ use weir_moqt::Draft;
 use weir_relay::{DatagramError, WriteError};
 
 use super::endpoint::{ConnId, Counters, Event, Prefix};
+use super::path::Moves;
 use super::{config, wt};
 
 /// How long a closed session may take to read its farewell before the connection goes.
@@ -59,6 +60,7 @@ pub(super) struct Conn {
     pub(super) node: bool,
     /// Stream headers that did not fit when their stream was opened.
     pub(super) unsent: Vec<(StreamId, Bytes)>,
+    pub(super) moves: Moves,
 }
 
 /// Turns quinn's events of one connection into ours.

@@ -19,6 +19,7 @@ use weir_xdp::{Datagram, Outcome, Port, Transmit};
 use super::config::{self, Chance, Limits, Steering};
 use super::congestion;
 use super::conn::{Conn, Layer, Link, Phase, Pump};
+use super::path::Moves;
 use super::wheel::{Due, Wheel};
 use super::wt;
 
@@ -139,6 +140,10 @@ pub struct Counters {
     pub retries_sent: u64,
     /// Closed: `handshake_timeout`.
     pub handshake_timeouts: u64,
+    /// Dropped: larger than `config::DATAGRAM_BYTES_MAX`.
+    pub datagrams_oversized: u64,
+    /// Dropped: from one more address than `moves_per_minute_max`.
+    pub moves_refused: u64,
     /// Handshakes that failed in TLS or transport.
     pub handshake_failures: u64,
     /// Connections closed for a fault in HTTP/3.
@@ -288,6 +293,11 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
         self.counters.datagrams_received += 1;
         self.counters.bytes_received += datagram.data.len() as u64;
+        if datagram.data.len() > config::DATAGRAM_BYTES_MAX.into() {
+            self.counters.datagrams_oversized += 1;
+            return;
+        }
+        let from = datagram.from;
         let ecn = datagram.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
         self.buffer.clear();
         let event = self.inner.handle(
@@ -301,7 +311,19 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
+                    let before = conn.inner.remote_address();
+                    let most = self.limits.moves_per_minute_max;
+                    if from != before && !conn.moves.is_allowed(most, now) {
+                        self.counters.moves_refused += 1;
+                        return;
+                    }
                     conn.inner.handle_event(event);
+                    let responses = || conn.inner.stats().frame_rx.path_response;
+                    if from == before {
+                        conn.moves.heard(responses);
+                    } else if conn.inner.remote_address() == from {
+                        conn.moves.moved(before, from, responses(), now);
+                    }
                     mark(&mut self.dirty, conn, handle.0);
                 }
             }
@@ -493,6 +515,9 @@ impl Endpoint {
             let Some(transmit) = conn.inner.poll_transmit(now, segments, &mut self.buffer) else {
                 break;
             };
+            if conn.moves.withholds(&transmit) {
+                continue;
+            }
             let contents = &self.buffer[..transmit.size];
             if !send(port, &transmit, contents, &mut self.counters)? {
                 let contents = contents.to_vec();
@@ -625,6 +650,7 @@ impl Endpoint {
             client,
             node: false,
             unsent: Vec::new(),
+            moves: Moves::new(now),
         };
         mark(&mut self.dirty, &mut conn, slot);
         self.conns[slot] = Some(conn);

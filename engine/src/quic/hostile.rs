@@ -1,6 +1,6 @@
 //! What strangers send before any handshake (H1 to H9, H13, H14, H18): datagrams written by hand, Initial packets
 //! protected with the keys that RFC 9001 §5.2 gives to everybody. Shows that the limits set on `quinn-proto` hold; what
-//! needs a finished handshake is its own test suite's matter.
+//! needs a finished handshake is [`super::hostile_inside`]'s.
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,12 @@ mod congestion;
 mod conn;
 mod endpoint;
 #[cfg(test)]
+mod handmade;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod hostile_inside;
+mod path;
 #[cfg(test)]
 mod tests;
 mod wheel;

@@ -13,6 +13,7 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EndpointConfig, StreamId,
 };
 use weir_moqt::Draft;
+use weir_relay::Transport as _;
 use weir_xdp::{Counters, Datagram, Outcome, Port, Transmit};
 
 use super::{ConnId, Endpoint, Event, Limits, Steering, config};
@@ -25,6 +26,8 @@ const CLIENT: &str = "192.0.2.2:5000";
 #[derive(Default)]
 pub(super) struct Wire {
     pub(super) sent: VecDeque<Vec<u8>>,
+    /// Where everything went so far, and how many bytes that were.
+    pub(super) towards: Vec<(SocketAddr, usize)>,
 }
 
 impl Port for Wire {
@@ -35,6 +38,7 @@ impl Port for Wire {
         Ok(0)
     }
     fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<Outcome> {
+        self.towards.push((transmit.destination, transmit.contents.len()));
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         self.sent.extend(transmit.contents.chunks(size).map(<[u8]>::to_vec));
         Ok(Outcome::Sent)
@@ -712,6 +716,22 @@ fn a_stranger_gets_few_streams_and_a_publisher_as_many_as_it_takes() {
     pair.run();
     let more = open(&mut pair);
     assert_eq!(more, limits.uni_streams_max - limits.stranger_uni_streams_max);
+}
+
+#[test]
+fn between_relays_of_ours_a_thousand_streams_are_open_at_once_each_way() {
+    let mut pair = Pair::new(b"moqt-18", Limits::default());
+    let tls = crate::client::trust::any_certificate();
+    pair.config = (*config::uplink(tls, DRAFTS).expect("QUIC ciphers")).clone();
+    pair.reconnect();
+    pair.run();
+    let id = pair.id.expect("a session");
+    pair.server.trust_node(id);
+    pair.run();
+    assert!((0..1_000).all(|_| pair.conn.streams().open(Dir::Bi).is_some()), "requests");
+    let mut link = pair.server.link(id, pair.now).expect("open");
+    let uni = (0..1_000).take_while(|_| link.open(weir_moqt::Dir::Uni).is_some()).count();
+    assert_eq!(uni, 1_000, "groups of as many tracks");
 }
 
 #[test]
