@@ -26,6 +26,10 @@ struct Node {
 
 impl Node {
     fn start(test: &str, name: &str, arguments: &[&str]) -> Self {
+        Self::start_with(test, name, arguments, &[])
+    }
+
+    fn start_with(test: &str, name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-mesh-{}-{test}", std::process::id()));
         let dir = dir.join(name);
         let _ = fs::remove_dir_all(&dir);
@@ -37,6 +41,7 @@ impl Node {
             .arg(dir.join("data"))
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .env_clear()
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -64,10 +69,26 @@ impl Node {
 
     /// An edge below `upstreams`.
     fn relay(test: &str, name: &str, upstreams: &str, key: &Path, shards: &str) -> Self {
+        Self::relay_with(test, name, upstreams, key, shards, &[])
+    }
+
+    fn relay_with(
+        test: &str,
+        name: &str,
+        upstreams: &str,
+        key: &Path,
+        shards: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let key = key.to_str().unwrap();
         let arguments = ["relay", "--upstream", upstreams, "--node-key-file", key, "--insecure"];
         let more = ["--node-id", name, "--shards", shards, "--quic", "127.0.0.1:0"];
-        Self::start(test, name, &[&arguments[..], &more].concat())
+        Self::start_with(test, name, &[&arguments[..], &more].concat(), variables)
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     fn addresses(&self) -> Value {
@@ -250,15 +271,54 @@ fn a_signing_key_withdrawn_at_the_engine_ends_the_session_at_the_edge() {
 
 #[test]
 fn an_edge_turns_to_its_second_upstream_when_the_first_is_killed_and_viewers_stay() {
-    let engine = Node::engine("failover");
+    leaves_its_first_upstream("KILL");
+}
+
+#[test]
+fn an_edge_turns_to_its_second_upstream_when_the_first_stops_and_viewers_stay() {
+    leaves_its_first_upstream("STOP");
+}
+
+#[test]
+fn sigterm_empties_an_edge_and_its_viewer_goes_on_at_the_other() {
+    let engine = Node::engine("drain");
     let (key_file, _, _) = node_key(&engine);
     let (input, token) = demo_token(&engine);
-    let first = Node::relay("failover", "first", &engine.upstream(), &key_file, "1");
-    let second = Node::relay("failover", "second", &engine.upstream(), &key_file, "1");
+    let other = Node::relay("drain", "other", &engine.upstream(), &key_file, "1");
+    other.wait_healthy();
+    let uri = other.upstream();
+    let away = [("WEIR_DRAIN_NEW_URI", &uri[..])];
+    let mut edge = Node::relay_with("drain", "edge", &engine.upstream(), &key_file, "1", &away);
+    edge.wait_healthy();
+    let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
+    let player = Command::new(WEIR)
+        .args(["play", &url, "--insecure", "--duration", "15"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    edge.signal("TERM");
+    wait_for("the move", || other.metric("subscriptions") > 0, || edge.log());
+    let status = edge.child.wait().unwrap();
+    assert!(status.success() && edge.log().contains("drained"), "{status} {}", edge.log());
+    let output = player.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), other.log());
+}
+
+/// The first of two upstreams falls silent by a signal, while somebody watches at the edge.
+fn leaves_its_first_upstream(signal: &str) {
+    let test = format!("failover-{signal}");
+    let test = test.as_str();
+    let engine = Node::engine(test);
+    let (key_file, _, _) = node_key(&engine);
+    let (input, token) = demo_token(&engine);
+    let first = Node::relay(test, "first", &engine.upstream(), &key_file, "1");
+    let second = Node::relay(test, "second", &engine.upstream(), &key_file, "1");
     first.wait_healthy();
     second.wait_healthy();
     let upstreams = format!("{},{}", first.upstream(), second.upstream());
-    let edge = Node::relay("failover", "edge", &upstreams, &key_file, "1");
+    let edge = Node::relay(test, "edge", &upstreams, &key_file, "1");
     // The first in order is in use, though the second may have been there first.
     let first_in_use = || {
         let page = edge.get("/metrics");
@@ -277,10 +337,11 @@ fn an_edge_turns_to_its_second_upstream_when_the_first_is_killed_and_viewers_sta
         .unwrap();
     wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
     let before = edge.metric("mesh_switches_total");
-    drop(first);
+    first.signal(signal);
     wait_for("the switch", || edge.metric("mesh_switches_total") > before, || edge.log());
     let objects = edge.metric("objects_received_total");
     wait_for("media again", || edge.metric("objects_received_total") > objects + 30, || edge.log());
+    assert!(edge.metric("upstream_silences_total") > 0, "{}", edge.log());
     let output = player.wait_with_output().unwrap();
     assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
     let malformed = edge.get("/metrics");
