@@ -122,6 +122,11 @@ const IPV6_OPTIONS: [u8; 3] = [0, 43, 60];
 /// Hops that our packets may take; what hosts use by default.
 const HOPS: u8 = 64;
 
+/// Bytes of an IP packet that holds a datagram: what an interface limits.
+pub(crate) fn packet_bytes(to: IpAddr, datagram: &[u8]) -> usize {
+    (if to.is_ipv4() { IPV4 } else { IPV6 }) + UDP + datagram.len()
+}
+
 /// Bytes before the datagram.
 pub fn header_bytes(to: IpAddr, vlan: Option<u16>) -> usize {
     let ip = if to.is_ipv4() { IPV4 } else { IPV6 };

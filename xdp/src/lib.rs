@@ -2,13 +2,15 @@
 //!
 //! A [`Port`] is where a shard's datagrams come from and go to. It owns buffers, offloads and the
 //! outcome of a send; it refuses to know QUIC, except for the one byte of a connection id by which
-//! [`steer`] brings a packet to its shard. Two ports exist: [`udp`], a kernel socket with
-//! segmentation offload, and [`virt`], a seeded network in memory for tests and simulation. Every
-//! port passes the same tests (`tests/port.rs`).
+//! [`steer`] brings a packet to its shard. Three ports exist: [`udp`], a kernel socket with
+//! segmentation offload, [`xdp_port`], frames from and to an interface past the kernel's IP and UDP,
+//! and [`virt`], a seeded network in memory for tests and simulation. Every port passes the same
+//! tests (`tests/port.rs`).
 
 pub mod affinity;
 mod ebpf;
 pub mod frame;
+mod netlink;
 pub mod program;
 pub mod steer;
 mod sys;
@@ -16,6 +18,8 @@ pub mod tcp;
 pub mod udp;
 pub mod virt;
 pub mod wake;
+pub mod xdp_port;
+mod xsk;
 
 use std::{
     io,
@@ -27,6 +31,7 @@ use std::{
 use bytes::BytesMut;
 
 pub use steer::fuzz_steer;
+pub use xsk::{Losses, Mode};
 
 /// Where a shard's datagrams come from and go to. One thread owns a port; nothing here blocks.
 pub trait Port {
@@ -168,4 +173,25 @@ pub struct Counters {
     pub dropped_unreachable: u64,
     /// Datagrams lost on sending for another reason.
     pub dropped_other: u64,
+}
+
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
+            received_empty: self.received_empty + other.received_empty,
+            receive_batches: self.receive_batches + other.receive_batches,
+            receive_areas: self.receive_areas + other.receive_areas,
+            sent: self.sent + other.sent,
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            send_batches: self.send_batches + other.send_batches,
+            full: self.full + other.full,
+            dropped_too_large: self.dropped_too_large + other.dropped_too_large,
+            dropped_unreachable: self.dropped_unreachable + other.dropped_unreachable,
+            dropped_other: self.dropped_other + other.dropped_other,
+        }
+    }
 }

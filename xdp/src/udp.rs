@@ -158,6 +158,12 @@ impl UdpPort {
         Ok(self.granted)
     }
 
+    /// Makes the kernel stop joining datagrams before they are received: where XDP is generic it
+    /// would join them before the program sees them.
+    pub(crate) fn receive_singly(&self) -> io::Result<()> {
+        sys::set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 0_i32)
+    }
+
     /// What the host granted; warn the operator if it is short.
     pub fn socket_buffers(&self) -> SocketBuffers {
         self.granted

@@ -112,7 +112,7 @@ fn network(value: u16) -> i32 {
 /// and then the UDP header; later 6 is the slot, 7 the window, 8 the value of the source.
 pub(super) fn program(maps: &Numbers, shape: Shape, budget: Budget) -> Vec<Instruction> {
     let mut code = Assembler::new();
-    look_at_network(&mut code);
+    look_at_network(&mut code, shape);
     look_at_ipv4(&mut code);
     look_at_ipv6(&mut code);
     look_at_udp(&mut code, maps, shape);
@@ -121,10 +121,12 @@ pub(super) fn program(maps: &Numbers, shape: Shape, budget: Budget) -> Vec<Instr
     code.finish()
 }
 
-fn look_at_network(code: &mut Assembler<Label>) {
+fn look_at_network(code: &mut Assembler<Label>, shape: Shape) {
     code.op_register(MOVE_REGISTER, R6, R1);
     code.load(LOAD_WORD, R7, R6, DATA);
     code.load(LOAD_WORD, R8, R6, DATA_END);
+    code.point(R2, R7, i32::from(shape.frame_bytes_max));
+    code.jump_if_register(JUMP_IF_GREATER_REGISTER, R8, R2, Label::Fate(Tally::Oversized));
     need(code, R7, 14 + 20 + 8);
     code.store_immediate(STORE_DOUBLE_IMMEDIATE, FRAME, PLACE, 0);
     code.store_immediate(STORE_DOUBLE_IMMEDIATE, FRAME, PLACE_LOW, 0);
@@ -285,6 +287,7 @@ fn take(code: &mut Assembler<Label>, maps: &Numbers) {
         (Tally::Fragment, XDP_PASS),
         (Tally::Options, XDP_PASS),
         (Tally::StackedVlan, XDP_PASS),
+        (Tally::Oversized, XDP_PASS),
         (Tally::ShedSource, XDP_DROP),
         (Tally::ShedTotal, XDP_DROP),
     ] {

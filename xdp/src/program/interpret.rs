@@ -122,7 +122,7 @@ pub fn fuzz_program(input: &[u8]) {
     let [shards, key, queue, filled] = *seed;
     let n = u16::from(shards % 4);
     let shards = (n > 1).then(|| (n, Key::new(u64::from(key) << 8 | 0x0305)));
-    let shape = Shape { queues: 4, shards };
+    let shape = Shape { queues: 4, frame_bytes_max: 1_518, shards };
     let queue = u32::from(queue % 4);
     let mut host = Host::default();
     let looked = rule::look(packet, shape);

@@ -36,6 +36,9 @@ impl Place {
 pub struct Shape {
     /// Receive queues of the interface.
     pub queues: u32,
+    /// Bytes of the largest frame that is taken, its Ethernet header included. Larger ones pass:
+    /// with generic XDP the kernel may have joined datagrams before it shows them.
+    pub frame_bytes_max: u16,
     /// Shards that share each queue, and what tells them apart. Nothing if each queue has one
     /// socket.
     pub shards: Option<(u16, Key)>,
@@ -43,8 +46,8 @@ pub struct Shape {
 
 impl Shape {
     /// One socket for each queue.
-    pub fn queues(queues: u32) -> Self {
-        Self { queues, shards: None }
+    pub fn new(queues: u32, frame_bytes_max: u16) -> Self {
+        Self { queues, frame_bytes_max, shards: None }
     }
 
     pub(super) fn per_queue(self) -> u32 {
@@ -94,21 +97,24 @@ pub enum Tally {
     Options = 4,
     /// Passed: more than one tag.
     StackedVlan = 5,
+    /// Passed: larger than a packet of the interface.
+    Oversized = 6,
     /// Dropped: its source began too many connections.
-    ShedSource = 6,
+    ShedSource = 7,
     /// Dropped: all sources together began too many.
-    ShedTotal = 7,
+    ShedTotal = 8,
 }
 
 impl Tally {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Taken,
         Self::EmptySlot,
         Self::NotOurs,
         Self::Fragment,
         Self::Options,
         Self::StackedVlan,
+        Self::Oversized,
         Self::ShedSource,
         Self::ShedTotal,
     ];
@@ -124,6 +130,7 @@ impl Tally {
             Self::Fragment => "fragment",
             Self::Options => "options",
             Self::StackedVlan => "stacked_vlan",
+            Self::Oversized => "oversized",
             Self::ShedSource => "shed_source",
             Self::ShedTotal => "shed_total",
         }
@@ -145,6 +152,9 @@ pub(super) struct Ours {
 pub(super) fn look(packet: &[u8], shape: Shape) -> Result<Ours, Tally> {
     /// Ethernet, IPv4 and UDP headers.
     const LEAST: usize = 14 + 20 + 8;
+    if packet.len() > usize::from(shape.frame_bytes_max) {
+        return Err(Tally::Oversized);
+    }
     let mut kind = half(packet, 12).filter(|_| packet.len() >= LEAST).ok_or(Tally::NotOurs)?;
     let (mut at, mut vlan) = (14, None);
     if kind == 0x8100 {

@@ -19,6 +19,13 @@ const V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const SHORT: &[u8] = &[0x40; 40];
 const INITIAL: &[u8] = &[0xc0, 0, 0, 0, 1, 8, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0];
 
+/// MTU 1,500 behind an Ethernet header with a tag.
+const FRAME_MAX: u16 = 1_518;
+
+fn shape(queues: u32) -> Shape {
+    Shape::new(queues, FRAME_MAX)
+}
+
 fn open(ip: impl Into<IpAddr>, vlan: Option<u16>) -> Place {
     Place { ip: ip.into(), port: PORT, vlan }
 }
@@ -98,6 +105,12 @@ fn stories() -> Vec<(&'static str, Vec<u8>, Tally)> {
         ("IPv6 destination options", ethernet(&[], 0x86dd, &ipv6(60, &ours)), Tally::Options),
         ("another port", ethernet(&[], 0x0800, &ipv4(&udp(53, SHORT))), Tally::NotOurs),
         ("another address", ethernet(&[], 0x0800, &elsewhere), Tally::NotOurs),
+        ("largest packet", ethernet(&[tag], 0x0800, &ipv4(&udp(PORT, &[0; 1_472]))), Tally::Taken),
+        (
+            "joined datagrams",
+            ethernet(&[tag], 0x0800, &ipv4(&udp(PORT, &[0; 1_473]))),
+            Tally::Oversized,
+        ),
         ("runt", ethernet(&[], 0x0800, &v4[..20]), Tally::NotOurs),
         ("tagged runt", ethernet(&[tag], 0x0800, &v4[..27]), Tally::NotOurs),
         ("IPv6 runt", ethernet(&[], 0x86dd, &v6[..47]), Tally::NotOurs),
@@ -117,7 +130,7 @@ fn host(slots: &[u32]) -> Host {
 
 #[test]
 fn only_whole_plain_datagrams_to_open_places_are_taken() {
-    let program = assemble::program(&NUMBERS, Shape::queues(2), Budget::default());
+    let program = assemble::program(&NUMBERS, shape(2), Budget::default());
     for (story, packet, tally) in stories() {
         let mut host = host(&[0, 1]);
         let answer = host.run(&program, &packet, 1);
@@ -132,7 +145,7 @@ fn only_whole_plain_datagrams_to_open_places_are_taken() {
 
 #[test]
 fn empty_slot_passes_and_other_queues_are_taken() {
-    let program = assemble::program(&NUMBERS, Shape::queues(3), Budget::default());
+    let program = assemble::program(&NUMBERS, shape(3), Budget::default());
     let packet = ethernet(&[], 0x0800, &ipv4(&udp(PORT, SHORT)));
     let mut host = host(&[0, 2]);
     let verdicts = [0, 1, 2].map(|queue| host.run(&program, &packet, queue).verdict);
@@ -143,7 +156,7 @@ fn empty_slot_passes_and_other_queues_are_taken() {
 #[test]
 fn connection_id_names_the_slot_among_those_of_the_queue() {
     let key = Key::new(0x5eed_cafe);
-    let shape = Shape { queues: 2, shards: Some((4, key)) };
+    let shape = Shape { queues: 2, frame_bytes_max: FRAME_MAX, shards: Some((4, key)) };
     let program = assemble::program(&NUMBERS, shape, Budget::default());
     let slots: Vec<_> = (0..8).collect();
     let mut host = host(&slots);
@@ -164,7 +177,7 @@ fn initial_from(source: [u8; 4]) -> Vec<u8> {
 #[test]
 fn source_beyond_its_budget_is_shed_until_the_next_window_and_others_are_not() {
     let budget = Budget { source: 5, total: 100 };
-    let program = assemble::program(&NUMBERS, Shape::queues(1), budget);
+    let program = assemble::program(&NUMBERS, shape(1), budget);
     let mut host = host(&[0]);
     let (flood, viewer) = ([203, 0, 113, 9], [198, 51, 100, 1]);
     for window in 1..4_u64 {
@@ -184,7 +197,7 @@ fn source_beyond_its_budget_is_shed_until_the_next_window_and_others_are_not() {
 #[test]
 fn flood_from_forged_sources_is_shed_as_a_whole() {
     let budget = Budget { source: 5, total: 100 };
-    let program = assemble::program(&NUMBERS, Shape::queues(1), budget);
+    let program = assemble::program(&NUMBERS, shape(1), budget);
     let mut host = host(&[0]);
     host.now_ns = 7 << 30;
     for forged in 0..1_000_u32 {
@@ -198,7 +211,7 @@ fn flood_from_forged_sources_is_shed_as_a_whole() {
 
 #[test]
 fn addresses_of_one_ipv6_network_share_a_budget() {
-    let program = assemble::program(&NUMBERS, Shape::queues(1), Budget { source: 3, total: 100 });
+    let program = assemble::program(&NUMBERS, shape(1), Budget { source: 3, total: 100 });
     let mut host = host(&[0]);
     let verdicts = [0, 1, 2, 3, 4].map(|last| {
         let mut packet = ethernet(&[], 0x86dd, &ipv6(17, &udp(PORT, INITIAL)));
@@ -211,7 +224,7 @@ fn addresses_of_one_ipv6_network_share_a_budget() {
 
 #[test]
 fn what_may_begin_a_connection_is_told_apart() {
-    let program = assemble::program(&NUMBERS, Shape::queues(1), Budget { source: 1, total: 100 });
+    let program = assemble::program(&NUMBERS, shape(1), Budget { source: 1, total: 100 });
     let long = |flags: u8, version: u8| [flags, 0, 0, 0, version, 8, 1, 2, 3];
     for (datagram, counts) in [
         (&long(0xc0, 1)[..], true),
@@ -242,7 +255,7 @@ proptest! {
 
     #[test]
     fn program_agrees_with_the_rule_on_damaged_packets(
-        story in 0..27_usize,
+        story in 0..29_usize,
         seed: [u8; 4],
         damage in prop::collection::vec((12..60_usize, any::<u8>()), 0..4),
         cut in 0..120_usize,
@@ -281,7 +294,7 @@ fn loaded(shape: Shape, budget: Budget) -> Option<Program> {
 
 #[test]
 fn kernel_agrees_with_the_interpreter_on_every_story() {
-    let Some(program) = loaded(Shape::queues(2), Budget::default()) else { return };
+    let Some(program) = loaded(shape(2), Budget::default()) else { return };
     for (story, packet, tally) in stories() {
         // No socket is in a slot, so what would be taken passes.
         let tally = if tally == Tally::Taken { Tally::EmptySlot } else { tally };
@@ -295,7 +308,11 @@ fn kernel_agrees_with_the_interpreter_on_every_story() {
 #[test]
 fn kernel_accepts_the_program_for_every_number_of_shards() {
     for n in [2, 3, 4, 16, 128] {
-        let shape = Shape { queues: 2, shards: Some((n, Key::new(0x5eed_cafe))) };
+        let shape = Shape {
+            queues: 2,
+            frame_bytes_max: FRAME_MAX,
+            shards: Some((n, Key::new(0x5eed_cafe))),
+        };
         if loaded(shape, Budget { source: u32::MAX, total: u32::MAX }).is_none() {
             return;
         }
@@ -305,7 +322,7 @@ fn kernel_accepts_the_program_for_every_number_of_shards() {
 #[test]
 fn kernel_sheds_what_is_beyond_the_budget() {
     let budget = Budget { source: 5, total: 1_000_000 };
-    let Some(program) = loaded(Shape::queues(1), budget) else { return };
+    let Some(program) = loaded(shape(1), budget) else { return };
     let packet = initial_from([203, 0, 113, 9]);
     let verdicts: Vec<_> = (0..40)
         .map(|_| bpf::test_run(program.fd.as_fd(), &packet).expect("test runs are permitted"))
@@ -320,7 +337,7 @@ fn kernel_sheds_what_is_beyond_the_budget() {
 
 #[test]
 fn closed_place_is_left_to_the_kernel() {
-    let Some(program) = loaded(Shape::queues(1), Budget::default()) else { return };
+    let Some(program) = loaded(shape(1), Budget::default()) else { return };
     let packet = ethernet(&[], 0x0800, &ipv4(&udp(PORT, SHORT)));
     for place in places() {
         program.close(place).expect("it was open");
@@ -333,7 +350,7 @@ fn closed_place_is_left_to_the_kernel() {
 
 #[test]
 fn slots_outside_the_shape_are_refused() {
-    let Some(program) = loaded(Shape::queues(2), Budget::default()) else { return };
+    let Some(program) = loaded(shape(2), Budget::default()) else { return };
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     for (queue, shard) in [(2, 0), (0, 1)] {
         let refused = program.put(queue, shard, socket.as_fd()).expect_err("no such slot");

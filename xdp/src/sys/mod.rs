@@ -8,10 +8,12 @@
 //! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools.
 
 pub(crate) mod bpf;
+pub(crate) mod memory;
+pub(crate) mod xsk;
 
 use std::{
     io, mem,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
     time::Duration,
 };
@@ -57,6 +59,24 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result
     // SAFETY: the pointer is to one pollfd, as the count says, and outlives the call.
     let ready = unsafe { libc::poll(&raw mut wanted, 1, timeout_ms) };
     checked(ready).map(|ready| ready > 0)
+}
+
+/// A descriptor that is readable when one of those added to it is.
+pub(crate) fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes an integer and touches no memory of ours.
+    let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds a descriptor, which leaves when it is closed.
+pub(crate) fn epoll_add(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    // SAFETY: the pointer is to one event, which outlives the call.
+    let result = unsafe {
+        libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
+    };
+    checked(result).map(drop)
 }
 
 /// The processors that the current thread may run on.
