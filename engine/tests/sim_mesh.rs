@@ -106,6 +106,37 @@ fn forty_viewers_in_five_seconds_on_two_shards_cost_the_engine_one_subscription_
 }
 
 #[test]
+fn the_engines_bytes_are_the_same_for_one_viewer_at_an_edge_and_for_five_hundred() {
+    let sent = |viewers: usize| {
+        let network = Link::with_delay(Duration::from_millis(5));
+        let mut world = World::new(&Setup { filler: 0, network, ..Setup::default() });
+        world.publish();
+        let edge = world.add_edge("edge", 1, &[world.engine()]);
+        world.await_way(edge, seconds(5));
+        let first = world.watch_edge(edge, Draft::D18);
+        await_pictures(&mut world, first, 30);
+        for _ in 1..viewers {
+            world.watch_edge(edge, Draft::D18);
+        }
+        world.run(seconds(2));
+        let seeing =
+            world.watchers.iter().filter(|watcher| !watcher.seen(&world.truth.video()).is_empty());
+        assert_eq!(seeing.count(), viewers);
+        world.check_one_each();
+        eprintln!(
+            "DBG {:?} {:?} {:#?}",
+            world.now - world.start,
+            world.nodes[0].shard.snapshot().quic,
+            world.nodes[0].shard.snapshot().relay
+        );
+        world.nodes[0].shard.snapshot().quic.bytes_sent
+    };
+    let (one, many) = (sent(1), sent(500));
+    eprintln!("{one} bytes for 1 viewer, {many} for 500");
+    assert_eq!(one, many);
+}
+
+#[test]
 fn a_killed_region_costs_its_viewers_a_pause_and_no_reconnect() {
     let (mut world, [first, _], edge, viewer) = two_regions();
     world.kill(first);

@@ -36,6 +36,10 @@ pub struct Limits {
     /// How long a publisher may bring nothing more for one; then the rest is said to be unknown. Four
     /// times this is its end in any case.
     pub upstream_fetch_timeout: Duration,
+    /// How long such an answer is kept for others who join the same group: a group of 10 s.
+    pub upstream_answer_kept: Duration,
+    /// Payload of all answers kept: eight groups of 4 s at 8 Mb/s = 32 MB.
+    pub upstream_answers_bytes_max: usize,
     /// Objects one FETCH may name: 2 groups of 10 s at 60 chunks a second.
     pub fetch_objects_max: usize,
     /// Payload cached per track: 16 s at 12 Mb/s = 24 MB.
@@ -129,6 +133,8 @@ impl Default for Limits {
             tracks_max: 8_000,
             upstream_fetches_max: 64,
             upstream_fetch_timeout: Duration::from_secs(2),
+            upstream_answer_kept: Duration::from_secs(10),
+            upstream_answers_bytes_max: 32 << 20,
             fetches_per_session_max: 16,
             fetch_bytes_per_session_max: 32 << 20,
             fetch_objects_max: 4_096,

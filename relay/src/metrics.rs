@@ -105,6 +105,10 @@ pub struct Metrics {
     pub upstream_fetches: u64,
     /// Those that were not answered in time.
     pub upstream_fetches_late: u64,
+    /// FETCHes answered with what another one had brought.
+    pub upstream_fetches_spared: u64,
+    /// Answers not kept, or not for as long as they should: `upstream_answers_bytes_max`.
+    pub limit_upstream_answers: u64,
     /// `upstream_fetches_max` was hit, or an answer was larger than asked for.
     pub limit_upstream_fetches: u64,
     /// `rendezvous_max` was hit.

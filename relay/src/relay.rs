@@ -2,6 +2,7 @@
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod answers;
 mod contribution;
 mod downstream;
 mod drain;
@@ -68,6 +69,8 @@ pub struct Relay {
     met: Vec<rendezvous::Early>,
     /// Our FETCHes to publishers.
     holes: Vec<holes::Hole>,
+    /// What they were answered with lately.
+    answers: answers::Answers,
     /// Accepted SUBSCRIBE_NAMESPACEs of all sessions, in order of arrival.
     watchers: Vec<Watcher>,
     /// Accepted SUBSCRIBE_TRACKSs, likewise.
@@ -162,6 +165,7 @@ impl Relay {
             early: Vec::new(),
             met: Vec::new(),
             holes: Vec::new(),
+            answers: answers::Answers::default(),
             watchers: Vec::new(),
             seekers: Vec::new(),
             elsewhere: BTreeMap::new(),

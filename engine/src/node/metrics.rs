@@ -285,6 +285,7 @@ impl Page<'_> {
                 ("object_bytes_max", s.relay.limit_object_bytes),
                 ("publisher_rate_max", s.relay.limit_publisher_rate),
                 ("rendezvous_max", s.relay.limit_rendezvous),
+                ("upstream_answers_bytes_max", s.relay.limit_upstream_answers),
                 ("upstream_fetches_max", s.relay.limit_upstream_fetches),
                 ("sessions_max", s.relay.limit_sessions),
                 ("setup_timeout", s.relay.limit_setup_timeout),

@@ -205,6 +205,11 @@ fn last_byte(port: &VirtPort) -> u8 {
     }
 }
 
+/// Each viewer has a host of its own.
+fn viewer_address(viewer: usize) -> IpAddr {
+    Ipv4Addr::new(10, 1 + (viewer / 250) as u8, 1, (viewer % 250) as u8 + 1).into()
+}
+
 pub fn fingerprint(payload: &Bytes) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(payload);
@@ -434,7 +439,7 @@ impl World {
     ) -> usize {
         let index = self.watchers.len();
         let token = self.tokens.mint(INPUT, self.wall(), lifetime);
-        let own: IpAddr = Ipv4Addr::new(10, 0, 1, index as u8 + 1).into();
+        let own = viewer_address(index);
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
         let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
         let chance = chance(Place::Viewer(index), 0);
@@ -461,13 +466,13 @@ impl World {
 
     /// What the link from the node to a viewer does from now on.
     pub fn set_downlink(&self, viewer: usize, link: Link) {
-        let own: IpAddr = Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into();
+        let own = viewer_address(viewer);
         self.net.set_link_one_way(self.server.ip(), own, link);
     }
 
     /// The addresses of the node and of a viewer at it.
     pub fn between(&self, viewer: usize) -> (IpAddr, IpAddr) {
-        (self.server.ip(), Ipv4Addr::new(10, 0, 1, viewer as u8 + 1).into())
+        (self.server.ip(), viewer_address(viewer))
     }
 
     /// Runs for some virtual time.

@@ -77,7 +77,7 @@ impl Watcher {
         let url = format!("moqt://{to}/playback/{}?tok={token}", super::INPUT);
         let url = PlaybackUrl::parse(&url).expect("a playback URL");
         Self {
-            seat: Seat::dial(&mut endpoint, &url, [first_byte, 2, own(&port)], draft, now),
+            seat: Seat::dial(&mut endpoint, &url, ([first_byte, 2], own(&port)), draft, now),
             endpoint,
             port,
             next: None,
@@ -208,7 +208,7 @@ impl Watcher {
     fn sent_away(&mut self, uri: String, timeout: Option<Duration>, now: Instant) {
         if !self.stubborn && self.splice.begin(timeout, now) {
             self.url = self.url.moved(&uri).expect("an address");
-            let id = [self.first_byte, 3 + self.sent.len() as u8, own(&self.port)];
+            let id = ([self.first_byte, 3 + self.sent.len() as u8], own(&self.port));
             let draft = self.draft;
             self.next = Some(Seat::dial(&mut self.endpoint, &self.url, id, draft, now));
         }
@@ -225,7 +225,7 @@ impl Watcher {
             return;
         }
         self.url = self.url.moved(&uri).expect("an address");
-        let id = [self.first_byte, 100 + self.redirects.len() as u8, own(&self.port)];
+        let id = ([self.first_byte, 100 + self.redirects.len() as u8], own(&self.port));
         let seat = Seat::dial(&mut self.endpoint, &self.url, id, self.draft, now);
         let mut left = std::mem::replace(&mut self.seat, seat);
         left.viewer.close();
@@ -261,7 +261,7 @@ impl Seat {
     fn dial(
         endpoint: &mut Endpoint,
         url: &PlaybackUrl,
-        [first, second, third]: [u8; 3],
+        ([first, second], [third, fourth]): ([u8; 2], [u8; 2]),
         draft: Draft,
         now: Instant,
     ) -> Self {
@@ -270,9 +270,9 @@ impl Seat {
             quic::config::client(weir::client::trust::any_certificate(), draft, &limits)
                 .expect("TLS");
         // The first byte of the first connection id decides on the shard; the second tells connections of a viewer
-        // apart, the third viewers.
+        // apart, the others viewers.
         config.initial_dst_cid_provider(Arc::new(move || {
-            quinn_proto::ConnectionId::new(&[first, second, third, 4, 5, 6, 7, 8])
+            quinn_proto::ConnectionId::new(&[first, second, third, fourth, 5, 6, 7, 8])
         }));
         let to = SocketAddr::new(url.host.parse().expect("an IP address"), url.port);
         let conn = endpoint.connect(config, to, "localhost", now).expect("a connection");
@@ -309,10 +309,10 @@ impl Seat {
     }
 }
 
-/// The last byte of a viewer's own address.
-fn own(port: &VirtPort) -> u8 {
+/// What of a viewer's own address tells it from others.
+fn own(port: &VirtPort) -> [u8; 2] {
     match port.local_addr().ip() {
-        std::net::IpAddr::V4(own) => own.octets()[3],
-        std::net::IpAddr::V6(_) => 0,
+        std::net::IpAddr::V4(own) => [own.octets()[1], own.octets()[3]],
+        std::net::IpAddr::V6(_) => [0, 0],
     }
 }

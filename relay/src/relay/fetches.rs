@@ -1,6 +1,7 @@
 //! FETCH: which range a request means, the plan of what the cache has of it, and the answer. Holes go to the
 //! publisher first (`holes`); what it does not have either is said to be unknown.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_moqt::{
@@ -126,9 +127,14 @@ impl Relay {
         now: Instant,
     ) -> Result<(), RequestError> {
         let wanted = self.wanted(session, id, target)?;
-        if self.has_holes(id, wanted, now)
-            && self.ask_for_hole(session, request, id, wanted, params, now)
-        {
+        if !self.has_holes(id, wanted, now) {
+            return self.answer_fetch(session, request, id, wanted, params, &Found::default(), now);
+        }
+        if let Some(found) = self.kept_answer(id, wanted, now) {
+            self.metrics.upstream_fetches_spared += 1;
+            return self.answer_fetch(session, request, id, wanted, params, &found, now);
+        }
+        if self.ask_for_hole(session, request, id, wanted, params, now) {
             return Ok(());
         }
         self.answer_fetch(session, request, id, wanted, params, &Found::default(), now)
@@ -140,6 +146,18 @@ impl Relay {
         let budget = (self.limits.fetch_objects_max, self.limits.fetch_bytes_per_session_max);
         Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
             .is_ok_and(|plan| plan.is_partial())
+    }
+
+    /// An answer to another FETCH that leaves nothing unknown of this one.
+    fn kept_answer(&self, id: TrackId, wanted: Wanted, now: Instant) -> Option<Arc<Found>> {
+        let track = self.tracks.get(id.0)?;
+        let budget = (self.limits.fetch_objects_max, self.limits.fetch_bytes_per_session_max);
+        let suffices = |found: &&Arc<Found>| {
+            Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
+                .and_then(|plan| plan.filled(wanted.start, found, budget))
+                .is_ok_and(|plan| !plan.is_partial())
+        };
+        self.answers.of(id, wanted.start).find(suffices).cloned()
     }
 
     /// FETCH_OK and the objects: those of the cache, and those the publisher brought for its holes.

@@ -1,6 +1,6 @@
 //! What the cache lacks of a fetched range, asked of the track's publisher: one FETCH for each hole, however many wait
 //! for it, within limits of number, bytes and time. What comes back answers those who wait and is not cached: a
-//! publisher's past must not disturb the live edge.
+//! publisher's past must not disturb the live edge. For those who come next it is kept beside the cache ([`super::answers`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -233,6 +233,14 @@ impl Relay {
         for waiter in std::mem::take(&mut hole.waiters) {
             self.answer_waiter(waiter, hole.track, &hole.found, now);
         }
+        if whole {
+            let until = now + self.limits.upstream_answer_kept;
+            let most = self.limits.upstream_answers_bytes_max;
+            let answer = (hole.found, hole.bytes);
+            self.metrics.limit_upstream_answers +=
+                self.answers.keep(hole.track, hole.wanted.start, answer, until, most);
+            self.timers.insert((until, Timer::Holes));
+        }
         self.release(hole.track, now);
     }
 
@@ -305,6 +313,7 @@ impl Relay {
     /// Publishers that did not answer in time: what they were asked for stays unknown.
     pub(super) fn holes_over(&mut self, now: Instant) {
         self.impatient_over(now);
+        self.answers.expire(now);
         let late: Vec<_> = self
             .holes
             .iter()
@@ -315,7 +324,8 @@ impl Relay {
             self.metrics.upstream_fetches_late += 1;
             self.end_hole(session, request, false, now);
         }
-        let next = self.holes.iter().map(|hole| hole.until).min();
+        let asked = self.holes.iter().map(|hole| hole.until).min();
+        let next = [asked, self.answers.next()].into_iter().flatten().min();
         self.timers.extend(next.map(|until| (until, Timer::Holes)));
     }
 

@@ -159,6 +159,50 @@ fn a_hole_is_asked_of_the_publisher_once_and_answers_all_who_wait() {
 }
 
 #[test]
+fn who_comes_later_gets_the_same_past_without_asking_the_publisher_again() {
+    for draft in Draft::ALL {
+        let (mut world, publisher, viewer, _) = joined_late(draft, Limits::default());
+        fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        let objects = [(48, 0), (48, 1), (49, 0), (49, 2), (50, 0), (50, 1)];
+        answer(&mut world, publisher, draft, asked, &objects, None);
+        for (from, expected) in [(48, &objects[..]), (49, &objects[2..])] {
+            world.advance(Duration::from_secs(1));
+            let other = world.viewer(Draft::D18);
+            let request = fetch(&mut world, other, from, 50, Params::default());
+            assert_eq!(world.peer(other).locations(request), expected, "{draft:?}");
+            world.peer(other).assert_unaltered();
+            assert_eq!(unknown(&mut world, other), [], "{draft:?}");
+        }
+        assert_eq!(world.relay.metrics().upstream_fetches, 1);
+        assert_eq!(world.relay.metrics().upstream_fetches_spared, 2);
+        // Of what was before, nothing has been heard.
+        fetch(&mut world, viewer, 47, 50, Params::default());
+        assert_eq!(fetched(&mut world, publisher).len(), 2, "{draft:?}");
+    }
+}
+
+#[test]
+fn what_a_publisher_brought_is_kept_for_a_while_and_within_bytes() {
+    let objects = [(48, 0), (48, 1), (49, 0), (49, 2), (50, 0), (50, 1)];
+    let mut small = Limits::default();
+    small.upstream_answers_bytes_max = 8;
+    for (limits, hits) in [(Limits::default(), 0), (small, 1)] {
+        let (mut world, publisher, viewer, _) = joined_late(Draft::D18, limits.clone());
+        fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        answer(&mut world, publisher, Draft::D18, asked, &objects, None);
+        if hits == 0 {
+            world.advance(limits.upstream_answer_kept + Duration::from_millis(1));
+        }
+        fetch(&mut world, viewer, 48, 50, Params::default());
+        assert_eq!(fetched(&mut world, publisher).len(), 2, "asked again");
+        assert_eq!(world.relay.metrics().limit_upstream_answers, hits);
+        assert_eq!(world.relay.metrics().upstream_fetches_spared, 0);
+    }
+}
+
+#[test]
 fn what_the_publisher_does_not_know_either_is_said_to_be_unknown() {
     let (mut world, publisher, viewer, _) = joined_late(Draft::D18, Limits::default());
     let request = fetch(&mut world, viewer, 40, 50, Params::default());
