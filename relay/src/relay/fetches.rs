@@ -141,7 +141,7 @@ impl Relay {
     }
 
     /// Whether the cache lacks something of a range that the publisher may have.
-    fn has_holes(&self, id: TrackId, wanted: Wanted, now: Instant) -> bool {
+    pub(super) fn has_holes(&self, id: TrackId, wanted: Wanted, now: Instant) -> bool {
         let Some(track) = self.tracks.get(id.0) else { return false };
         let budget = (self.limits.fetch_objects_max, self.limits.fetch_bytes_per_session_max);
         Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
@@ -215,8 +215,8 @@ impl Relay {
         let says_unknown = state.moqt.supports(Feature::UnknownRanges);
         Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
             .and_then(|plan| plan.filled(wanted.start, found, budget))
-            .and_then(|plan| if says_unknown { Ok(plan) } else { plan.certain() })
             .and_then(|plan| plan.ordered(order))
+            .and_then(|plan| if says_unknown { Ok(plan) } else { plan.certain() })
             .map_err(|error| match error {
                 PlanError::Budget => {
                     metrics.limit_fetch_budget += 1;
