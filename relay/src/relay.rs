@@ -370,6 +370,7 @@ impl Relay {
         });
         // A subscription ends after its fill, which its stream count includes.
         ended.retain(|(request, _)| !fetches.iter().any(|fetch| fetch.request == *request));
+        ended.retain(|(request, _)| !self.waits_for_fill(session, *request));
         self.note_lossy(session, now);
         for (request, code) in &ended {
             self.finish_subscription(session, *request, *code, now);

@@ -7,8 +7,10 @@ use std::time::Instant;
 use weir_moqt::{Fill, Filter, Location, Params, RequestId};
 
 use super::Relay;
-use crate::fanout::fetch_priority;
-use crate::fetch::{Fetch, Plan};
+use super::fetches::Wanted;
+use super::holes::Found;
+use crate::fanout::{Subscription, fetch_priority};
+use crate::fetch::{Fetch, Plan, PlanError};
 use crate::{SessionId, TrackId};
 
 impl Relay {
@@ -22,6 +24,40 @@ impl Relay {
         params: &Params,
         now: Instant,
     ) {
+        let (Some(fill), Some(state), Some(track)) =
+            (&params.fill, self.sessions.get(session.0), self.tracks.get(id.0))
+        else {
+            return;
+        };
+        let is_it = |s: &&Subscription| s.request == request && s.forward;
+        if state.subscriptions.iter().find(is_it).is_none() {
+            return;
+        }
+        let wanted = track.cache.largest().and_then(|largest| past(fill, params, largest));
+        let fetches = state.fetches.len() + self.waits_for_holes(session);
+        let has_room = fetches < self.limits.fetches_per_session_max;
+        if let Some(wanted) = wanted
+            && has_room
+            && self.has_holes(id, wanted, now)
+            && self.ask_for_hole(session, request, id, wanted, params, now)
+        {
+            return;
+        }
+        self.answer_fill(session, request, id, wanted, params, &Found::default(), now);
+    }
+
+    /// The objects of a fill: those of the cache, and those the publisher brought for its holes.
+    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
+    pub(super) fn answer_fill(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        id: TrackId,
+        wanted: Option<Wanted>,
+        params: &Params,
+        found: &Found,
+        now: Instant,
+    ) {
         let Self { sessions, tracks, limits, metrics, .. } = self;
         let (Some(fill), Some(state), Some(track)) =
             (&params.fill, sessions.get_mut(session.0), tracks.get(id.0))
@@ -32,24 +68,22 @@ impl Relay {
         else {
             return;
         };
-        if !subscription.forward {
-            return;
-        }
         let order = fill.group_order.or(params.group_order).unwrap_or_default();
         let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
         let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
-        let plan = match track.cache.largest().and_then(|largest| past(fill, params, largest)) {
+        let plan = match wanted {
             None => Plan::default(),
-            Some((_, end)) if state.fetches.len() >= limits.fetches_per_session_max => {
+            Some(Wanted { end, .. }) if state.fetches.len() >= limits.fetches_per_session_max => {
                 metrics.limit_fetches += 1;
                 Plan::unknown(end)
             }
-            Some((start, end)) => {
+            Some(Wanted { start, end }) => {
                 let budget = (limits.fetch_objects_max, bytes_max);
                 let planned = Plan::new(&track.cache, start, end, budget, now)
+                    .and_then(|plan| plan.filled(start, found, budget))
                     .and_then(|plan| plan.ordered(order));
-                planned.unwrap_or_else(|_| {
-                    metrics.limit_fetch_budget += 1;
+                planned.unwrap_or_else(|error| {
+                    metrics.limit_fetch_budget += u64::from(error == PlanError::Budget);
                     Plan::unknown(end)
                 })
             }
@@ -57,14 +91,15 @@ impl Relay {
         subscription.streams += 1;
         let priority = fill.priority.unwrap_or(subscription.priority());
         let priority = fetch_priority(priority, track.priority);
-        state.fetches.push(Fetch::new(request, plan, order, priority));
+        let fetch = Fetch::new(request, plan, order, priority).of(id).timed_out(found.timed_out);
+        state.fetches.push(fetch);
         metrics.fetches_accepted += 1;
         self.dirty.mark(session);
     }
 }
 
 /// The range of a fill, both ends inclusive; `None` when nothing of the past is asked for.
-fn past(fill: &Fill, params: &Params, largest: Location) -> Option<(Location, Location)> {
+fn past(fill: &Fill, params: &Params, largest: Location) -> Option<Wanted> {
     let (start, end) = match fill.filter.or(params.filter) {
         None => (Location::default(), largest),
         Some(Filter::Relative { groups_back }) => {
@@ -80,7 +115,7 @@ fn past(fill: &Fill, params: &Params, largest: Location) -> Option<(Location, Lo
         Some(_) => return None,
     };
     let end = end.min(largest);
-    (start <= end).then_some((start, end))
+    (start <= end).then_some(Wanted { start, end })
 }
 
 #[cfg(test)]
@@ -117,7 +152,8 @@ mod tests {
         ] {
             let fill = Fill { filter: own, ..Fill::default() };
             let params = Params { filter: of_subscription, ..Params::default() };
-            assert_eq!(past(&fill, &params, largest), expected, "{own:?} {of_subscription:?}");
+            let wanted = past(&fill, &params, largest).map(|wanted| (wanted.start, wanted.end));
+            assert_eq!(wanted, expected, "{own:?} {of_subscription:?}");
         }
     }
 }

@@ -208,13 +208,14 @@ impl Relay {
             }
         }
         self.cut_early(session, why);
+        self.cut_hole_waiters(session, why, now);
         self.cut_fetches(session);
         self.cut_prefixes(session, why);
         self.reschedule(session);
         self.dirty.mark(session);
     }
 
-    fn is_cut(&self, session: SessionId, track: TrackId) -> bool {
+    pub(super) fn is_cut(&self, session: SessionId, track: TrackId) -> bool {
         let (Some(state), Some(track)) = (self.sessions.get(session.0), self.tracks.get(track.0))
         else {
             return false;

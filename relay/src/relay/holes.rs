@@ -10,6 +10,7 @@ use weir_moqt::data::{FetchObject, Gap, convert_properties};
 use weir_moqt::{FetchTarget, Location, Params, RequestId};
 
 use super::fetches::Wanted;
+use super::grants::Ended;
 use super::{Relay, Timer};
 use crate::cache::Payload;
 use crate::encode::PROPERTIES_DRAFT;
@@ -22,7 +23,7 @@ use crate::{Draft, SessionId, StreamId, TrackId};
 const FETCH_TIMEOUTS_MAX: u32 = 4;
 
 /// What a publisher brought for a hole, ascending, and how far that goes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) items: VecDeque<Item>,
     /// Everything up to here is answered: what is not among the items does not exist.
@@ -59,7 +60,7 @@ struct HoleWaiter {
 }
 
 impl Relay {
-    /// Leaves a FETCH waiting while its publisher is asked. False when nobody can be asked.
+    /// Leaves a FETCH or a fill waiting while its publisher is asked. False when nobody can be asked.
     pub(super) fn ask_for_hole(
         &mut self,
         session: SessionId,
@@ -72,11 +73,14 @@ impl Relay {
         let Some(track) = self.tracks.get(id.0) else { return false };
         let Source::Upstream { session: publisher, .. } = track.source else { return false };
         let name = track.name.clone();
-        if params.fill_timeout_ms == Some(0) {
+        let patience = match &params.fill {
+            Some(fill) => fill.fill_timeout_ms,
+            None => params.fill_timeout_ms,
+        };
+        if patience == Some(0) {
             return false;
         }
-        let until =
-            params.fill_timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        let until = patience.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
         let waiter = HoleWaiter { session, request, wanted, params: params.clone(), until };
         let covers = |hole: &Hole| {
             hole.track == id && hole.wanted.start <= wanted.start && hole.wanted.end >= wanted.end
@@ -246,6 +250,10 @@ impl Relay {
 
     fn answer_waiter(&mut self, waiter: HoleWaiter, track: TrackId, found: &Found, now: Instant) {
         let HoleWaiter { session, request, wanted, params, .. } = waiter;
+        if params.fill.is_some() {
+            let wanted = Some(wanted);
+            return self.answer_fill(session, request, track, wanted, &params, found, now);
+        }
         if let Err(error) = self.answer_fetch(session, request, track, wanted, &params, found, now)
         {
             self.refuse_request(session, request, &error);
@@ -259,10 +267,11 @@ impl Relay {
         for hole in &mut self.holes {
             let track = hole.track;
             let late = hole.waiters.extract_if(.., |waiter| is_due(waiter));
-            due.extend(late.map(|waiter| (waiter, track)));
+            let found = &hole.found;
+            due.extend(late.map(|waiter| (waiter, track, found.clone())));
         }
-        for (waiter, track) in due {
-            let found = Found { timed_out: true, ..Found::default() };
+        for (waiter, track, found) in due {
+            let found = Found { timed_out: true, ..found };
             self.answer_waiter(waiter, track, &found, now);
         }
         // Nobody waits for some of them any more.
@@ -277,9 +286,28 @@ impl Relay {
         }
     }
 
-    /// A FETCH that waits was cancelled.
+    /// Whether the past of a subscription still waits for its publisher.
+    pub(super) fn waits_for_fill(&self, session: SessionId, request: RequestId) -> bool {
+        let mut waiters = self.holes.iter().flat_map(|hole| &hole.waiters);
+        waiters.any(|waiter| waiter.session == session && waiter.request == request)
+    }
+
+    /// A FETCH that waits was cancelled, or the subscription whose past it would be.
     pub(super) fn stop_hole(&mut self, session: SessionId, request: RequestId, now: Instant) {
         self.drop_waiters(now, |waiter| waiter.session == session && waiter.request == request);
+    }
+
+    /// Grants have ended: FETCHes of a session that waited by them are refused.
+    pub(super) fn cut_hole_waiters(&mut self, session: SessionId, why: Ended, now: Instant) {
+        let waits = self.holes.iter().flat_map(|hole| {
+            let waiters = hole.waiters.iter().filter(|waiter| waiter.session == session);
+            waiters.map(|waiter| (waiter.request, hole.track))
+        });
+        let cut: Vec<_> = waits.filter(|(_, track)| self.is_cut(session, *track)).collect();
+        for (request, _) in cut {
+            self.stop_hole(session, request, now);
+            self.refuse_request(session, request, &why.request());
+        }
     }
 
     /// A session is over: it waits no more, and answers no more.

@@ -413,6 +413,7 @@ impl Relay {
             let streams: Vec<_> = fills.filter_map(|fill| fill.stream()).collect();
             state.resets.extend(streams.into_iter().map(|stream| (stream, cancelled)));
             self.leave_track(session, subscription.track, subscription.seat, now);
+            self.stop_hole(session, request, now);
         } else if let Some(at) = state.waiting.iter().position(|w| w.request == request) {
             let waiting = state.waiting.remove(at);
             self.stop_waiting(session, waiting.track, request, now);

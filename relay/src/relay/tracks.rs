@@ -481,6 +481,7 @@ impl Relay {
         let _ = state.moqt.publish_done(request, code, Some(subscription.streams), "");
         self.dirty.mark(session);
         self.leave_track(session, subscription.track, subscription.seat, now);
+        self.stop_hole(session, request, now);
     }
 
     /// Takes a session out of a track's list of subscribers.

@@ -43,7 +43,7 @@ fn done(world: &mut World, viewer: usize, request: RequestId) -> Option<DoneCode
     })
 }
 
-fn revoke(world: &mut World, subject: Subject) {
+pub(crate) fn revoke(world: &mut World, subject: Subject) {
     let mut keys = keys();
     let at = world.wall.as_secs();
     keys.revoke(&Revocation { org: "org_a".into(), subject, at, until: at + 86_400 });

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use weir_moqt::data::{FetchEncoder, FetchHeader, FetchObject, Gap};
-use weir_moqt::{Event as Heard, FetchTarget, GroupOrder, Location, Params, RequestId};
-use weir_relay::{Draft, Limits};
+use weir_moqt::{
+    Event as Heard, FetchTarget, Fill, Filter, GroupOrder, Location, Params, RequestId,
+};
+use weir_relay::{DoneCode, Draft, Limits, Subject};
 
+use crate::grants::revoke;
 use crate::publishers::{Group, asked_for, publishing};
-use crate::world::{World, payload, track};
+use crate::world::{World, ns, payload, token_with, track};
 
 /// A publisher whose track has groups 50 and on in the relay's cache; older ones only it has.
 fn joined_late(draft: Draft, limits: Limits) -> (World, usize, usize, RequestId) {
@@ -94,6 +97,17 @@ fn answer(
 
 /// One object of group 48 after the other, `pause` apart.
 fn answer_slowly(world: &mut World, publisher: usize, request: RequestId, pause: Duration) {
+    answer_slowly_to(world, publisher, request, pause, 10, true);
+}
+
+fn answer_slowly_to(
+    world: &mut World,
+    publisher: usize,
+    request: RequestId,
+    pause: Duration,
+    objects: u64,
+    ends: bool,
+) {
     let draft = Draft::D18;
     let end = Location::new(50, 1);
     let moqt = &mut world.peer(publisher).moqt;
@@ -102,7 +116,7 @@ fn answer_slowly(world: &mut World, publisher: usize, request: RequestId, pause:
     let header = FetchHeader { request };
     let mut encoder = FetchEncoder::new(draft, &header, GroupOrder::Ascending, &mut out).unwrap();
     let stream = world.new_uni(publisher);
-    for object in 0..10 {
+    for object in 0..objects {
         let payload = payload(48, object);
         let head = FetchObject {
             location: Location::new(48, object),
@@ -113,7 +127,7 @@ fn answer_slowly(world: &mut World, publisher: usize, request: RequestId, pause:
         };
         encoder.object(&head, &mut out).unwrap();
         out.extend_from_slice(&payload);
-        world.send_raw(publisher, stream, out.split().freeze(), object == 9);
+        world.send_raw(publisher, stream, out.split().freeze(), ends && object + 1 == objects);
         world.advance(pause);
     }
 }
@@ -281,4 +295,142 @@ fn fetches_of_ours_are_limited_in_number_and_end_with_those_who_wait() {
     world.relay.close_session(id, world.now);
     world.settle();
     assert_eq!(world.peer(viewer).wire.closed, None);
+}
+
+/// A subscription with its past down to group 48.
+fn filled(world: &mut World, draft: Draft, fill_timeout_ms: Option<u64>) -> (usize, RequestId) {
+    let viewer = world.viewer(draft);
+    let filter = Some(Filter::Relative { groups_back: 3 });
+    let fill = Some(Box::new(Fill { filter, fill_timeout_ms, ..Fill::default() }));
+    let params = Params { filter: Some(Filter::LargestObject), fill, ..Params::default() };
+    let request = world.subscribe_with(viewer, "video", params);
+    assert!(world.peer(viewer).was_accepted(request), "{draft:?}");
+    (viewer, request)
+}
+
+fn drafts_with_fills() -> impl Iterator<Item = Draft> {
+    [Draft::D20, Draft::D21, Draft::D22].into_iter()
+}
+
+const WHOLE: [(u64, u64); 6] = [(48, 0), (48, 1), (49, 0), (49, 1), (50, 0), (50, 1)];
+
+#[test]
+fn a_fill_waits_for_what_only_the_publisher_has_and_the_live_edge_does_not() {
+    for draft in drafts_with_fills() {
+        let (mut world, publisher, _, _) = joined_late(Draft::D18, Limits::default());
+        let (viewer, request) = filled(&mut world, draft, None);
+        let asked = fetched(&mut world, publisher);
+        assert_eq!(asked.len(), 1, "{draft:?}");
+        let mut group = Group::begin(&mut world, publisher, Draft::D18, 1, 51);
+        group.object(0);
+        group.send(&mut world, publisher, true);
+        assert_eq!(world.peer(viewer).locations(request), [(51, 0)], "{draft:?}");
+        // The subscription's end waits for its past.
+        let moqt = &mut world.peer(publisher).moqt;
+        let upstream = RequestId(asked[0].0 - 2);
+        moqt.publish_done(upstream, DoneCode::TrackEnded, Some(2), "").unwrap();
+        world.settle();
+        assert_eq!(streams_of(&mut world, viewer, request), None, "{draft:?}");
+        answer(&mut world, publisher, Draft::D18, asked[0], &WHOLE, None);
+        let got = world.peer(viewer).locations(request);
+        assert_eq!(got[1..], WHOLE, "{draft:?}");
+        assert_eq!(unknown(&mut world, viewer), [], "{draft:?}");
+        world.peer(viewer).assert_unaltered();
+        assert_eq!(streams_of(&mut world, viewer, request), Some(2), "{draft:?}");
+    }
+}
+
+/// What `PUBLISH_DONE` says of the streams of a subscription.
+fn streams_of(world: &mut World, viewer: usize, request: RequestId) -> Option<u64> {
+    world.peer(viewer).heard.iter().find_map(|heard| match heard {
+        Heard::PublishDone { request: of, streams, .. } if *of == request => *streams,
+        _ => None,
+    })
+}
+
+#[test]
+fn a_fill_waits_no_longer_than_its_subscriber_would_and_brings_what_came_until_then() {
+    for draft in drafts_with_fills() {
+        let (mut world, publisher, _, _) = joined_late(Draft::D18, Limits::default());
+        let (hurried, at_once) = (Some(300), Some(0));
+        let (viewer, request) = filled(&mut world, draft, hurried);
+        let (other, none) = filled(&mut world, draft, at_once);
+        assert_eq!(world.peer(other).locations(none), [(50, 0), (50, 1)], "{draft:?}");
+        let asked = fetched(&mut world, publisher);
+        assert_eq!(asked.len(), 1, "{draft:?}");
+        // Two objects in 200 ms, and then the time is over.
+        answer_slowly_to(&mut world, publisher, asked[0], Duration::from_millis(100), 2, false);
+        assert_eq!(world.peer(viewer).locations(request), [], "{draft:?}");
+        world.advance(Duration::from_millis(100));
+        let expected = [(48, 0), (48, 1), (50, 0), (50, 1)];
+        assert_eq!(world.peer(viewer).locations(request), expected, "{draft:?}");
+        let timed_out = |heard: &Heard| matches!(heard, Heard::FetchGap { gap: Gap::TimedOut, .. });
+        assert!(world.peer(viewer).heard.iter().any(timed_out), "{draft:?}");
+        world.peer(viewer).assert_unaltered();
+        let cancelled = |heard: &Heard| matches!(heard, Heard::FetchCancelled { .. });
+        assert!(world.peer(publisher).heard.iter().any(cancelled), "{draft:?}: nobody waits");
+    }
+}
+
+#[test]
+fn a_fill_that_waits_goes_with_its_subscription() {
+    for draft in drafts_with_fills() {
+        let (mut world, publisher, _, _) = joined_late(Draft::D18, Limits::default());
+        let (viewer, request) = filled(&mut world, draft, None);
+        world.peer(viewer).moqt.cancel(request);
+        world.settle();
+        let cancelled = |heard: &Heard| matches!(heard, Heard::FetchCancelled { .. });
+        assert!(world.peer(publisher).heard.iter().any(cancelled), "{draft:?}");
+        assert_eq!(world.peer(viewer).failure, None);
+    }
+}
+
+#[test]
+fn a_viewer_whose_grant_ends_gets_no_past_it_waited_for() {
+    for draft in [Draft::D14, Draft::D16, Draft::D18, Draft::D22] {
+        let (mut world, publisher, patient, _) = joined_late(Draft::D18, Limits::default());
+        let token = token_with("lv_1", 600, "leaked", None, 0);
+        let viewer = world.dial(draft, &format!("/playback/lv_1?tok={token}"));
+        // Another grant keeps the session.
+        let other = ns(&["stream", "org_a", "lv_2"]);
+        let more = World::with_token(&token_with("lv_2", 600, "other", None, 0));
+        world.peer(viewer).moqt.subscribe_namespace(&other, more).unwrap();
+        world.settle();
+        let request = fetch(&mut world, viewer, 48, 50, Params::default());
+        let kept = fetch(&mut world, patient, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher);
+        revoke(&mut world, Subject::Token("leaked".into()));
+        world.settle();
+        let refused = world.peer(viewer).was_refused(request).unwrap();
+        assert!(refused.starts_with("Unauthorized"), "{draft:?} {refused}");
+        answer(&mut world, publisher, Draft::D18, asked[0], &WHOLE, None);
+        assert_eq!(world.peer(patient).locations(kept), WHOLE, "{draft:?}");
+        assert_eq!(world.peer(viewer).locations(request), [], "{draft:?}");
+        assert_eq!(world.peer(viewer).close_reason(), "", "{draft:?}");
+    }
+}
+
+#[test]
+fn a_viewer_whose_grant_ends_gets_no_more_of_its_fill() {
+    for draft in drafts_with_fills() {
+        let (mut world, publisher, _, _) = joined_late(Draft::D18, Limits::default());
+        let token = token_with("lv_1", 600, "leaked", None, 0);
+        let viewer = world.dial(draft, &format!("/playback/lv_1?tok={token}"));
+        let other = ns(&["stream", "org_a", "lv_2"]);
+        let more = World::with_token(&token_with("lv_2", 600, "other", None, 0));
+        world.peer(viewer).moqt.subscribe_namespace(&other, more).unwrap();
+        world.settle();
+        // It has room for 50 bytes of its past.
+        world.peer(viewer).wire.credit = 50;
+        let filter = Some(Filter::Relative { groups_back: 1 });
+        let fill = Some(Box::new(Fill { filter, ..Fill::default() }));
+        let params = Params { filter: Some(Filter::LargestObject), fill, ..Params::default() };
+        let request = world.subscribe_with(viewer, "video", params);
+        revoke(&mut world, Subject::Token("leaked".into()));
+        world.settle();
+        world.grant(viewer, 10_000);
+        assert_eq!(world.peer(viewer).locations(request), [], "{draft:?}");
+        assert_eq!(world.peer(viewer).close_reason(), "", "{draft:?}");
+        assert_eq!(fetched(&mut world, publisher), []);
+    }
 }
