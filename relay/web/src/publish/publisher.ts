@@ -54,6 +54,8 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
   #inWorker = false;
   #run = 0;
   #clones: MediaStreamTrack[] = [];
+  /** The other way to publish, as long as it was not tried. */
+  #instead: (() => void) | null = null;
 
   constructor(readonly options: PublisherOptions) {
     super();
@@ -87,11 +89,15 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
     );
   }
 
-  /** Publishes `mediaStream` to an input. Its tracks stay the caller's: they are not stopped. */
+  /**
+   * Publishes `mediaStream` to an input. Its tracks stay the caller's: they are not stopped. Left to choose, it goes by WHIP
+   * where the browser hands out no frames, and where the input turns out to take WHIP.
+   */
   async publish(id: string, key: string, mediaStream: MediaStream): Promise<void> {
     if (!['idle', 'ended', 'failed'].includes(this.#state)) throw new Error('publishing already');
     const run = ++this.#run;
     const { transport = 'auto' } = this.options;
+    this.#instead = transport === 'auto' ? () => void this.#startWhip(id, key, mediaStream, run) : null;
     this.#transport = transport === 'whip' || (transport === 'auto' && !BroadcastPublisher.canEncode()) ? 'whip' : 'moqt';
     this.#set('connecting', null, null);
     if (this.#transport === 'whip') return this.#startWhip(id, key, mediaStream, run);
@@ -119,12 +125,7 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
   /** Ends the broadcast; the input's viewers are held for its reconnect window. */
   stop(): void {
     this.#run += 1;
-    this.#host?.stop();
-    this.#host = null;
-    const whip = this.#whip;
-    this.#whip = null;
-    clearInterval(this.#whipTimer);
-    void whip?.stop();
+    this.#release();
     if (['connecting', 'live', 'reconnecting'].includes(this.#state)) this.#set('ended', null, null);
   }
 
@@ -133,16 +134,29 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
       this.#stats = message.stats;
       this.emit('stats', message.stats);
     } else if (message.kind === 'state') {
-      this.#set(message.state, message.trouble, message.retryInMs);
+      const { state, trouble, retryInMs } = message;
+      const instead = this.#instead;
+      if (instead && state === 'failed' && trouble?.code === 'input_disabled') return instead();
+      if (state === 'live') this.#instead = null;
+      this.#set(state, trouble, retryInMs);
     }
+  }
+
+  /** Ends worker, connection, clock and clones, whichever there are. */
+  #release(): void {
+    this.#instead = null;
+    this.#host?.stop();
+    this.#host = null;
+    clearInterval(this.#whipTimer);
+    void this.#whip?.stop();
+    this.#whip = null;
+    for (const track of this.#clones.splice(0)) track.stop();
   }
 
   #set(state: State, trouble: Trouble | null, retryInMs: number | null): void {
     if (this.#state === state && trouble === null && state !== 'connecting') return;
     this.#state = state;
-    if (state === 'ended' || state === 'failed') {
-      for (const track of this.#clones.splice(0)) track.stop();
-    }
+    if (state === 'ended' || state === 'failed') this.#release();
     this.emit('statechange', { state, trouble, retryInMs });
   }
 
@@ -168,16 +182,20 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
   }
 
   async #startWhip(id: string, key: string, stream: MediaStream, run: number): Promise<void> {
+    const { transport = 'auto' } = this.options;
+    const best = transport === 'auto' && BroadcastPublisher.canEncode() ? 'moqt' : 'whip';
+    this.#release();
+    this.#transport = 'whip';
+    this.#inWorker = false;
     const whip = new Whip();
     this.#whip = whip;
     try {
       await whip.start(new URL(`/whip/${encodeURIComponent(id)}`, this.options.whip ?? location.origin).href, key, stream);
     } catch (error) {
-      void whip.stop();
-      if (run === this.#run) this.#set('failed', troubleOf(error instanceof Error ? error.message : String(error)), null);
+      if (run === this.#run) this.#set('failed', troubleOf(error instanceof Error ? error.message : String(error), best), null);
       return;
     }
-    if (run !== this.#run) return void whip.stop();
+    if (run !== this.#run) return;
     this.#set('live', null, null);
     let before = 0;
     this.#whipTimer = setInterval(async () => {
@@ -190,8 +208,7 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
       this.#listen({ kind: 'stats', stats: { bitrate, fps, width, height, rttMs, videoCodec, audioCodec, ...held } });
     }, WHIP_STATS_MS);
     void whip.ended.then((reason) => {
-      clearInterval(this.#whipTimer);
-      if (run === this.#run) this.#set('failed', troubleOf(reason), null);
+      if (run === this.#run) this.#set('failed', troubleOf(reason, best), null);
     });
   }
 }

@@ -239,15 +239,17 @@ const WORDS: Record<string, string> = {
   auth_failed: "Stream key refused. Copy the key again from the input's page, or rotate it.",
   too_many_attempts: 'Too many wrong keys came from this address. Wait a minute and try again.',
   input_busy: 'Somebody else is publishing to this input.',
-  input_disabled: 'This input takes another protocol. Make one for the browser: weir input create --ingest fmp4',
   capacity: 'The node has no room for another publisher now.',
   draining: 'The node is going down.',
 };
 
+/** Of an input that takes neither MoQT nor WHIP, or not the only one this browser can send. */
+const ELSEWHERE = 'This input takes another protocol. Make one for the browser: weir input create --ingest ';
+
 /** What a session's last words mean. */
-export function troubleOf(reason: string): Trouble {
+export function troubleOf(reason: string, transport: 'moqt' | 'whip' = 'moqt'): Trouble {
   const code = /^[a-z]+(_[a-z]+)*(?=:|$)/.exec(reason)?.[0] ?? '';
-  const words = WORDS[code];
+  const words = code === 'input_disabled' ? ELSEWHERE + (transport === 'whip' ? 'whip' : 'fmp4') : WORDS[code];
   if (words) return { code, message: words };
   if (/^(codec|fmp4|group|timing|catalog)_[a-z]+$/.test(code)) {
     return { code, message: `The node does not take this: ${reason.slice(code.length + 2)}.` };

@@ -8,6 +8,8 @@ import type { GroupObject } from './groups.js';
 
 const DRAFT = 'moqt-18';
 const READY_WITHIN_MS = 8000;
+/** A session that the node ended fails first and says why afterwards, when the browser has read that far. */
+const REASON_WITHIN_MS = 2000;
 /** Sound first; the catalog, which would be before it, is the node's. */
 const PRIORITY = { audio: 1, video: 2 } as const;
 /** A question whose answer tells the round trip. */
@@ -71,11 +73,18 @@ export class Uplink {
     try {
       await Promise.race([this.#begin(), this.ended.then(({ reason }) => Promise.reject(new Error(reason)))]);
     } catch (error) {
-      this.close(0, error instanceof Error ? error.message : String(error));
-      throw error;
+      const reason = (await this.#toldWithin(REASON_WITHIN_MS)) || (error instanceof Error ? error.message : String(error));
+      this.close(0, reason);
+      throw new Error(reason);
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** What the node says at the end; empty when it says nothing in time. */
+  #toldWithin(ms: number): Promise<string> {
+    const late = new Promise<string>((resolve) => setTimeout(resolve, ms, ''));
+    return Promise.race([this.ended.then(({ reason }) => reason), late]);
   }
 
   async #begin(): Promise<void> {

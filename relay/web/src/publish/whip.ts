@@ -3,6 +3,8 @@
 
 /** How long candidates are gathered before the offer goes out: host addresses are there at once. */
 const GATHER_MS = 1000;
+/** Checks of all candidates and a DTLS handshake over a bad path; past it nothing comes. */
+const CONNECT_WITHIN_MS = 15_000;
 
 export interface WhipStats {
   bytesSent: number;
@@ -20,15 +22,19 @@ export class Whip {
   #peer = new RTCPeerConnection({ bundlePolicy: 'max-bundle' });
   #resource: string | null = null;
   #end!: (reason: string) => void;
+  #connected!: () => void;
+  #isConnected: Promise<void>;
 
   constructor() {
     this.ended = new Promise((resolve) => (this.#end = resolve));
+    this.#isConnected = new Promise((resolve) => (this.#connected = resolve));
     this.#peer.addEventListener('connectionstatechange', () => {
+      if (this.#peer.connectionState === 'connected') this.#connected();
       if (this.#peer.connectionState === 'failed') this.#end('the media connection failed');
     });
   }
 
-  /** Until the endpoint has answered; throws with the API's code. */
+  /** Until media can flow; throws with the API's code, or with what went wrong on the way. */
   async start(endpoint: string, key: string, stream: MediaStream): Promise<void> {
     for (const track of stream.getTracks()) {
       const transceiver = this.#peer.addTransceiver(track, { direction: 'sendonly', streams: [stream] });
@@ -44,7 +50,12 @@ export class Whip {
     if (response.status !== 201) throw new Error(await reasonOf(response));
     const location = response.headers.get('location');
     this.#resource = location === null ? null : new URL(location, endpoint).href;
+    // Stopped while the answer was on its way: the node has a session that nobody wants.
+    if (this.#peer.signalingState === 'closed') await this.stop();
     await this.#peer.setRemoteDescription({ type: 'answer', sdp: await response.text() });
+    const timer = setTimeout(() => this.#end('no media connection: is UDP blocked?'), CONNECT_WITHIN_MS);
+    const over = this.ended.then((reason) => Promise.reject(new Error(reason)));
+    await Promise.race([this.#isConnected, over]).finally(() => clearTimeout(timer));
   }
 
   async stats(): Promise<WhipStats> {
