@@ -3,8 +3,8 @@
 
 import { type Mark, mark } from '../element/icons.js';
 import { bitrate } from '../element/words.js';
-import { byId, text } from './common.js';
-import { type Ingest, type Recipe, type Urls, recipes } from './lines.js';
+import { byId, findRelay, text } from './common.js';
+import { type Ingest, type Site, TOOLS, type Tool, type Urls, recipes } from './lines.js';
 
 type Json = Record<string, unknown>;
 
@@ -20,7 +20,6 @@ interface Input {
 
 const LOOK_MS = 2000;
 const CONFIRM_MS = 4000;
-const TOOLS: Recipe['tool'][] = ['OBS', 'ffmpeg', 'GStreamer', 'Other'];
 const STATES: Record<string, [Mark, string, string]> = {
   idle: ['ring', '', 'Idle'],
   connected: ['half', '', 'Connected'],
@@ -31,10 +30,12 @@ const STATES: Record<string, [Mark, string, string]> = {
 
 let apiKey = '';
 let chosen: string | null = null;
-let tool: Recipe['tool'] = 'OBS';
+let tool: Tool = 'OBS';
 /** Addresses with the key in them, of inputs whose key was just made here. */
 const fresh = new Map<string, Urls>();
 let drawn = '';
+const site: Site = { origin: location.origin, selfSigned: false };
+void findRelay().then(({ certificate }) => (site.selfSigned = certificate !== null));
 
 byId<HTMLFormElement>('enter').addEventListener('submit', (event) => {
   event.preventDefault();
@@ -181,18 +182,27 @@ function showHealth(input: Input, answer: Json | null): void {
   };
   const size = typeof health?.['width'] === 'number' ? `${String(health['width'])}×${String(health['height'])}` : '–';
   const rate = health?.['bitrate'];
+  const signed = (key: string, unit: string, more: string, less: string): string => {
+    const value = health?.[key];
+    return typeof value === 'number' ? (value === 0 ? 'none' : `${Math.abs(value)} ${unit} ${value > 0 ? more : less}`) : '–';
+  };
+  const [, , word] = STATES[input.state] ?? ['', '', input.state];
+  const why = input.reason && input.state !== 'live' ? `, ${input.reason.replaceAll('_', ' ')}` : '';
   const figures: [string, string][] = [
     ['Id', input.id],
-    ['State', `${input.state}${input.reason ? `, ${input.reason.replaceAll('_', ' ')}` : ''}`],
+    ['State', word + why],
+  ];
+  const media: [string, string][] = [
     ['Bitrate', typeof rate === 'number' ? bitrate(rate) : '–'],
     ['Picture', `${size} ${text(health?.['video_codec']) ?? ''}`.trim()],
     ['Sound', text(health?.['audio_codec']) ?? '–'],
     ['Pictures', number('frame_rate', 'a second')],
     ['Keyframes', number('keyframe_interval_ms', 'ms apart')],
     ['B-frames', health?.['b_frames'] === true ? 'on' : health?.['b_frames'] === false ? 'off' : '–'],
-    ['Sound after picture', number('audio_delay_ms', 'ms')],
-    ['Clock', number('drift_ppm', 'ppm fast')],
+    ['Sound against picture', signed('audio_delay_ms', 'ms', 'late', 'early')],
+    ['Clock drift', signed('drift_ppm', 'ppm', 'fast', 'slow')],
   ];
+  if (health) figures.push(...media);
   byId('health').replaceChildren(...figures.flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
   const warnings = Array.isArray(health?.['warnings']) ? (health['warnings'] as Json[]) : [];
   byId('warnings').replaceChildren(
@@ -202,13 +212,13 @@ function showHealth(input: Input, answer: Json | null): void {
 
 function showPublish(input: Input): void {
   const urls = fresh.get(input.id) ?? input.urls;
-  const now = JSON.stringify([input.id, input.ingest, tool, urls]);
+  const now = JSON.stringify([input.id, input.ingest, tool, urls, site]);
   if (now === drawn) return;
   drawn = now;
   byId('secret').textContent = fresh.has(input.id)
     ? 'The stream key below is shown this once: copy what you need before you leave this page.'
     : 'The stream key is not kept in the clear. Put yours where it says <stream key>, or rotate it to get a new one.';
-  const all = recipes(input.ingest, urls);
+  const all = recipes(input.ingest, urls, site);
   const tools = TOOLS.filter((name) => all.some((recipe) => recipe.tool === name));
   const open = tools.includes(tool) ? tool : tools[0];
   byId('tabs').replaceChildren(
@@ -224,7 +234,7 @@ function showPublish(input: Input): void {
   byId('lines').replaceChildren(
     ...all
       .filter((recipe) => recipe.tool === open)
-      .flatMap(({ title, lines }) => [el('h3', {}, title), ...lines.flatMap((line) => [el('p', {}, line.label), row(line.text)])]),
+      .flatMap(({ title, lines }) => [el('h3', {}, title), ...lines.flatMap(({ label, text: line }) => [el('p', {}, label), ...(line ? [row(line)] : [])])]),
   );
 }
 
