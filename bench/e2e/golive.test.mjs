@@ -31,14 +31,57 @@ after(async () => {
   if (folder) await rm(folder, { recursive: true, force: true });
 });
 
-/** The page with a camera open; nothing is published yet. */
-async function studio(input, key = input.stream_key, query = '') {
-  const publisher = await browser.open(`${weir.http}/publish/${input.id}${query}`);
+/** Keeps what a publisher opens in a page, to look at when it has ended. */
+const LEDGER = () => {
+  const kept = (globalThis.ledger = { clones: [], peers: [] });
+  const { clone } = MediaStreamTrack.prototype;
+  MediaStreamTrack.prototype.clone = function () {
+    const made = clone.call(this);
+    kept.clones.push(made);
+    return made;
+  };
+  globalThis.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(...options) {
+      super(...options);
+      kept.peers.push(this);
+    }
+  };
+};
+
+/** As Firefox is: frames of a camera are not handed out. */
+const WITHOUT_FRAMES = () => delete globalThis.MediaStreamTrackProcessor;
+
+/** The page with a source open; nothing is published yet. */
+async function studio(input, { key = input.stream_key, query = '', source = 'camera', first = LEDGER } = {}) {
+  const publisher = await browser.open(`${weir.http}/publish/${input.id}${query}`, first);
   const { page } = publisher;
-  await page.click('#camera');
+  await page.click(`#${source}`);
   await page.waitForFunction(() => document.querySelector('#preview').videoWidth > 0);
   await page.fill('#key', key);
   return publisher;
+}
+
+/** Once it has ended: no worker, no connection, no copy of a track, and the preview as it was. */
+async function leavesNothing(publisher) {
+  await until('the worker is gone', publisher, () => publisher.page.workers().length === 0);
+  const left = await publisher.page.evaluate(() => ({
+    clones: globalThis.ledger.clones.filter((track) => track.readyState !== 'ended').length,
+    peers: globalThis.ledger.peers.filter((peer) => peer.signalingState !== 'closed').length,
+    preview: document.querySelector('#preview').srcObject.active,
+  }));
+  assert.deepEqual(left, { clones: 0, peers: 0, preview: true });
+}
+
+/** Goes live and waits until the node has agreed. */
+async function goLive(publisher) {
+  await publisher.page.click('#go');
+  await until('the publisher is live', publisher, async () => (await stateOf(publisher)) === 'live');
+}
+
+async function end(publisher) {
+  await publisher.page.click('#go');
+  await until('the publisher has ended', publisher, async () => (await stateOf(publisher)) === 'ended');
+  await leavesNothing(publisher);
 }
 
 const stateOf = ({ page }) => page.evaluate(() => globalThis.publisher?.state ?? null);
@@ -72,8 +115,7 @@ test('the fake camera goes live, is watched in another page and recorded, and en
   const token = await weir.token(input.id);
   const publisher = await studio(input);
   await publisher.screenshot('golive-preview');
-  await publisher.page.click('#go');
-  await until('the publisher is live', publisher, async () => (await stateOf(publisher)) === 'live');
+  await goLive(publisher);
   const viewer = await watched(token, publisher);
   const stats = await until('bitrate, frames and round trip are told', publisher, async () => {
     const now = await statsOf(publisher);
@@ -94,20 +136,19 @@ test('the fake camera goes live, is watched in another page and recorded, and en
   const frames = await outcome('ffprobe', ['-v', 'error', '-count_frames', '-select_streams', 'v', '-show_entries', 'stream=nb_read_frames', '-of', 'csv=p=0', file]);
   assert.ok(Number(frames.stdout.trim().replace(',', '')) > 20, frames.stdout);
 
-  await publisher.page.click('#go');
-  await until('the publisher has ended', publisher, async () => (await stateOf(publisher)) === 'ended');
-  assert.ok(await publisher.page.evaluate(() => document.querySelector('#preview').srcObject.active), 'the preview stays');
+  await end(publisher);
   await viewer.close();
   await publisher.close();
 });
 
 test('a wrong key is refused with a sentence, and a second publisher too', async () => {
   const input = await weir.input('keys', 'fmp4');
-  const wrong = await studio(input, `${input.stream_key.slice(0, -1)}${input.stream_key.endsWith('a') ? 'b' : 'a'}`);
+  const wrong = await studio(input, { key: `${input.stream_key.slice(0, -1)}${input.stream_key.endsWith('a') ? 'b' : 'a'}` });
   await wrong.page.click('#go');
   await until('the key is refused', wrong, async () => (await stateOf(wrong)) === 'failed');
   assert.match(await noticeOf(wrong), /^Stream key refused\. Copy the key again/);
   await wrong.screenshot('golive-refused');
+  await leavesNothing(wrong);
   // The right one works from the same page.
   await wrong.page.fill('#key', input.stream_key);
   await wrong.page.click('#go');
@@ -128,19 +169,36 @@ test('a wrong key is refused with a sentence, and a second publisher too', async
   await other.close();
 });
 
-test('a browser that cannot hand out frames publishes by WHIP from the same page', async () => {
-  const input = await weir.input('whip', 'whip');
+test('a screen goes live and is watched', async () => {
+  const input = await weir.input('screen', 'fmp4');
   const token = await weir.token(input.id);
-  const publisher = await studio(input, input.stream_key, '?transport=whip');
-  await publisher.page.click('#go');
-  await until('the publisher is live', publisher, async () => (await stateOf(publisher)) === 'live');
-  const viewer = await watched(token, publisher);
-  assert.equal(await publisher.page.evaluate(() => globalThis.publisher.transport), 'whip');
+  const publisher = await studio(input, { source: 'screen' });
+  await goLive(publisher);
+  const viewer = await browser.open(token.page);
+  await waitFor('its picture shows', async () => (await viewer.look())?.frames > 3, {
+    explain: async () => ({ viewer: await viewer.account(), publisher: await account(publisher) }),
+  });
   await viewer.close();
-  await publisher.page.click('#go');
-  await until('the publisher has ended', publisher, async () => (await stateOf(publisher)) === 'ended');
+  await end(publisher);
   await publisher.close();
 });
+
+for (const [name, how] of Object.entries({
+  'a browser that does not hand out frames publishes by WHIP': { first: [LEDGER, WITHOUT_FRAMES] },
+  'a browser that can do better publishes by WHIP where the input takes that': {},
+})) {
+  test(name, async () => {
+    const input = await weir.input('whip', 'whip');
+    const token = await weir.token(input.id);
+    const publisher = await studio(input, how);
+    await goLive(publisher);
+    const viewer = await watched(token, publisher);
+    assert.equal(await publisher.page.evaluate(() => globalThis.publisher.transport), 'whip');
+    await viewer.close();
+    await end(publisher);
+    await publisher.close();
+  });
+}
 
 test('a key in the address leaves the address bar at once', async () => {
   const input = await weir.input('address', 'fmp4');

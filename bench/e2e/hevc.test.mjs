@@ -11,7 +11,7 @@ import { Weir } from './harness/weir.mjs';
 
 const ffmpeg = FFMPEGS['ffmpeg 9'];
 const OPUS = ['-c:a', 'libopus', '-ac', '2'];
-const AV1 = ['-c:v', 'libsvtav1', '-preset', '12', '-g', '30', '-svtav1-params', 'lp=1:pred-struct=1', '-b:v', '900k'];
+const AV1 = ['-c:v', 'libsvtav1', '-preset', '12', '-g', '30', '-svtav1-params', 'lp=1:pred-struct=1:rtc=1', '-crf', '40'];
 const HEVC = ['-c:v', 'libx265', '-preset', 'ultrafast', '-tune', 'zerolatency', '-x265-params', 'log-level=none:keyint=30:pools=1'];
 
 let weir;

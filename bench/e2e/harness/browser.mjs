@@ -39,12 +39,16 @@ export class Browser {
     return browser;
   }
 
-  /** Opens a page in a profile of its own, as another viewer would. */
-  async open(url) {
+  /**
+   * Opens a page in a profile of its own, as another viewer would; `first`, one or more functions, runs in it before its own
+   * scripts.
+   */
+  async open(url, first = []) {
     const context = await this.#chromium.newContext({ viewport: { width: 960, height: 640 } });
     const page = await context.newPage();
     const viewer = new Viewer(page);
     await page.addInitScript(PAGE_READER);
+    for (const script of [first].flat()) await page.addInitScript(script);
     await page.goto(url);
     return viewer;
   }
@@ -152,7 +156,7 @@ export class Viewer {
 
   async screenshot(name) {
     await mkdir(OUT, { recursive: true });
-    await this.page.screenshot({ path: path.join(OUT, `${name}.png`) });
+    await this.page.screenshot({ path: path.join(OUT, `${name}.png`), fullPage: true });
   }
 
   async close() {

@@ -1,5 +1,5 @@
 // A real encoder on a synthetic camera: frames with the burnt-in clock go to ffmpeg in real time, a tone beside them,
-// and out over RTMP or WHIP. Owns the pace and the ffmpeg process; what arrives is the other side's affair.
+// and out over RTMP, SRT or WHIP. Owns the pace and the ffmpeg process; what arrives is the other side's affair.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -60,7 +60,7 @@ export class Encoder {
             ? ['-flags', '+global_header', '-f', 'tee', `[f=flv:flush_packets=1${insecure}]${url}|[f=mp4:movflags=frag_keyframe+delay_moov]${keep}`]
             : also
             ? ['-flags', '+global_header', '-f', 'tee', [url, also].map((to) => `[f=flv:flush_packets=1:onfail=ignore]${to}`).join('|')]
-            : ['-flush_packets', '1', '-f', 'flv', url],
+            : ['-flush_packets', '1', '-f', url.startsWith('srt:') ? 'mpegts' : 'flv', url],
         ),
       { stdio: ['pipe', 'ignore', 'pipe'] },
     );

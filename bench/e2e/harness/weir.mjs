@@ -120,10 +120,11 @@ export class Weir {
     return JSON.parse(stdout);
   }
 
-  /** Makes a live input; `urls` has its addresses with the key in them, by protocol. */
-  async input(name, ingest = 'rtmp') {
-    const input = await this.command('input', 'create', '--name', name, '--ingest', ingest);
+  /** Makes a live input, with `more` flags; `urls` has its addresses with the key in them, by protocol. */
+  async input(name, ingest = 'rtmp', ...more) {
+    const input = await this.command('input', 'create', '--name', name, '--ingest', ingest, ...more);
     this.secret(input.stream_key);
+    if (input.passphrase) this.secret(input.passphrase);
     return input;
   }
 
