@@ -10,6 +10,7 @@ import { Encoder, FFMPEGS } from '../e2e/harness/encoder.mjs';
 import { boxesOf } from '../e2e/harness/mp4box.mjs';
 import { BINARY, LISTENERS, outcome, Weir } from '../e2e/harness/weir.mjs';
 import { waitFor } from '../e2e/harness/wait.mjs';
+import { recordUntil } from './harness/recording.mjs';
 
 let weir;
 
@@ -23,13 +24,11 @@ after(async () => {
 
 const isLive = (id) => weir.broadcastState(id) === 'live';
 
-/** Plays `seconds` of a broadcast into a file with our own client. */
-async function record(playback, name, seconds = 4) {
+/** Plays a broadcast into a file with our own client. */
+async function record(playback, name, packets = 60) {
   const file = path.join(weir.dataDir, `${name}.mp4`);
-  const args = ['play', playback, '--duration', String(seconds), '-o', file, '--insecure'];
-  const played = await outcome(BINARY, args);
-  assert.equal(played.status, 0, `weir play: ${played.stderr}\nweir: ${weir.logLines.slice(-3000)}`);
-  return { file, report: played.stdout + played.stderr };
+  const report = await recordUntil({ playback, file, packets, explain: () => weir.logLines.slice(-3000) });
+  return { file, report };
 }
 
 async function probe(file) {
@@ -62,7 +61,6 @@ for (const [name, ffmpeg] of Object.entries(FFMPEGS)) {
         for (const stream of [video, audio]) {
           const own = packets.filter((packet) => packet.stream_index === stream.index);
           const times = own.map((packet) => Number(packet.dts));
-          assert.ok(own.length > 60, `${stream.codec_type}: ${own.length} packets in four seconds`);
           assert.ok(times.every((dts, index) => index === 0 || dts > times[index - 1]), 'decode times rise');
         }
         const reordered = packets.filter((packet) => packet.stream_index === video.index && packet.pts !== packet.dts);
@@ -90,7 +88,7 @@ test('the same address plays over raw QUIC', async () => {
   const encoder = Encoder.start(input.urls.rtmp);
   try {
     await waitFor('the input is live', () => isLive(input.id), { explain: () => weir.logLines.slice(-3000) });
-    const { file } = await record(token.playback.replace(/^https:/, 'moqt:'), 'raw', 2);
+    const { file } = await record(token.playback.replace(/^https:/, 'moqt:'), 'raw', 30);
     const { streams } = await probe(file);
     assert.deepEqual(streams.map((stream) => stream.codec_type).sort(), ['audio', 'video']);
   } finally {
