@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use weir_moqt::{GroupOrder, Location, Params, RequestId, ResetCode};
 
-use crate::cache::{Cache, Group, Subgroup};
+use crate::cache::{Cache, Group, Object, Subgroup};
 use crate::encode::with_alias;
+use crate::ranges::{Ranges, Traits};
 use crate::{DatagramError, Draft, DropReason, Limits, Metrics, StreamId, TrackId, Transport};
 use cursor::{Cursor, Outcome, Reader};
 use terms::stream_priority;
@@ -38,6 +39,8 @@ pub(crate) struct Subscription {
     pub(crate) start: Location,
     /// Last object wanted, inclusive.
     pub(crate) end: Option<Location>,
+    /// Which objects between those two.
+    pub(crate) ranges: Ranges,
     /// Largest object when the subscription was accepted: where a joining FETCH ends.
     pub(crate) joint: Option<Location>,
     /// We offered it (PUBLISH), on these terms, and have no answer yet: nothing is sent before.
@@ -94,6 +97,7 @@ impl Subscription {
             order: GroupOrder::Ascending,
             start,
             end,
+            ranges: Ranges::default(),
             joint: largest,
             offered: None,
             streams: 0,
@@ -241,6 +245,7 @@ impl Subscription {
             last: None,
             streams: self.streams,
             publisher_priority: self.publisher_priority,
+            ranges: std::mem::take(&mut self.ranges),
         };
         let mut at = 0;
         while let Some(cursor) = self.open.get_mut(at) {
@@ -264,6 +269,7 @@ impl Subscription {
                 }
             }
         }
+        self.ranges = reader.ranges;
         self.streams = reader.streams;
         self.publisher_priority = reader.publisher_priority;
         // Only what the transport has just refused counts as behind: a burst it takes is none.
@@ -393,6 +399,11 @@ impl Subscription {
         for (location, object) in pump.cache.datagrams_from(self.seen_datagrams) {
             at_hand += 1;
             if location < self.start || self.end.is_some_and(|end| location > end) {
+                continue;
+            }
+            let Object { id, priority, ref properties, .. } = *object;
+            if !self.ranges.pass(&Traits { subgroup: None, object: id, priority, properties }) {
+                pump.metrics.objects_filtered += 1;
                 continue;
             }
             let shared = object.heads.of(pump.draft);

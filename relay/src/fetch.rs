@@ -11,6 +11,7 @@ use weir_moqt::{GroupOrder, Location, RequestId, ResetCode};
 
 use crate::cache::{Cache, ID_MAX, Payload};
 use crate::encode::properties_for;
+use crate::ranges::{Ranges, Traits};
 use crate::relay::holes::Found;
 use crate::{Dir, Draft, Metrics, StreamId, TrackId, Transport, WriteError};
 
@@ -191,6 +192,28 @@ impl Plan {
             at = next(end);
         }
         Ok(self)
+    }
+
+    /// Leaves out what does not pass.
+    pub(crate) fn passing(mut self, ranges: &Ranges) -> Self {
+        if ranges.is_empty() {
+            return self;
+        }
+        (self.objects, self.bytes) = (0, 0);
+        for item in std::mem::take(&mut self.items) {
+            match &item {
+                Item::Object { location, subgroup, priority, properties, payload } => {
+                    let (subgroup, object, priority) = (*subgroup, location.object, *priority);
+                    if ranges.pass(&Traits { subgroup, object, priority, properties }) {
+                        self.objects += 1;
+                        self.bytes += payload.len();
+                        self.items.push_back(item);
+                    }
+                }
+                Item::Unknown(end) => push_unknown(&mut self.items, *end),
+            }
+        }
+        self
     }
 
     /// Brings the groups into the order asked for.

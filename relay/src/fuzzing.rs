@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, Bytes, BytesMut};
 use weir_moqt::data::{ObjectHeader, SubgroupEncoder, SubgroupHeader};
 use weir_moqt::{
-    Feature, FetchTarget, Fill, Filter, Location, Output, Params, RequestId, Role, SetupOptions,
+    Feature, FetchTarget, Fill, Filter, Location, Output, Params, RangeFilter, RangeSubject,
+    RequestId, Role, SetupOptions, ValueRange,
 };
 
 use crate::auth::{Algorithm, DecodingKey, KeySet, Trust, VerifyingKey, verify};
@@ -328,14 +329,24 @@ impl World {
         let fills = a & 0x40 != 0 && peer.moqt.supports(Feature::Fill);
         let past = Some(Filter::Relative { groups_back: u64::from(a / 8) });
         let fill = fills.then(|| Box::new(Fill { filter: past, ..Fill::default() }));
-        let params = Params { filter: Some(filter), fill, ..Params::default() };
+        let filters = a & 0x20 != 0 && peer.moqt.supports(Feature::RangeFilters);
+        let subject = match a % 3 {
+            0 => RangeSubject::Object,
+            1 => RangeSubject::Subgroup,
+            _ => RangeSubject::Priority,
+        };
+        let ranges = vec![ValueRange { start: at.object, end: Some(at.object + 2) }];
+        let range = RangeFilter { subject, set: a % 2, property: None, ranges };
+        let ranges: Vec<RangeFilter> = filters.then_some(range).into_iter().collect();
+        let fetched = Params { ranges: ranges.clone(), ..Params::default() };
+        let params = Params { filter: Some(filter), fill, ranges, ..Params::default() };
         let made = match op {
             12 => peer.moqt.subscribe(&self.name, params),
             13 => {
                 let end = Location::whole_group(at.group + 2);
                 let track = self.name.clone();
                 let target = FetchTarget::Standalone { track, start: at, end };
-                peer.moqt.fetch(&target, Params::default())
+                peer.moqt.fetch(&target, fetched)
             }
             14 if a & 1 == 0 => peer.moqt.publish_namespace(&self.namespace, Params::default()),
             14 if a & 6 == 0 => peer.moqt.subscribe_namespace(&self.namespace, Params::default()),

@@ -64,6 +64,7 @@ mod limits;
 mod metrics;
 pub mod node;
 mod path;
+mod ranges;
 mod relay;
 mod secret;
 mod session;

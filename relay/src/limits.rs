@@ -42,6 +42,9 @@ pub struct Limits {
     pub upstream_answers_bytes_max: usize,
     /// Objects one FETCH may name: 2 groups of 10 s at 60 chunks a second.
     pub fetch_objects_max: usize,
+    /// Ranges in all range filters of one request (MAX_FILTER_RANGES): eight of objects, eight of properties. Each is
+    /// looked at for every object of every subscriber that has them, some 20 ns.
+    pub filter_ranges_max: u64,
     /// Payload cached per track: 16 s at 12 Mb/s = 24 MB.
     pub cache_track_bytes_max: usize,
     /// Payload cached per shard over all tracks.
@@ -138,6 +141,7 @@ impl Default for Limits {
             fetches_per_session_max: 16,
             fetch_bytes_per_session_max: 32 << 20,
             fetch_objects_max: 4_096,
+            filter_ranges_max: 16,
             cache_track_bytes_max: 24 << 20,
             cache_shard_bytes_max: 1 << 30,
             cache_age_max: Duration::from_secs(10),

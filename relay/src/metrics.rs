@@ -119,6 +119,10 @@ pub struct Metrics {
     pub limit_fetches: u64,
     /// `fetch_bytes_per_session_max` or `fetch_objects_max` was hit.
     pub limit_fetch_budget: u64,
+    /// `filter_ranges_max` was hit.
+    pub limit_filter_ranges: u64,
+    /// Objects not sent because a subscriber's range filters do not ask for them.
+    pub objects_filtered: u64,
     /// `cache_track_bytes_max` or `cache_shard_bytes_max` forced an eviction.
     pub limit_cache_bytes: u64,
     /// `object_bytes_max` was hit.

@@ -210,6 +210,7 @@ impl Relay {
         };
         let moqt_limits = weir_moqt::Limits {
             object_bytes: self.limits.object_bytes_max as u64,
+            filter_ranges: self.limits.filter_ranges_max,
             ..weir_moqt::Limits::default()
         };
         let SessionParams { draft, transport, path_and_query, .. } = params;
@@ -451,6 +452,11 @@ impl Relay {
     ) {
         while let Some(event) = self.live(session).and_then(|state| state.moqt.poll_event()) {
             self.on_event(session, event, now, wall);
+        }
+        if let Some(state) = self.live(session) {
+            let refused = state.moqt.counters().ranges_refused;
+            let before = std::mem::replace(&mut state.ranges_refused, refused);
+            self.metrics.limit_filter_ranges += refused - before;
         }
         if let Err(error) = outcome {
             self.metrics.protocol_violations += 1;

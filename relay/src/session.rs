@@ -42,6 +42,8 @@ pub(crate) struct Session {
     /// What the relay's timer set holds for this session.
     pub(crate) timer: Option<Instant>,
     pub(crate) closing: Option<Close>,
+    /// Requests of it that were refused for their range filters, as counted so far.
+    pub(crate) ranges_refused: u64,
     /// When it last lost groups for want of room, while that counts.
     pub(crate) lossy_since: Option<Instant>,
     /// Streams to reset at the next drive.
@@ -280,6 +282,7 @@ impl Session {
             leave_deadline: None,
             timer: None,
             closing: None,
+            ranges_refused: 0,
             lossy_since: None,
             resets: Vec::new(),
             opens: VecDeque::new(),

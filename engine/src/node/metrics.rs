@@ -283,6 +283,7 @@ impl Page<'_> {
                 ("moves_per_minute_max", s.quic.moves_refused),
                 ("namespaces_max", s.relay.limit_namespaces),
                 ("object_bytes_max", s.relay.limit_object_bytes),
+                ("filter_ranges_max", s.relay.limit_filter_ranges),
                 ("publisher_rate_max", s.relay.limit_publisher_rate),
                 ("rendezvous_max", s.relay.limit_rendezvous),
                 ("upstream_answers_bytes_max", s.relay.limit_upstream_answers),

@@ -79,6 +79,8 @@ pub struct Counters {
     pub stale_streams: u64,
     /// Datagrams dropped: unknown alias or a limit.
     pub datagrams_dropped: u64,
+    /// Requests and updates refused for `filter_ranges`.
+    pub ranges_refused: u64,
     /// Namespace subscriptions cancelled for `advertised`.
     pub advertised_overflow: u64,
 }

@@ -11,6 +11,7 @@ use super::Pump;
 use super::terms::{Timeouts, stream_priority};
 use crate::cache::{Cache, Group, Object, Progress, Subgroup};
 use crate::encode::{object_head, stream_head};
+use crate::ranges::{Ranges, Traits};
 use crate::{Dir, Draft, DropReason, StreamId, Transport, WriteError};
 
 /// A subgroup and how far it has been written.
@@ -23,6 +24,8 @@ pub(super) struct Cursor {
     pub(super) stream: Option<StreamId>,
     /// Last object begun on this stream.
     previous: Option<u64>,
+    /// Last object begun on this stream or passed over by the filters: the next one follows it without a loss.
+    seen: Option<u64>,
     /// Object id to look for next.
     pub(super) next: u64,
     /// Payload offset in the subgroup of what has been begun, for the byte cap.
@@ -65,6 +68,16 @@ pub(super) struct Reader {
     pub(super) streams: u64,
     /// Of the subgroup opened last.
     pub(super) publisher_priority: u8,
+    /// Which objects are wanted.
+    pub(super) ranges: Ranges,
+}
+
+impl Reader {
+    fn wants(&self, subgroup: &Subgroup, object: &Object) -> bool {
+        let Object { id, priority, ref properties, .. } = *object;
+        let subgroup = Some(subgroup.id);
+        self.ranges.pass(&Traits { subgroup, object: id, priority, properties })
+    }
 }
 
 impl Cursor {
@@ -76,6 +89,7 @@ impl Cursor {
             serial: subgroup.serial,
             stream: None,
             previous: None,
+            seen: None,
             next: subgroup.resumed_from,
             offset: 0,
             rest: Default::default(),
@@ -134,9 +148,20 @@ impl Cursor {
                 };
                 object
             } else {
-                let next = subgroup.at_or_after(cursor.next).filter(|object| {
-                    cursor.serial == subgroup.serial || object.id < subgroup.resumed_from
-                });
+                let next = loop {
+                    let next = subgroup.at_or_after(cursor.next).filter(|object| {
+                        cursor.serial == subgroup.serial || object.id < subgroup.resumed_from
+                    });
+                    match next {
+                        Some(object) if !reader.wants(subgroup, object) => {
+                            // What is not asked for leaves a gap that is no loss.
+                            cursor.next = object.id + 1;
+                            cursor.seen = Some(object.id);
+                            pump.metrics.objects_filtered += 1;
+                        }
+                        next => break next,
+                    }
+                };
                 if next.zip(reader.last).is_some_and(|(object, last)| object.id > last) {
                     // The subscription ends within this subgroup.
                     return Outcome::Finished;
@@ -168,7 +193,7 @@ impl Cursor {
                 return Outcome::Waits;
             }
             if !cursor.writing {
-                if cursor.previous.is_some() && object.previous != cursor.previous {
+                if cursor.previous.is_some() && object.previous != cursor.seen {
                     // Only the next object may follow on a stream: what was lost ends it, and a new
                     // stream goes on behind the loss.
                     reset(cursor, pump, ResetCode::DeliveryTimeout);
@@ -263,7 +288,7 @@ impl Cursor {
         let [stream, head, _] = &mut self.rest;
         if self.previous.is_none() {
             let from_head = object.previous.is_none() && subgroup.from_head;
-            let whole = reader.last.is_none();
+            let whole = reader.last.is_none() && reader.ranges.is_empty();
             *stream = if from_head && whole && reader.alias_is_shared {
                 subgroup.heads.of(draft).clone()
             } else {
@@ -282,6 +307,7 @@ impl Cursor {
                 .unwrap_or_default()
         };
         self.previous = Some(object.id);
+        self.seen = Some(object.id);
         self.next = object.id + 1;
         self.offset = object.end_offset;
         self.fragments = 0;

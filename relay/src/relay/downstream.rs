@@ -11,6 +11,7 @@ use super::Relay;
 use super::request::{overlay, range, timeouts};
 use crate::cache::Order;
 use crate::fanout::{Subscription, after};
+use crate::ranges::Ranges;
 use crate::session::Ask;
 use crate::track::{Source, State, Waiter};
 use crate::{DoneCode, Event, FullTrackName, Namespace, SessionId, TrackId};
@@ -151,6 +152,10 @@ impl Relay {
             return;
         };
         let Some(terms) = known.tracks.clone() else { return };
+        if Ranges::within(&terms.ranges, &track.properties).is_none() {
+            // Not asked for, which is nothing to be told of.
+            return;
+        }
         let waiting = state.waiting.iter().filter(|w| matches!(w.ask, Ask::Subscribe(_))).count();
         if state.subscriptions.len() + waiting + early >= subscriptions_max {
             self.metrics.limit_subscriptions += 1;
@@ -230,6 +235,7 @@ impl Relay {
             return self.finish_subscription(session, offer, DoneCode::SubscriptionEnded, now);
         };
         (subscription.start, subscription.end) = (start, end);
+        subscription.ranges = Ranges::within(&terms.ranges, &track.properties).unwrap_or_default();
         subscription.forward = terms.forwards();
         subscription.set_priority(terms.subscriber_priority());
         subscription.set_order(terms.group_order.unwrap_or(track.terms.order));

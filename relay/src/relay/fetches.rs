@@ -12,6 +12,7 @@ use super::Relay;
 use super::holes::Found;
 use crate::fanout::fetch_priority;
 use crate::fetch::{Fetch, Plan, PlanError};
+use crate::ranges::Ranges;
 use crate::session::Ask;
 use crate::{FullTrackName, SessionId, TrackId};
 
@@ -173,7 +174,8 @@ impl Relay {
         now: Instant,
     ) -> Result<(), RequestError> {
         let order = params.group_order.unwrap_or_default();
-        let plan = self.plan(session, id, wanted, order, found, now)?;
+        let ranges = Ranges::within(&params.ranges, &[]).unwrap_or_default();
+        let plan = self.plan(session, id, wanted, (order, &ranges), found, now)?;
         let Self { sessions, tracks, metrics, .. } = self;
         let (Some(state), Some(track)) = (sessions.get_mut(session.0), tracks.get(id.0)) else {
             return Err(RequestError::new(RequestCode::Internal, "session or track gone"));
@@ -201,7 +203,7 @@ impl Relay {
         session: SessionId,
         id: TrackId,
         wanted: Wanted,
-        order: GroupOrder,
+        (order, ranges): (GroupOrder, &Ranges),
         found: &Found,
         now: Instant,
     ) -> Result<Plan, RequestError> {
@@ -215,7 +217,7 @@ impl Relay {
         let says_unknown = state.moqt.supports(Feature::UnknownRanges);
         Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
             .and_then(|plan| plan.filled(wanted.start, found, budget))
-            .and_then(|plan| plan.ordered(order))
+            .and_then(|plan| plan.passing(ranges).ordered(order))
             .and_then(|plan| if says_unknown { Ok(plan) } else { plan.certain() })
             .map_err(|error| match error {
                 PlanError::Budget => {

@@ -11,6 +11,7 @@ use super::fetches::Wanted;
 use super::holes::Found;
 use crate::fanout::{Subscription, fetch_priority};
 use crate::fetch::{Fetch, Plan, PlanError};
+use crate::ranges::Ranges;
 use crate::{SessionId, TrackId};
 
 impl Relay {
@@ -68,6 +69,11 @@ impl Relay {
         else {
             return;
         };
+        let ranges = if fill.ranges.is_empty() {
+            subscription.ranges.clone()
+        } else {
+            Ranges::within(&fill.ranges, &[]).unwrap_or_default()
+        };
         let order = fill.group_order.or(params.group_order).unwrap_or_default();
         let held: usize = state.fetches.iter().map(|fetch| fetch.bytes).sum();
         let bytes_max = limits.fetch_bytes_per_session_max.saturating_sub(held);
@@ -81,7 +87,7 @@ impl Relay {
                 let budget = (limits.fetch_objects_max, bytes_max);
                 let planned = Plan::new(&track.cache, start, end, budget, now)
                     .and_then(|plan| plan.filled(start, found, budget))
-                    .and_then(|plan| plan.ordered(order));
+                    .and_then(|plan| plan.passing(&ranges).ordered(order));
                 planned.unwrap_or_else(|error| {
                     metrics.limit_fetch_budget += u64::from(error == PlanError::Budget);
                     Plan::unknown(end)

@@ -12,6 +12,7 @@ use super::prefixes::Wants;
 use super::{Offer, Relay};
 use crate::cache::Order;
 use crate::fanout::{Subscription, Timeouts, after};
+use crate::ranges::{self, Ranges};
 use crate::session::{Ask, Waiting};
 use crate::track::{Source, State, UpstreamDone, Waiter};
 use crate::{Event, FullTrackName, Origin, SessionId, TrackId};
@@ -284,6 +285,7 @@ impl Relay {
             track.alias
         };
         let mut subscription = Subscription::new(request, id, alias, start, end, largest);
+        subscription.ranges = Ranges::within(&params.ranges, &[]).unwrap_or_default();
         subscription.forward = params.forwards();
         subscription.set_priority(params.subscriber_priority());
         subscription.set_order(params.group_order.unwrap_or(track.terms.order));
@@ -356,12 +358,22 @@ impl Relay {
             return;
         }
         let terms = self.tracks.get(id.0).map(|track| track.terms).unwrap_or_default();
+        let ranges_max = self.limits.filter_ranges_max;
         let open = self.sessions.get_mut(session.0).filter(|state| state.closing.is_none());
         let Some(state) = open else { return };
         let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
         let mut refusal = None;
         if let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.request == request) {
             refusal = narrow(subscription, params.filter);
+            match subscription.ranges.updated(&params.ranges, ranges_max) {
+                _ if params.ranges.is_empty() => {}
+                Some(ranges) => subscription.ranges = ranges,
+                None => {
+                    self.metrics.limit_filter_ranges += 1;
+                    let text = "too many filter ranges";
+                    refusal = Some(RequestError::new(RequestCode::InvalidFilter, text));
+                }
+            }
             if let Some(terms) = &mut subscription.offered {
                 overlay(terms, params);
             }
@@ -477,6 +489,7 @@ pub(super) fn overlay(asked: &mut Params, newer: &Params) {
     asked.object_timeout_ms = newer.object_timeout_ms.or(asked.object_timeout_ms);
     asked.subgroup_timeout_ms = newer.subgroup_timeout_ms.or(asked.subgroup_timeout_ms);
     asked.new_group = newer.new_group.or(asked.new_group);
+    ranges::update(&mut asked.ranges, &newer.ranges);
     asked.rendezvous_timeout_ms = newer.rendezvous_timeout_ms.or(asked.rendezvous_timeout_ms);
 }
 

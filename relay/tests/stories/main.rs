@@ -21,6 +21,7 @@ mod offers;
 mod open;
 mod pairs;
 mod publishers;
+mod ranges;
 mod redirects;
 mod requests;
 mod shards;

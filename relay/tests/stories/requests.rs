@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use weir_moqt::data::Gap;
 use weir_moqt::{
-    Event as Heard, Feature, FetchTarget, Filter, GroupOrder, Location, Params, RangeFilter,
-    RangeSubject, RequestId, ValueRange,
+    Event as Heard, Feature, FetchTarget, Filter, GroupOrder, Location, Params, RequestId,
 };
 use weir_relay::{DoneCode, Draft, Forwarding, FullTrackName, Limits, ObjectIn, TrackId};
 
@@ -146,25 +145,6 @@ fn from_draft_19_on_a_session_may_subscribe_to_a_track_twice() {
             assert_eq!(done(&mut world, viewer, request), Some(DoneCode::TrackEnded), "{draft:?}");
         }
         assert_eq!(world.relay.metrics().subscriptions, 0);
-    }
-}
-
-/// Range filters would make gaps in subgroups, for which each subscriber needs heads of its own: this relay takes none, and
-/// says so in SETUP (`MAX_FILTER_RANGES` absent is 0), so that nobody has to be refused.
-#[test]
-fn range_filters_are_declined_in_setup() {
-    for draft in speaking(Feature::RangeFilters) {
-        let (mut world, _) = World::broadcasting();
-        let viewer = world.viewer(draft);
-        let range = RangeFilter {
-            subject: RangeSubject::Subgroup,
-            set: 0,
-            property: None,
-            ranges: vec![ValueRange { start: 0, end: Some(1) }],
-        };
-        let params = Params { ranges: vec![range], ..Params::default() };
-        let refused = world.peer(viewer).moqt.subscribe(&track("video"), params).unwrap_err();
-        assert!(refused.to_string().contains("range filter"), "{draft:?} {refused}");
     }
 }
 

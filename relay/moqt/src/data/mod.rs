@@ -9,7 +9,7 @@ mod tests;
 
 pub use codec::{FetchEncoder, SubgroupEncoder};
 pub use decode::{DataError, Decoder, Item, StreamKind};
-pub use properties::convert_properties;
+pub use properties::{convert_properties, integer_property};
 
 use bytes::Bytes;
 

@@ -19,6 +19,36 @@ pub fn convert_properties(from: Draft, to: Draft, block: &Bytes) -> Option<Bytes
     Some(convert(from, to, block, true)?.freeze())
 }
 
+/// The integer property of this (even) type in a block of `draft`, also among the immutable ones; `None` when it is not
+/// there, and when the block does not parse up to it.
+pub fn integer_property(draft: Draft, block: &[u8], kind: u64) -> Option<u64> {
+    find(draft.codec().rules(), block, kind, true)
+}
+
+fn find(rules: &Rules, mut block: &[u8], kind: u64, outermost: bool) -> Option<u64> {
+    let mut key = 0u64;
+    while !block.is_empty() {
+        let next = int(rules.ints, &mut block)?;
+        key = if rules.pair_deltas { key.checked_add(next)? } else { next };
+        let value = int(rules.ints, &mut block)?;
+        if key.is_multiple_of(2) {
+            if key == kind {
+                return Some(value);
+            }
+            continue;
+        }
+        let (bytes, rest) = block.split_at_checked(usize::try_from(value).ok()?)?;
+        block = rest;
+        if key == IMMUTABLE
+            && outermost
+            && let Some(value) = find(rules, bytes, kind, false)
+        {
+            return Some(value);
+        }
+    }
+    None
+}
+
 fn convert(from: &Rules, to: &Rules, mut block: &[u8], outermost: bool) -> Option<BytesMut> {
     let whole = block;
     let mut out = BytesMut::with_capacity(block.len() + 8);
@@ -90,6 +120,18 @@ mod tests {
         let moq = convert_properties(Draft::D16, Draft::D18, &quic).unwrap();
         assert_eq!(moq[..], [2, 0x81, 0x2C, 9, 3, 4, 0x80, 200, 110, 2, b'h', b'i']);
         assert_eq!(convert_properties(Draft::D18, Draft::D16, &moq).unwrap(), quic);
+    }
+
+    #[test]
+    fn an_integer_property_is_found_by_its_type_wherever_it_stands() {
+        // Type 2 = 300, type 11 = {type 4 = 200}, type 121 = "hi".
+        let quic = [2, 0x41, 0x2C, 9, 3, 4, 0x40, 200, 0x40, 110, 2, b'h', b'i'];
+        let of = |kind| integer_property(Draft::D16, &quic, kind);
+        assert_eq!([of(2), of(4), of(6), of(120)], [Some(300), Some(200), None, None]);
+        // Draft 14 has types as they are; a block that is cut short has what stands before.
+        assert_eq!(integer_property(Draft::D14, &[6, 1, 4, 7], 4), Some(7));
+        assert_eq!(integer_property(Draft::D16, &[4, 7, 7, 9], 4), Some(7));
+        assert_eq!(integer_property(Draft::D16, &[4, 7, 7, 9], 6), None);
     }
 
     #[test]

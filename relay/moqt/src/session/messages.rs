@@ -415,9 +415,10 @@ impl Session {
 
 impl Session {
     /// A request with more ranges than we take.
-    pub(super) fn too_many_ranges(&self, params: &Params) -> Option<RequestError> {
+    pub(super) fn too_many_ranges(&mut self, params: &Params) -> Option<RequestError> {
         let (of_request, of_fill) = params.range_counts();
         let many = of_request.max(of_fill) > self.limits.filter_ranges;
+        self.counters.ranges_refused += u64::from(many);
         many.then(|| RequestError::new(RequestCode::InvalidFilter, "too many filter ranges"))
     }
 

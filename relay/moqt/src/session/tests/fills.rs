@@ -200,6 +200,7 @@ fn range_filters_go_as_far_as_the_peer_allows() {
         let seen = pair.seen(CLIENT);
         assert!(matches!(&seen[..], [Event::RequestError { request: of, error, .. }]
             if *of == update && error.code == RequestCode::InvalidFilter));
+        assert_eq!(pair.ends[SERVER].counters().ranges_refused, 2, "{draft:?}");
     });
 }
 
