@@ -150,7 +150,12 @@ impl Relay {
     }
 
     /// An answer to another FETCH that leaves nothing unknown of this one.
-    fn kept_answer(&self, id: TrackId, wanted: Wanted, now: Instant) -> Option<Arc<Found>> {
+    pub(super) fn kept_answer(
+        &self,
+        id: TrackId,
+        wanted: Wanted,
+        now: Instant,
+    ) -> Option<Arc<Found>> {
         let track = self.tracks.get(id.0)?;
         let budget = (self.limits.fetch_objects_max, self.limits.fetch_bytes_per_session_max);
         let suffices = |found: &&Arc<Found>| {

@@ -340,6 +340,20 @@ fn a_fill_waits_for_what_only_the_publisher_has_and_the_live_edge_does_not() {
     }
 }
 
+#[test]
+fn what_one_fill_brought_serves_the_next_without_asking_again() {
+    for draft in drafts_with_fills() {
+        let (mut world, publisher, _, _) = joined_late(Draft::D18, Limits::default());
+        let (_, _) = filled(&mut world, draft, None);
+        let asked = fetched(&mut world, publisher);
+        answer(&mut world, publisher, Draft::D18, asked[0], &WHOLE, None);
+        let (viewer, request) = filled(&mut world, draft, None);
+        assert_eq!(world.peer(viewer).locations(request), WHOLE, "{draft:?}");
+        assert_eq!(fetched(&mut world, publisher).len(), 1, "{draft:?}");
+        assert_eq!(world.relay.metrics().upstream_fetches_spared, 1, "{draft:?}");
+    }
+}
+
 /// What `PUBLISH_DONE` says of the streams of a subscription.
 fn streams_of(world: &mut World, viewer: usize, request: RequestId) -> Option<u64> {
     world.peer(viewer).heard.iter().find_map(|heard| match heard {
