@@ -79,6 +79,63 @@ fn tracks_of_a_broadcast_are_offered_on_every_shard_and_flow_once_taken() {
     }
 }
 
+#[test]
+fn tracks_of_a_broadcast_at_the_engine_are_offered_two_tiers_below_and_flow_once_taken() {
+    let mut world = World::new(&Setup::default());
+    let region = world.add_edge("region", 1, &[world.engine()]);
+    let edge = world.add_edge("edge", 2, &[World::edge_address(region)]);
+    world.await_way(edge, Duration::from_secs(10));
+    // Some come before the broadcast, others after; on both shards.
+    let early = [(0, Draft::D18), (1, Draft::D22)].map(|(shard, draft)| {
+        let peer = world.dial_edge(edge, shard, draft);
+        seek(&mut world, peer);
+        peer
+    });
+    world.run(Duration::from_secs(1));
+    world.publish();
+    world.run(Duration::from_secs(2));
+    let late = [(0, Draft::D14), (1, Draft::D18)].map(|(shard, draft)| {
+        let peer = world.dial_edge(edge, shard, draft);
+        seek(&mut world, peer);
+        peer
+    });
+    world.run(Duration::from_secs(3));
+    let expected: BTreeSet<_> = world.truth.tracks.keys().map(ToString::to_string).collect();
+    for peer in early.into_iter().chain(late) {
+        let mut names = BTreeSet::new();
+        let mut offers = Vec::new();
+        for (_, heard) in &world.peers[peer].heard {
+            if let Event::Publish { request, track, .. } = heard {
+                offers.push(*request);
+                let name = String::from_utf8_lossy(track.name()).into_owned();
+                assert!(names.insert(name.clone()), "{name} is offered once");
+            }
+        }
+        assert_eq!(names, expected, "peer {peer} {:?}", world.peers[peer].ended);
+        for offer in offers {
+            let plainly = Params {
+                forward: Some(true),
+                filter: Some(Filter::LargestObject),
+                ..Params::default()
+            };
+            world.peers[peer].session.accept(offer, plainly, &[]).expect("an offer");
+        }
+    }
+    world.run(Duration::from_secs(3));
+    for (at, peer) in world.peers.iter().enumerate() {
+        let flowing: BTreeSet<_> = peer
+            .heard
+            .iter()
+            .filter_map(|(_, heard)| match heard {
+                Event::SubgroupOpened { request, .. } => Some(*request),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(flowing.len(), expected.len(), "peer {at}: {:?}", peer.ended);
+    }
+    world.check_one_each();
+}
+
 fn seek(world: &mut World, peer: usize) {
     let session = &mut world.peers[peer].session;
     let request = if session.supports(weir_moqt::Feature::SubscribeTracks) {

@@ -570,6 +570,7 @@ impl Relay {
     fn detach(&mut self, session: SessionId, now: Instant) {
         self.watchers.retain(|watcher| watcher.session != session);
         self.seekers.retain(|seeker| seeker.session != session);
+        self.unseek_above();
         self.forget_early_of(session);
         self.stop_holes_of(session, now);
         let Some(state) = self.live(session) else { return };

@@ -197,6 +197,12 @@ impl World {
         self.watch_at(address, (shard, shards, key), draft, Duration::from_hours(24))
     }
 
+    /// A bare client at a shard of an edge.
+    pub fn dial_edge(&mut self, edge: usize, shard: u16, draft: Draft) -> usize {
+        let Edge { address, shards, key, .. } = self.edges[edge];
+        self.dial_at(address, (shard, shards, key), draft)
+    }
+
     /// The link between two nodes.
     pub fn set_between(&self, one: SocketAddr, other: SocketAddr, link: Link) {
         self.net.set_link(one.ip(), other.ip(), link);

@@ -449,18 +449,27 @@ impl World {
 
     /// A bare client dials a shard of the node; returns its index.
     pub fn dial(&mut self, shard: u16, draft: Draft) -> usize {
+        self.dial_at(self.server, (shard, self.nodes.len() as u16, self.key), draft)
+    }
+
+    /// A bare client dials a shard of any node.
+    pub fn dial_at(
+        &mut self,
+        server: SocketAddr,
+        (shard, shards, key): (u16, u16, Key),
+        draft: Draft,
+    ) -> usize {
         let index = self.peers.len();
         let token = self.tokens.mint(INPUT, self.wall(), Duration::from_mins(10));
         let own: IpAddr = Ipv4Addr::new(10, 0, 4, index as u8 + 1).into();
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
-        let shards = self.nodes.len() as u16;
-        let byte = weir_xdp::steer::cid_first_byte(shard, shards, self.key, index as u8);
+        let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
         let options = weir_moqt::SetupOptions {
             path: Some(format!("/playback/{INPUT}?tok={token}")),
             authority: Some("localhost:4433".to_owned()),
             ..weir_moqt::SetupOptions::default()
         };
-        self.peers.push(Peer::dial(port, self.server, byte, draft, options, self.now));
+        self.peers.push(Peer::dial(port, server, byte, draft, options, self.now));
         index
     }
 

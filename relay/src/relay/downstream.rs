@@ -13,7 +13,7 @@ use crate::cache::Order;
 use crate::fanout::{Subscription, after};
 use crate::ranges::Ranges;
 use crate::session::Ask;
-use crate::track::{Source, State, Waiter};
+use crate::track::{Source, State, Track, Waiter};
 use crate::{DoneCode, Event, FullTrackName, Namespace, SessionId, TrackId};
 
 impl Relay {
@@ -41,7 +41,7 @@ impl Relay {
         self.tell_seekers(&name, now);
     }
 
-    fn tell_seekers(&mut self, name: &FullTrackName, now: Instant) {
+    pub(super) fn tell_seekers(&mut self, name: &FullTrackName, now: Instant) {
         let sought = |prefix: &Namespace| name.namespace().starts_with(prefix);
         let seekers: Vec<(SessionId, RequestId)> = self
             .seekers
@@ -61,11 +61,14 @@ impl Relay {
         let under = |name: &FullTrackName| name.namespace().starts_with(&prefix);
         let ours = self.names.range(first.clone()..).take_while(|(name, _)| under(name));
         let ours = ours.filter(|(_, id)| {
-            self.tracks.get(id.0).is_some_and(|track| track.is_published() && track.is_open())
+            // Of what comes from above, all was brought forward by somebody there.
+            let counts = |track: &Track| track.is_published() || self.is_edge();
+            self.tracks.get(id.0).is_some_and(|track| counts(track) && track.is_open())
         });
         let mut names: Vec<FullTrackName> = ours.map(|(name, _)| name.clone()).collect();
         let elsewhere = self.elsewhere.range(first..).take_while(|(name, _)| under(name));
         names.extend(elsewhere.map(|(name, _)| name.clone()));
+        names.extend(self.tracks_above(&prefix));
         for name in names {
             self.offer(session, request, &name, now);
         }
@@ -88,12 +91,11 @@ impl Relay {
         if name.is_session_local() || !self.is_news(session, name) {
             return;
         }
-        let known = self.names.get(name).copied().or_else(|| {
-            let shard = *self.elsewhere.get(name)?;
-            let id = self.add_track(name.clone(), Source::Shard(shard), Order::Replica)?;
-            self.events.push_back(Event::TrackWanted { track: name.clone(), shard });
-            Some(id)
-        });
+        let known = match (self.names.get(name), self.elsewhere.get(name)) {
+            (Some(id), _) => Some(*id),
+            (None, Some(shard)) => self.want_from_shard(name, *shard),
+            (None, None) => self.want_from_above(name, now),
+        };
         let Some((id, track)) = known.and_then(|id| Some((id, self.tracks.get_mut(id.0)?))) else {
             return self.withhold(session, request, name);
         };
@@ -103,6 +105,12 @@ impl Relay {
         }
         self.publish_to(session, request, id, now);
         self.release(id, now);
+    }
+
+    pub(super) fn want_from_shard(&mut self, name: &FullTrackName, shard: u16) -> Option<TrackId> {
+        let id = self.add_track(name.clone(), Source::Shard(shard), Order::Replica)?;
+        self.events.push_back(Event::TrackWanted { track: name.clone(), shard });
+        Some(id)
     }
 
     /// Whether a session may have a track, has it not, and did not bring it itself.
@@ -135,6 +143,10 @@ impl Relay {
             if self.is_news(session, &name) {
                 self.publish_to(session, request, id, now);
             }
+        }
+        // The relay above offers nothing that we subscribed to already.
+        if self.is_edge() {
+            self.tell_seekers(&name, now);
         }
     }
 

@@ -36,6 +36,14 @@ impl Relay {
         }
     }
 
+    /// Prefixes a session may watch: a node below watches all that anybody behind it does.
+    pub(super) fn prefixes_max(&self, session: SessionId) -> usize {
+        match self.sessions.get(session.0) {
+            Some(Session { node: Some(_), .. }) => self.limits.namespaces_max,
+            _ => self.limits.namespace_subscriptions_per_session_max,
+        }
+    }
+
     /// Replaces the node keys. Sessions of nodes whose key is no longer good are ended.
     pub fn set_node_keys(&mut self, keys: crate::NodeKeys, now: Instant) {
         self.node_keys = keys;

@@ -37,7 +37,7 @@ impl Relay {
         {
             return;
         }
-        let prefixes_max = self.limits.namespace_subscriptions_per_session_max;
+        let prefixes_max = self.prefixes_max(session);
         let Some(state) = self.live(session) else { return };
         if state.prefixes.len() >= prefixes_max {
             self.metrics.limit_namespaces += 1;
@@ -73,7 +73,8 @@ impl Relay {
         };
         let prefix = known.prefix.clone();
         let seeks = known.tracks.is_some();
-        if known.namespaces {
+        let namespaces = known.namespaces;
+        if namespaces {
             for namespace in directory.under(&prefix) {
                 if let Some(suffix) = namespace.strip_prefix(&prefix) {
                     let _ = state.moqt.namespace(request, &suffix);
@@ -82,9 +83,19 @@ impl Relay {
             watchers.push(Watcher { session, request, prefix: prefix.clone() });
         }
         if seeks {
-            seekers.push(Watcher { session, request, prefix });
+            seekers.push(Watcher { session, request, prefix: prefix.clone() });
+        }
+        if namespaces {
+            let above = self.namespaces_above(&prefix);
+            let Some(state) = self.live(session) else { return };
+            for suffix in above.iter().filter_map(|namespace| namespace.strip_prefix(&prefix)) {
+                let _ = state.moqt.namespace(request, &suffix);
+            }
+        }
+        if seeks {
             self.offer_existing(session, request, now);
         }
+        self.seek_above(&prefix);
     }
 
     /// The request is over. Tracks that were offered for it stay as they are.
@@ -95,6 +106,7 @@ impl Relay {
         if let Some(state) = self.live(session) {
             state.prefixes.retain(|known| known.request != request);
         }
+        self.unseek_above();
     }
 
     /// REQUEST_UPDATE of a namespace subscription: another prefix, or other terms for tracks offered from now on.
@@ -129,8 +141,9 @@ impl Relay {
         let moves = prefix != before;
         if moves && namespaces {
             // Suffixes of two prefixes on one stream would be read wrongly: the old ones end before the answer.
-            let gone: Vec<Namespace> =
-                self.directory.under(&before).filter_map(|it| it.strip_prefix(&before)).collect();
+            let above = self.namespaces_above(&before);
+            let known = self.directory.under(&before).chain(&above);
+            let gone: Vec<Namespace> = known.filter_map(|it| it.strip_prefix(&before)).collect();
             if let Some(state) = self.live(session) {
                 for suffix in gone {
                     let _ = state.moqt.namespace_done(request, &suffix);
@@ -151,6 +164,7 @@ impl Relay {
             self.watchers.retain(|watcher| !is_it(watcher));
             self.seekers.retain(|seeker| !is_it(seeker));
             self.watch(session, request, now);
+            self.unseek_above();
         }
         self.dirty.mark(session);
     }

@@ -3,6 +3,7 @@
 //! decision; what becomes of each track is [`feeds`]' affair, what relays tell each other [`beacons`]'.
 
 mod beacons;
+mod discovery;
 mod feeds;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::{
 };
 
 pub use beacons::Beacon;
+use discovery::Discovery;
 use feeds::Feed;
 
 /// Requests open towards one relay above, of all tracks: `tracks_max` and two beacons.
@@ -81,6 +83,7 @@ pub(super) struct Mesh {
     active: Option<SessionId>,
     sessions: BTreeMap<SessionId, Above>,
     feeds: BTreeMap<TrackId, Feed>,
+    discovery: Discovery,
     /// Tracks that are not there, and until when that is believed.
     absent: BTreeMap<FullTrackName, Instant>,
     due: Option<Instant>,
@@ -162,6 +165,7 @@ impl Relay {
         for id in feeds {
             self.feed_from(id, session, now);
         }
+        self.seek_again(session, now);
         if let Some(before) = before {
             self.tell_if_left(before);
         }

@@ -13,7 +13,7 @@ use crate::publishers::Group;
 use crate::world::{World, broadcast, ns, token, track};
 
 /// The request of this draft that brings PUBLISH.
-fn seek(world: &mut World, at: usize, prefix: &Namespace, params: Params) -> RequestId {
+pub(crate) fn seek(world: &mut World, at: usize, prefix: &Namespace, params: Params) -> RequestId {
     let moqt = &mut world.peer(at).moqt;
     let request = if moqt.supports(Feature::SubscribeTracks) {
         moqt.subscribe_tracks(prefix, params)
@@ -26,7 +26,7 @@ fn seek(world: &mut World, at: usize, prefix: &Namespace, params: Params) -> Req
 }
 
 /// Tracks offered so far, in order.
-fn offered(world: &mut World, at: usize) -> Vec<(RequestId, FullTrackName)> {
+pub(crate) fn offered(world: &mut World, at: usize) -> Vec<(RequestId, FullTrackName)> {
     let heard = &world.peer(at).heard;
     let offers = heard.iter().filter_map(|heard| match heard {
         Heard::Publish { request, track, .. } => Some((*request, track.clone())),

@@ -8,6 +8,7 @@
     reason = "all of this crate is tests"
 )]
 
+mod above;
 mod contributions;
 mod discovery;
 mod fills;

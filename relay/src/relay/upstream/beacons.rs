@@ -91,7 +91,7 @@ impl Relay {
             Moqt::DataEnded { stream } | Moqt::DataReset { stream, .. } if above.reads(stream) => {
                 above.streams.retain(|(known, ..)| *known != stream);
             }
-            other => return Some(other),
+            other => return self.discovered(session, other, now),
         }
         None
     }

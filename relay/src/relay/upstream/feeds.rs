@@ -393,6 +393,7 @@ impl Relay {
             }
             self.feed_timeout(id, now);
         }
+        self.discovery_timeout(now);
         self.schedule_mesh();
     }
 
@@ -429,7 +430,8 @@ impl Relay {
             let pending = tracks.get(id.0).is_some_and(|track| track.state == State::Pending);
             feed.due(if pending { wait } else { hold })
         });
-        let due = feeds.chain(self.mesh.absent.values().copied()).min();
+        let others = self.mesh.absent.values().copied().chain(self.mesh.discovery.due);
+        let due = feeds.chain(others).min();
         if due == self.mesh.due {
             return;
         }
