@@ -127,6 +127,14 @@ impl Grants {
         Ok(())
     }
 
+    /// The broadcast that the presented token opens.
+    pub(crate) fn opened(&mut self, judge: &Judge<'_>) -> Result<Namespace, Denied> {
+        let token = self.token.clone().ok_or(AuthError::Missing)?;
+        let grant = verify(token.expose(), judge.keys, judge.wall, judge.limits.token_leeway)?;
+        let fields = ["stream", &grant.org, &grant.sub];
+        Namespace::new(fields).map_err(|_| AuthError::Malformed.into())
+    }
+
     /// Whether a grant for `namespace` is held.
     pub(crate) fn covers(&self, namespace: &Namespace) -> bool {
         self.held.iter().any(|held| covers(&held.grant, namespace))

@@ -14,7 +14,11 @@ const KEY_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     /// Watch; the token may come later, in SETUP or in a request.
-    Playback { token: Option<Secret> },
+    Playback {
+        token: Option<Secret>,
+        /// `announce=1`: it waits to be told of the broadcast (PUBLISH_NAMESPACE), as players do that are given no name.
+        announce: bool,
+    },
     /// Publish.
     Publish { input_id: String, key: Secret },
     /// Relay onwards: another node of ours, its key and its id.
@@ -42,7 +46,8 @@ impl Resource {
         // One byte too many stays too many: `auth::verify` refuses it by length.
         let token = parameter(query, "tok", TOKEN_BYTES_MAX + 1).map(Secret::new);
         if path.starts_with("/playback/") {
-            Self::Playback { token }
+            let announce = parameter(query, "announce", 2).as_deref() == Some("1");
+            Self::Playback { token, announce }
         } else {
             Self::Other { token }
         }
@@ -83,8 +88,20 @@ mod tests {
         assert_eq!(publish, expected);
         assert!(!format!("{publish:?}").contains("sk_live_abc"));
         let playback = Resource::parse("/playback/lv_1?a=b&tok=e%4A.x");
-        assert_eq!(playback, Resource::Playback { token: Some(Secret::new("eJ.x")) });
-        assert_eq!(Resource::parse("/playback/lv_1"), Resource::Playback { token: None });
+        assert_eq!(
+            playback,
+            Resource::Playback { token: Some(Secret::new("eJ.x")), announce: false }
+        );
+        let told = Resource::parse("/playback/lv_1?announce=1");
+        assert_eq!(told, Resource::Playback { token: None, announce: true });
+        for no in ["announce=0", "announce=11", "announce=", "announce"] {
+            let path = format!("/playback/lv_1?{no}");
+            assert!(matches!(Resource::parse(&path), Resource::Playback { announce: false, .. }));
+        }
+        assert_eq!(
+            Resource::parse("/playback/lv_1"),
+            Resource::Playback { token: None, announce: false }
+        );
         assert_eq!(Resource::parse("/"), Resource::Other { token: None });
     }
 
@@ -108,7 +125,7 @@ mod tests {
     #[test]
     fn a_megabyte_of_token_is_cut_and_still_too_large() {
         let path = format!("/playback/lv_1?tok={}", "a".repeat(1 << 20));
-        let Resource::Playback { token: Some(token) } = Resource::parse(&path) else {
+        let Resource::Playback { token: Some(token), .. } = Resource::parse(&path) else {
             panic!("a playback path")
         };
         assert_eq!(token.len(), TOKEN_BYTES_MAX + 1);
@@ -116,8 +133,17 @@ mod tests {
 
     #[test]
     fn broken_percent_signs_yield_no_value() {
-        assert_eq!(Resource::parse("/playback/x?tok=%4"), Resource::Playback { token: None });
-        assert_eq!(Resource::parse("/playback/x?tok=%zz"), Resource::Playback { token: None });
-        assert_eq!(Resource::parse("/playback/x?tok=%ff"), Resource::Playback { token: None });
+        assert_eq!(
+            Resource::parse("/playback/x?tok=%4"),
+            Resource::Playback { token: None, announce: false }
+        );
+        assert_eq!(
+            Resource::parse("/playback/x?tok=%zz"),
+            Resource::Playback { token: None, announce: false }
+        );
+        assert_eq!(
+            Resource::parse("/playback/x?tok=%ff"),
+            Resource::Playback { token: None, announce: false }
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! together. It owns them all; it knows neither sockets nor clocks nor media. Requests of viewers
 //! are in `request`, sessions that publish in `publisher`, their objects in `inbound`, the life of tracks in `tracks`.
 
+mod announce;
 mod answers;
 mod contribution;
 mod downstream;
@@ -75,6 +76,8 @@ pub struct Relay {
     watchers: Vec<Watcher>,
     /// Accepted SUBSCRIBE_TRACKSs, likewise.
     seekers: Vec<Watcher>,
+    /// Sessions that are told of the broadcast they came for: `sessions_max` at most.
+    listeners: Vec<announce::Listener>,
     /// Tracks that publishers of other shards brought forward, and whose they are.
     elsewhere: BTreeMap<FullTrackName, u16>,
     timers: BTreeSet<(Instant, Timer)>,
@@ -167,6 +170,7 @@ impl Relay {
             holes: Vec::new(),
             answers: answers::Answers::default(),
             watchers: Vec::new(),
+            listeners: Vec::new(),
             seekers: Vec::new(),
             elsewhere: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -467,7 +471,13 @@ impl Relay {
     }
 
     /// SETUP arrived: over raw QUIC it brings the path, and it may bring a token.
-    fn on_setup(&mut self, session: SessionId, options: &SetupOptions, now: Instant) {
+    fn on_setup(
+        &mut self,
+        session: SessionId,
+        options: &SetupOptions,
+        now: Instant,
+        wall: Duration,
+    ) {
         let Some(state) = self.live(session) else { return };
         state.is_set_up = true;
         if let Some(path) = &options.path {
@@ -481,6 +491,7 @@ impl Relay {
         }
         self.send_goaway(session, now);
         self.ask_for_namespaces(session);
+        self.listen_for_broadcast(session, now, wall);
     }
 
     fn set_resource(&mut self, session: SessionId, resource: Resource, now: Instant) {
@@ -495,7 +506,13 @@ impl Relay {
             }
             Resource::Publish { .. } => {}
             Resource::Mesh { key, node } => self.admit_node(session, &key, node, now),
-            Resource::Playback { token } | Resource::Other { token } => {
+            Resource::Playback { token, announce } => {
+                state.wants_announcement = announce;
+                if let Some(token) = token {
+                    state.grants.present(token);
+                }
+            }
+            Resource::Other { token } => {
                 if let Some(token) = token {
                     state.grants.present(token);
                 }
@@ -572,6 +589,7 @@ impl Relay {
         self.seekers.retain(|seeker| seeker.session != session);
         self.unseek_above();
         self.forget_early_of(session);
+        self.forget_listener(session);
         self.stop_holes_of(session, now);
         let Some(state) = self.live(session) else { return };
         let subscriptions = std::mem::take(&mut state.subscriptions);

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) waiting: Vec<Waiting>,
     /// Updates of SUBSCRIBEs that wait, answered behind them: on a request's own stream answers carry no id.
     pub(crate) owed: Vec<(RequestId, RequestId)>,
+    /// It waits to be told of the broadcast it came for.
+    pub(crate) wants_announcement: bool,
     /// Accepted SUBSCRIBE_NAMESPACEs and SUBSCRIBE_TRACKSs.
     pub(crate) prefixes: Vec<Watched>,
     pub(crate) publisher: Option<Publisher>,
@@ -273,6 +275,7 @@ impl Session {
             fetches: Vec::new(),
             waiting: Vec::new(),
             owed: Vec::new(),
+            wants_announcement: false,
             prefixes: Vec::new(),
             publisher: None,
             grants: Grants::default(),

@@ -211,6 +211,7 @@ impl Relay {
         self.cut_hole_waiters(session, why, now);
         self.cut_fetches(session);
         self.cut_prefixes(session, why);
+        self.cut_listener(session);
         self.reschedule(session);
         self.dirty.mark(session);
     }

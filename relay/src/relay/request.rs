@@ -27,7 +27,7 @@ impl Relay {
     ) {
         let Some(event) = self.divert(session, event, now) else { return };
         match event {
-            Moqt::Setup { options } => self.on_setup(session, &options, now),
+            Moqt::Setup { options } => self.on_setup(session, &options, now, wall),
             Moqt::Subscribe { request, track, params } => {
                 self.on_subscribe(session, request, &track, params, now, wall);
             }

@@ -285,6 +285,7 @@ impl Relay {
 
     /// NAMESPACE or NAMESPACE_DONE to everybody who asked for a prefix of it.
     pub(super) fn tell_watchers(&mut self, namespace: &Namespace, added: bool) {
+        self.tell_listeners(namespace, added);
         for watcher in &self.watchers {
             let Some(suffix) = namespace.strip_prefix(&watcher.prefix) else { continue };
             let Some(state) = self.sessions.get_mut(watcher.session.0) else { continue };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir_moqt::{Event as Heard, FetchTarget, Filter, GroupOrder, Location, Params, SetupOptions};
-use weir_relay::{DoneCode, Draft, DropReason, Event, TrackOptions};
+use weir_relay::{DoneCode, Draft, DropReason, Event, Namespace, TrackOptions};
 
 use crate::world::{World, broadcast, ns, payload, token, track};
 
@@ -467,4 +467,54 @@ fn a_replaced_track_ends_the_old_one_and_serves_the_new() {
     assert_eq!(world.peer(viewer).got[0].payload, payload(0, 0));
     let left = world.events.iter().filter(|event| matches!(event, Event::Unsubscribed { .. }));
     assert_eq!(left.count(), 1);
+}
+
+/// What a viewer was told of without asking: namespaces that came, and how many of them went.
+fn told(world: &mut World, viewer: usize) -> (Vec<Namespace>, usize) {
+    let heard = &world.peer(viewer).heard;
+    let came = heard.iter().filter_map(|heard| match heard {
+        Heard::PublishNamespace { namespace, .. } => Some(namespace.clone()),
+        _ => None,
+    });
+    let went = heard.iter().filter(|heard| matches!(heard, Heard::PublishNamespaceDone { .. }));
+    (came.collect(), went.count())
+}
+
+#[test]
+fn a_viewer_that_waits_to_be_told_hears_of_its_broadcast_and_of_no_other() {
+    for draft in Draft::ALL {
+        let (mut world, _) = World::broadcasting();
+        world.relay.publish(&ns(&["stream", "org_a", "lv_2"]));
+        let path = format!("/playback/lv_1?tok={}", token("lv_1", 3600));
+        let quiet = world.dial(draft, &path);
+        let viewer = world.dial(draft, &format!("{path}&announce=1"));
+        assert_eq!(told(&mut world, quiet), (vec![], 0), "{draft:?}");
+        assert_eq!(told(&mut world, viewer), (vec![broadcast()], 0), "{draft:?}");
+        // Now it knows what to ask for.
+        let request = world.subscribe(viewer, "video");
+        assert!(world.peer(viewer).was_accepted(request), "{draft:?}");
+        world.relay.unpublish(&broadcast(), world.now);
+        world.settle();
+        assert_eq!(told(&mut world, viewer), (vec![broadcast()], 1), "{draft:?}");
+        world.relay.publish(&broadcast());
+        world.settle();
+        assert_eq!(told(&mut world, viewer), (vec![broadcast(), broadcast()], 1), "{draft:?}");
+        assert_eq!(world.peer(viewer).failure, None);
+        assert_eq!(world.peer(viewer).close_reason(), "");
+    }
+}
+
+#[test]
+fn who_waits_to_be_told_without_a_good_token_is_told_nothing_and_closed() {
+    for draft in Draft::ALL {
+        let (mut world, _) = World::broadcasting();
+        for (query, reason) in [
+            ("announce=1".to_owned(), "auth_failed: token missing"),
+            (format!("announce=1&tok={}", token("lv_1", -3600)), "auth_failed: token_expired"),
+        ] {
+            let viewer = world.dial(draft, &format!("/playback/lv_1?{query}"));
+            assert_eq!(told(&mut world, viewer), (vec![], 0), "{draft:?} {query}");
+            assert_eq!(world.peer(viewer).close_reason(), reason, "{draft:?}");
+        }
+    }
 }
