@@ -6,13 +6,14 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench-fanout soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench-fanout bench-ingest soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
 	@echo 'make test             every check; one group alone: make $(GROUPS)'
 	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
+	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
 	@echo 'make soak             groups, joins, leaves and drops for MINUTES=10; prints how memory went'
 	@echo 'make fuzz TARGET=…    fuzz one target until stopped (bench/fuzz/run list names them)'
 
@@ -34,6 +35,11 @@ SUBS ?= 1 50 200
 SECONDS_EACH ?= 10
 bench-fanout:
 	@scripts/bench-fanout $(SECONDS_EACH) $(SUBS)
+
+STREAMS ?= 20
+BITRATES ?= 2.5M,6M
+bench-ingest:
+	@scripts/bench-ingest $(SECONDS_EACH) $(STREAMS) $(BITRATES)
 
 MINUTES ?= 10
 soak:

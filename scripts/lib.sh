@@ -170,7 +170,7 @@ measured_node() {
   bin=$CARGO_TARGET_DIR/release
   work=$(mktemp -d)
   "$bin/weir" up --data-dir "$work/data" --ready-file "$work/ready.json" --http 127.0.0.1:0 --https 127.0.0.1:0 \
-    --quic 127.0.0.1:0 --rtmp 127.0.0.1:0 >"$work/log" 2>&1 &
+    --quic 127.0.0.1:0 --rtmp 127.0.0.1:0 --rtmps 127.0.0.1:0 --srt 127.0.0.1:0 --whip 127.0.0.1:0 >"$work/log" 2>&1 &
   node=$!
   trap 'kill -INT "$node" 2>/dev/null; wait "$node"; rm -rf "$work"' EXIT
   until [ -s "$work/ready.json" ]; do

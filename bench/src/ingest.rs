@@ -1,6 +1,7 @@
-//! What an ingested stream costs the node: publishers of known shape and pace from one thread, and the node's processor
-//! time beside them. Owns the pace and the shape of media; each protocol is a `Sender`, so that another one is another
-//! `match` arm and nothing else.
+//! What an ingested stream costs the node: publishers of known shape and pace, and the node's processor time beside them.
+//! RTMP comes from one thread of its own, paced here; SRT and WHIP come from ffmpeg, a process for each publisher.
+
+mod programs;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -14,6 +15,7 @@ use weir::cli::Addresses;
 use weir_control::{Ingest, Input, NewInput, Store, StreamKey};
 use weir_feed::rtmp::client::{Replies, Writer, tags};
 
+use self::programs::Programs;
 use crate::fanout::find_relay;
 use crate::process::Cost;
 
@@ -23,6 +25,7 @@ const GROUP_FRAMES: u32 = 60;
 const KEYFRAME_FACTOR: u64 = 8;
 /// 128 kb/s in frames of 1024 samples at 48 kHz.
 const AUDIO_BYTES: usize = 341;
+const AUDIO_BITS_PER_SECOND: u32 = 128_000;
 const AUDIO_MS: f64 = 1024.0 / 48.0;
 /// Everything is warm by then: caches of all tracks are full, catalogs are out.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -33,6 +36,10 @@ const WARM_UP: Duration = Duration::from_secs(5);
 pub enum Protocol {
     /// RTMP with H.264 and AAC.
     Rtmp,
+    /// SRT with H.264 and Opus in a transport stream, from ffmpeg.
+    Srt,
+    /// WHIP with H.264 and Opus, from ffmpeg 8 or later.
+    Whip,
 }
 
 /// What to measure.
@@ -44,6 +51,8 @@ pub struct Options {
     pub pid: Option<u32>,
     /// What publishers speak.
     pub protocol: Protocol,
+    /// The ffmpeg that publishes over SRT and WHIP.
+    pub ffmpeg: PathBuf,
     /// How many at once.
     pub streams: u32,
     /// Video bits a second of each.
@@ -65,57 +74,48 @@ pub struct Report {
     streams_per_core: f64,
     /// Of what the node spent, idle cost taken off.
     system_share: f64,
-    /// Ticks of the sender that came late by more than one frame: the figures are good if there are none.
-    late_ticks: u64,
+    /// Ticks of the RTMP sender that came late by more than one frame: its figures are good if there are none.
+    late_ticks: Option<u64>,
 }
 
-/// One publisher.
-enum Sender {
-    Rtmp { stream: TcpStream, writer: Writer },
+/// One publisher over RTMP.
+struct Sender {
+    stream: TcpStream,
+    writer: Writer,
 }
 
 impl Sender {
-    fn open(protocol: Protocol, at: &Addresses, input: &Input, key: &StreamKey) -> Result<Self> {
-        match protocol {
-            Protocol::Rtmp => {
-                let address = at.authority(at.rtmp);
-                let address =
-                    address.to_socket_addrs()?.next().ok_or_else(|| anyhow!("nowhere"))?;
-                let mut stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                let mut writer =
-                    Writer::publishing("live", &format!("{}?sk={}", input.id, key.expose()));
-                stream.write_all(&writer.take())?;
-                let mut replies = Replies::new();
-                let mut buffer = [0; 4096];
-                loop {
-                    let length = stream.read(&mut buffer)?;
-                    ensure!(length > 0, "the node closed the connection");
-                    let said = replies.read(buffer.get(..length).unwrap_or_default());
-                    if said.iter().any(|line| line.contains("NetStream.Publish.Start")) {
-                        break;
-                    }
-                    if let Some(refusal) = said.iter().find(|line| line.contains("BadName")) {
-                        bail!("refused: {refusal}");
-                    }
-                }
-                writer.set_chunk_size(65_536);
-                writer.video(0, tags::VIDEO_CONFIGURATION).audio(0, tags::AUDIO_CONFIGURATION);
-                Ok(Self::Rtmp { stream, writer })
+    fn open(at: &Addresses, input: &Input, key: &StreamKey) -> Result<Self> {
+        let address = at.authority(at.rtmp);
+        let address = address.to_socket_addrs()?.next().ok_or_else(|| anyhow!("nowhere"))?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let mut writer = Writer::publishing("live", &format!("{}?sk={}", input.id, key.expose()));
+        stream.write_all(&writer.take())?;
+        let mut replies = Replies::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let length = stream.read(&mut buffer)?;
+            ensure!(length > 0, "the node closed the connection");
+            let said = replies.read(buffer.get(..length).unwrap_or_default());
+            if said.iter().any(|line| line.contains("NetStream.Publish.Start")) {
+                break;
+            }
+            if let Some(refusal) = said.iter().find(|line| line.contains("BadName")) {
+                bail!("refused: {refusal}");
             }
         }
+        writer.set_chunk_size(65_536);
+        writer.video(0, tags::VIDEO_CONFIGURATION).audio(0, tags::AUDIO_CONFIGURATION);
+        Ok(Self { stream, writer })
     }
 
     fn send(&mut self, tick: &Tick) -> Result<()> {
-        match self {
-            Self::Rtmp { stream, writer } => {
-                writer.video(tick.video_ms, &tags::picture(tick.keyframe, 0, tick.picture_bytes));
-                for ms in &tick.audio_ms {
-                    writer.audio(*ms, &tags::audio(AUDIO_BYTES));
-                }
-                stream.write_all(&writer.take()).context("a publisher was cut off")
-            }
+        self.writer.video(tick.video_ms, &tags::picture(tick.keyframe, 0, tick.picture_bytes));
+        for ms in &tick.audio_ms {
+            self.writer.audio(*ms, &tags::audio(AUDIO_BYTES));
         }
+        self.stream.write_all(&self.writer.take()).context("a publisher was cut off")
     }
 }
 
@@ -153,9 +153,61 @@ pub fn run(options: &Options) -> Result<Report> {
         .ok_or_else(|| anyhow!("no weir is running on {}", options.data_dir.display()))?;
     let inputs = inputs(options)?;
     let idle = cost_of(pid, WARM_UP)?;
+    let measured = match options.protocol {
+        Protocol::Rtmp => pace(options, pid, &at, &inputs)?,
+        Protocol::Srt | Protocol::Whip => watch(options, pid, &at, &inputs)?,
+    };
+    let seconds = measured.span.as_secs_f64();
+    let spent = measured.spent;
+    let own = (spent.processor().as_secs_f64() - idle * seconds).max(1e-6);
+    let per_stream = own / seconds / f64::from(options.streams);
+    Ok(Report {
+        protocol: options.protocol,
+        streams: options.streams,
+        video_bits_per_second: options.bitrate,
+        seconds,
+        cpu_ms_per_stream_second: per_stream * 1e3,
+        streams_per_core: 1.0 / per_stream,
+        system_share: spent.system.as_secs_f64() / spent.processor().as_secs_f64().max(1e-9),
+        late_ticks: measured.late,
+    })
+}
+
+/// What the node spent while everybody published.
+struct Measured {
+    span: Duration,
+    spent: Cost,
+    late: Option<u64>,
+}
+
+/// Looks on while programs publish.
+fn watch(
+    options: &Options,
+    pid: u32,
+    at: &Addresses,
+    inputs: &[(Input, StreamKey)],
+) -> Result<Measured> {
+    let Options { protocol, ffmpeg, bitrate, span, .. } = options;
+    let mut programs = Programs::start(*protocol, ffmpeg, *bitrate, at, inputs)?;
+    std::thread::sleep(WARM_UP);
+    let (since, before) = (Instant::now(), Cost::of(pid)?);
+    std::thread::sleep(*span);
+    let spent = Cost::of(pid)?.since(&before);
+    let span = since.elapsed();
+    programs.check()?;
+    Ok(Measured { span, spent, late: None })
+}
+
+/// Publishes from this thread.
+fn pace(
+    options: &Options,
+    pid: u32,
+    at: &Addresses,
+    inputs: &[(Input, StreamKey)],
+) -> Result<Measured> {
     let mut senders = inputs
         .iter()
-        .map(|(input, key)| Sender::open(options.protocol, &at, input, key))
+        .map(|(input, key)| Sender::open(at, input, key))
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let (mut before, mut late) = (None, 0);
@@ -180,19 +232,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let (since, before) = before.ok_or_else(|| anyhow!("nothing was measured"))?;
     let spent = Cost::of(pid)?.since(&before);
-    let seconds = since.elapsed().as_secs_f64();
-    let own = (spent.processor().as_secs_f64() - idle * seconds).max(1e-6);
-    let per_stream = own / seconds / f64::from(options.streams);
-    Ok(Report {
-        protocol: options.protocol,
-        streams: options.streams,
-        video_bits_per_second: options.bitrate,
-        seconds,
-        cpu_ms_per_stream_second: per_stream * 1e3,
-        streams_per_core: 1.0 / per_stream,
-        system_share: spent.system.as_secs_f64() / spent.processor().as_secs_f64().max(1e-9),
-        late_ticks: late,
-    })
+    Ok(Measured { span: since.elapsed(), spent, late: Some(late) })
 }
 
 /// Share of a core that the node takes with nothing to do.
@@ -206,13 +246,15 @@ fn cost_of(pid: u32, span: Duration) -> Result<f64> {
 fn inputs(options: &Options) -> Result<Vec<(Input, StreamKey)>> {
     let ingest = match options.protocol {
         Protocol::Rtmp => Ingest::Rtmp,
+        Protocol::Srt => Ingest::Srt,
+        Protocol::Whip => Ingest::Whip,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(&options.data_dir).await?;
         let mut inputs = Vec::new();
         for number in 0..options.streams {
-            let mut new = NewInput::new(format!("weir-bench ingest {number}"), ingest);
+            let mut new = NewInput::new(format!("weir-bench {} {number}", ingest.as_str()), ingest);
             new.reconnect_window_s = 0;
             inputs.push(store.ensure_input(new).await?);
         }
@@ -226,15 +268,15 @@ impl fmt::Display for Report {
         let mbps = self.video_bits_per_second as f64 / 1e6;
         write!(
             f,
-            "{:?}, {} streams of {mbps} Mb/s for {:.0} s: {:.2} ms of processor for a second of one stream, {:.0} streams a core, {:.0} % in the kernel, {} late ticks",
+            "{:?}, {} streams of {mbps} Mb/s for {:.0} s: {:.2} ms of processor for a second of one stream, {:.0} streams a core, {:.0} % in the kernel",
             self.protocol,
             self.streams,
             self.seconds,
             self.cpu_ms_per_stream_second,
             self.streams_per_core,
             self.system_share * 100.0,
-            self.late_ticks
-        )
+        )?;
+        self.late_ticks.map_or(Ok(()), |late| write!(f, ", {late} late ticks"))
     }
 }
 

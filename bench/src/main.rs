@@ -53,6 +53,9 @@ struct Ingest {
     /// What publishers speak.
     #[arg(long, value_enum, default_value = "rtmp")]
     protocol: ingest::Protocol,
+    /// The ffmpeg that publishes over SRT and WHIP; WHIP needs version 8 or later.
+    #[arg(long, default_value = "ffmpeg")]
+    ffmpeg: PathBuf,
     /// Publishers at once.
     #[arg(long, default_value_t = 20)]
     streams: u32,
@@ -195,6 +198,7 @@ fn ingested(args: &Ingest) -> Result<()> {
             data_dir: args.data_dir.clone(),
             pid: args.pid,
             protocol: args.protocol,
+            ffmpeg: args.ffmpeg.clone(),
             streams: args.streams,
             bitrate: *bitrate,
             span: Duration::from_secs(args.seconds),
