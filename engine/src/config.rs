@@ -90,6 +90,10 @@ pub struct Shards {
     pub count: ShardCount,
     /// Whether each is pinned to a core.
     pub pin: bool,
+    /// How datagrams of viewers come and go.
+    pub port: PortChoice,
+    /// The interface for `port = "xdp"`; empty: found by the address listened on.
+    pub interface: String,
 }
 
 /// Section `[tls]`.
@@ -161,6 +165,11 @@ pub struct ListenAddr(pub SocketAddr);
 #[serde(transparent)]
 pub struct ShardCount(pub u16);
 
+/// A kind of packet port: `auto`, `udp` or `xdp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PortChoice(pub weir_xdp::ladder::Choice);
+
 /// Values from the command line or from the environment; what is `None` leaves the layer below.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -182,6 +191,10 @@ pub struct Overrides {
     pub whip: Option<ListenAddr>,
     /// `--shards`, `WEIR_SHARDS`.
     pub shards: Option<ShardCount>,
+    /// `WEIR_PORT`.
+    pub port: Option<PortChoice>,
+    /// `WEIR_INTERFACE`.
+    pub interface: Option<String>,
     /// `--moqt-drafts`, `WEIR_MOQT_DRAFTS` (separated by commas).
     pub moqt_drafts: Option<Drafts>,
     /// `WEIR_DRAIN_NEW_URI`.
@@ -395,7 +408,12 @@ impl Default for Listen {
 
 impl Default for Shards {
     fn default() -> Self {
-        Self { count: ShardCount(0), pin: true }
+        Self {
+            count: ShardCount(0),
+            pin: true,
+            port: PortChoice::default(),
+            interface: String::new(),
+        }
     }
 }
 
@@ -448,6 +466,8 @@ impl Config {
         set(&mut self.listen.srt, over.srt.as_ref());
         set(&mut self.listen.whip, over.whip.as_ref());
         set(&mut self.shards.count, over.shards.as_ref());
+        set(&mut self.shards.port, over.port.as_ref());
+        set(&mut self.shards.interface, over.interface.as_ref());
         set(&mut self.moqt.drafts, over.moqt_drafts.as_ref());
         set(&mut self.drain.new_uri, over.drain_new_uri.as_ref());
         set(&mut self.drain.deadline, over.drain_deadline.as_ref());
@@ -587,6 +607,8 @@ impl Overrides {
             srt: parsed(get("WEIR_SRT"), "WEIR_SRT")?,
             whip: parsed(get("WEIR_WHIP"), "WEIR_WHIP")?,
             shards: parsed(get("WEIR_SHARDS"), "WEIR_SHARDS")?,
+            port: parsed(get("WEIR_PORT"), "WEIR_PORT")?,
+            interface: get("WEIR_INTERFACE"),
             moqt_drafts: parsed(get("WEIR_MOQT_DRAFTS"), "WEIR_MOQT_DRAFTS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
@@ -665,6 +687,22 @@ impl FromStr for ShardCount {
             return Ok(Self(0));
         }
         text.parse().map(Self).map_err(|_| format!("{text:?} is not a number of shards or `auto`"))
+    }
+}
+
+impl FromStr for PortChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for PortChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -41,6 +41,10 @@ pub struct Topology {
     pub control_core: Option<usize>,
     /// What is listened on.
     pub listeners: Listeners,
+    /// Which packet port the shards shall have.
+    pub port: weir_xdp::ladder::Choice,
+    /// The interface for ports that have one, if it is named.
+    pub interface: Option<String>,
     /// One link per shard that has readers: none on a node of one shard.
     pub links: Vec<Link>,
     /// Depth of each hand-over ring between two shards.
@@ -165,6 +169,8 @@ pub fn resolve(config: &Config, host: &HostFacts) -> Result<Topology, Error> {
         shards,
         control_core: pinned.then(|| host.cores.first().copied()).flatten(),
         listeners,
+        port: config.shards.port.0,
+        interface: Some(config.shards.interface.clone()).filter(|name| !name.is_empty()),
         links,
         hand_over_packets: HAND_OVER_PACKETS,
         commands: COMMANDS,

@@ -10,6 +10,7 @@
 pub mod affinity;
 mod ebpf;
 pub mod frame;
+pub mod ladder;
 mod netlink;
 pub mod program;
 pub mod steer;
@@ -66,6 +67,17 @@ pub trait Port {
 
     /// What happened so far.
     fn counters(&self) -> Counters;
+
+    /// Whether the descriptor becomes writable when a full port has room again. Where it does not,
+    /// the owner of a full port comes back after a millisecond.
+    fn tells_writable(&self) -> bool {
+        true
+    }
+
+    /// How it gets on past the kernel, if that is the way it has.
+    fn report(&self) -> Option<xdp_port::Report> {
+        None
+    }
 }
 
 /// One datagram that arrived.

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use weir_relay::DropReason;
 use weir_relay::admission::Full;
 use weir_relay::auth::AuthError;
+use weir_xdp::frame::Refusal;
+use weir_xdp::ladder::Rung;
+use weir_xdp::program::Tally;
 
 use crate::shard::{Protocol, Snapshot, State, Warning};
 
@@ -134,10 +137,42 @@ impl Page<'_> {
         self.counter("port_receive_areas_total", "Receive areas allocated anew.", |s| {
             s.port.receive_areas
         });
+        self.packet_port();
         self.counter("http3_violations_total", "Connections closed for a fault in HTTP/3.", |s| {
             s.quic.http3_violations
         });
         self.counter("shard_turns_total", "Turns of the shard loop.", |s| s.turns);
+    }
+
+    /// What the packet port is, and what became of frames where it has some.
+    fn packet_port(&mut self) {
+        self.labelled_gauge("port_rung", "Which packet port a shard has.", "rung", |s| {
+            Rung::ALL.map(|rung| (rung.label(), u64::from(s.rung == Some(rung)))).into()
+        });
+        self.labelled_gauge("port_rung_refused", "Better ports that were refused.", "rung", |s| {
+            Rung::ALL.map(|rung| (rung.label(), u64::from(s.rungs_refused.contains(&rung)))).into()
+        });
+        self.labelled(
+            "port_frames_refused_total",
+            "Frames that were no datagrams.",
+            "reason",
+            |s| {
+                let refusals = s.frames.unwrap_or_default().refusals;
+                Refusal::ALL.map(|refusal| (refusal.label(), refusals.count(refusal))).into()
+            },
+        );
+        self.labelled("port_frames_lost_total", "Frames that the rings lost.", "reason", |s| {
+            let losses = s.frames.unwrap_or_default().losses;
+            vec![
+                ("invalid", losses.invalid),
+                ("no_chunk", losses.no_chunk),
+                ("no_room", losses.no_room),
+            ]
+        });
+        self.labelled("xdp_packets_total", "What the XDP program did.", "fate", |s| {
+            let counts = s.frames.unwrap_or_default().program.unwrap_or_default();
+            Tally::ALL.into_iter().map(Tally::label).zip(counts).collect()
+        });
     }
 
     fn relay(&mut self) {

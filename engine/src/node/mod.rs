@@ -25,7 +25,9 @@ use weir_control::{Store, Timestamp, Withdraw, http};
 use weir_moqt::{Draft, Namespace};
 use weir_relay::auth::{self, Revocation, Subject, TrustedKey};
 use weir_ring::link;
-use weir_xdp::{steer, tcp, udp};
+use weir_xdp::ladder::Ladder;
+use weir_xdp::program::{Attach, Budget};
+use weir_xdp::{steer, tcp, udp, xdp_port};
 
 use crate::cert::Certificate;
 use crate::config::MediaAddress;
@@ -181,6 +183,23 @@ impl Shards {
         let post = bridge.post();
         tokio::spawn(bridge.answer(store.cloned()));
 
+        let ladder = Ladder::new(
+            topology.port,
+            &xdp_port::Options {
+                listen: quic_bound,
+                interface: topology.interface.clone(),
+                attach: Attach::Either,
+                budget: Budget::default(),
+                vlan: None,
+            },
+        );
+        if let Some(gate) = ladder.gate() {
+            tracing::info!(
+                interface = gate.interface(),
+                queues = gate.queues(),
+                "XDP program placed"
+            );
+        }
         let epoch = Instant::now();
         let snapshots: Vec<Arc<Mutex<shard::Snapshot>>> =
             (0..count).map(|_| Arc::default()).collect();
@@ -209,6 +228,7 @@ impl Shards {
                 options,
                 cpu: place.core,
                 socket,
+                ladder: ladder.clone(),
                 rtmp: listens.clone(),
                 srt: srt.next(),
                 whip: whip.next(),

@@ -18,7 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use tokio::sync::{mpsc, oneshot};
 use weir_relay::{RefuseReason, SessionId};
 use weir_xdp::Port;
-use weir_xdp::udp::UdpPort;
+use weir_xdp::ladder::{Choice, Climbed, Ladder, Refusal, Rung};
 use weir_xdp::wake::Wake;
 
 use super::control::Requests;
@@ -39,6 +39,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A shard that has nothing to do still looks around this often.
 const PARK_MAX: Duration = Duration::from_millis(250);
+
+/// A shard whose port is full and cannot tell when it has room looks again after this.
+const FULL_PARK: Duration = Duration::from_millis(1);
 
 /// How long sessions may take to say goodbye on shutdown.
 const FAREWELL: Duration = Duration::from_millis(1_500);
@@ -75,6 +78,8 @@ pub(super) struct Start {
     pub(super) options: Options,
     pub(super) cpu: Option<usize>,
     pub(super) socket: UdpSocket,
+    /// What the socket may climb to.
+    pub(super) ladder: Ladder,
     /// RTMP and RTMPS, on a node that takes publishers.
     pub(super) rtmp: Vec<rtmp::Listen>,
     /// This shard's socket of the SRT address.
@@ -89,7 +94,11 @@ pub(super) struct Start {
 /// Shard and socket together, shared by the tasks of one executor.
 pub(super) struct Core {
     pub(super) shard: Shard,
-    port: UdpPort,
+    port: Box<dyn Port>,
+    rung: Rung,
+    rungs_refused: Vec<Rung>,
+    /// Whether it was said that the port lost its interface.
+    loss_said: bool,
     requests: Requests,
     /// SRT publishers, where they are taken.
     srt: Option<Rc<RefCell<srt::Endpoint>>>,
@@ -107,12 +116,12 @@ pub(super) struct Core {
 impl Core {
     /// Lets the shard act on what a task has just done to it, and sends.
     pub(super) fn settle(&mut self, clock: Clock) {
-        let turn = self.shard.settle(&mut self.port, clock.now, clock.wall, false);
+        let turn = self.shard.settle(&mut *self.port, clock.now, clock.wall, false);
         self.after(turn);
     }
 
     fn turn(&mut self, clock: Clock) -> bool {
-        let turn = self.shard.turn(&mut self.port, clock.now, clock.wall);
+        let turn = self.shard.turn(&mut *self.port, clock.now, clock.wall);
         self.after(turn)
     }
 
@@ -131,6 +140,22 @@ impl Core {
             self.event(event);
         }
         busy
+    }
+
+    /// What its port is now: one that lost its interface goes on with its socket.
+    fn rung_now(&self) -> Rung {
+        let lost = self.port.report().is_some_and(|report| report.lost.is_some());
+        if lost { Rung::Udp } else { self.rung }
+    }
+
+    /// Says once that the port lost its interface.
+    fn say_loss(&mut self) {
+        let shard = self.shard.number();
+        if let Some(lost) = self.port.report().and_then(|report| report.lost)
+            && !std::mem::replace(&mut self.loss_said, true)
+        {
+            tracing::warn!(shard, rung = %self.rung, "{lost}: viewers go on over the UDP socket");
+        }
     }
 
     /// Hands what is new to the control side; what it has no room for waits.
@@ -196,17 +221,29 @@ pub(super) fn spawn(start: Start) -> std::io::Result<glommio::ExecutorJoinHandle
 }
 
 async fn run(start: Start) {
-    let Start { ready, options, socket, rtmp, srt, whip, wake, mail, requests, snapshot, cpu } =
-        start;
+    let Start {
+        ready,
+        options,
+        socket,
+        ladder,
+        rtmp,
+        srt,
+        whip,
+        wake,
+        mail,
+        requests,
+        snapshot,
+        cpu,
+    } = start;
     let shard = options.steering.shard;
     tracing::debug!(shard, ?cpu, "shard starts");
-    let port = match UdpPort::new(socket) {
-        Ok(port) => port,
-        // Nobody waits for it any more where this fails: then the node is on its way out anyway.
-        Err(error) => return drop(ready.send(Err(Error::Shards(error)))),
+    let climbed = match ladder.climb(socket, shard, options.steering.shards) {
+        Ok(climbed) => climbed,
+        Err(error) => return tracing::error!(%error, shard, "cannot use the QUIC socket"),
     };
-    if shard == 0 && port.socket_buffers().are_short() {
-        let granted = port.socket_buffers();
+    say_rung(shard, ladder.choice(), &climbed);
+    if shard == 0 && climbed.buffers.are_short() {
+        let granted = climbed.buffers;
         tracing::warn!(
             ?granted,
             "UDP buffers are short, bursts will be lost: raise net.core.rmem_max and wmem_max"
@@ -214,7 +251,10 @@ async fn run(start: Start) {
     }
     let core = Rc::new(RefCell::new(Core {
         shard: Shard::new(options, Instant::now()),
-        port,
+        port: climbed.port,
+        rung: climbed.rung,
+        rungs_refused: climbed.refused.iter().map(|refused| refused.rung).collect(),
+        loss_said: false,
         requests: requests.clone(),
         srt: None,
         news: BTreeMap::new(),
@@ -251,6 +291,23 @@ async fn run(start: Start) {
     }
     if let Some(callers) = callers {
         callers.cancel().await;
+    }
+}
+
+/// Says what a shard's port is and why it is no better: the first shard for all of them, so that
+/// each refusal is heard once.
+fn say_rung(shard: u16, choice: Choice, climbed: &Climbed) {
+    let rung = climbed.rung;
+    if shard != 0 {
+        return tracing::debug!(shard, %rung, refused = ?climbed.refused, "packet port");
+    }
+    for Refusal { rung, why } in &climbed.refused {
+        tracing::info!(%rung, why, "packet port refused");
+    }
+    if choice == Choice::Xdp && rung == Rung::Udp {
+        tracing::warn!(%rung, "no frames past the kernel on this host: viewers are served by UDP sockets");
+    } else {
+        tracing::info!(%rung, "packet port");
     }
 }
 
@@ -294,6 +351,7 @@ async fn turns(core: &Rc<RefCell<Core>>, wake: &Wake) -> glommio::Result<(), ()>
         let park = deadline
             .map_or(PARK_MAX, |at| at.saturating_duration_since(clock.now))
             .min(PARK_MAX)
+            .min(if full && !core.borrow().port.tells_writable() { FULL_PARK } else { PARK_MAX })
             .min(if farewell.is_some() { Duration::from_millis(20) } else { PARK_MAX });
         let mut timer = Timer::new(park);
         let parked = Instant::now();
@@ -412,6 +470,7 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
         if clock.now.saturating_duration_since(reported) >= REPORT_INTERVAL {
             reported = clock.now;
             let mut core = core.borrow_mut();
+            core.say_loss();
             for report in core.shard.reports(clock.now, clock.wall) {
                 core.news.insert(report.input_id.clone(), report);
             }
@@ -422,6 +481,9 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
             let srt = core.srt.as_ref().map(|endpoint| endpoint.borrow().picture());
             let fresh = Snapshot {
                 port: core.port.counters(),
+                rung: Some(core.rung_now()),
+                rungs_refused: core.rungs_refused.clone(),
+                frames: core.port.report(),
                 srt: srt.unwrap_or_default(),
                 whip: core.whip,
                 ..core.shard.snapshot()

@@ -119,6 +119,12 @@ pub struct Snapshot {
     pub connections: usize,
     /// Packet port; filled in by whoever owns it.
     pub port: weir_xdp::Counters,
+    /// Which kind of port it is, and what was better and refused; filled in likewise.
+    pub rung: Option<weir_xdp::ladder::Rung>,
+    /// Rungs that were refused.
+    pub rungs_refused: Vec<weir_xdp::ladder::Rung>,
+    /// How it gets on past the kernel; filled in likewise.
+    pub frames: Option<weir_xdp::xdp_port::Report>,
     /// SRT publishers; likewise.
     pub srt: crate::node::SrtPicture,
     /// Relay.
@@ -507,6 +513,9 @@ impl Shard {
             quic: self.endpoint.counters(),
             connections: self.endpoint.connections(),
             port: weir_xdp::Counters::default(),
+            rung: None,
+            rungs_refused: Vec::new(),
+            frames: None,
             srt: crate::node::SrtPicture::default(),
             relay: self.relay.metrics().clone(),
             draining: self.draining,

@@ -93,7 +93,7 @@ pub enum Tally {
     NotOurs = 2,
     /// Passed: a fragment of a UDP datagram.
     Fragment = 3,
-    /// Passed: UDP behind IPv4 options or IPv6 extension headers.
+    /// Passed: UDP behind IPv4 options, or anything behind IPv6 extension headers.
     Options = 4,
     /// Passed: more than one tag.
     StackedVlan = 5,

@@ -23,6 +23,7 @@ use crate::{
     Counters, Datagram, Outcome, Port, Transmit,
     frame::{self, Headers, Refusals},
     netlink::Netlink,
+    program::Tally,
     sys,
     udp::{BATCH, SEGMENTS_MAX, UdpPort},
     xsk::{FRAMES_PER_CALL, Losses, Mode, Sockets},
@@ -65,7 +66,7 @@ pub struct Frames {
 }
 
 /// How a port got on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
     /// How frames come; nothing if the interface was lost.
     pub mode: Option<Mode>,
@@ -75,6 +76,9 @@ pub struct Report {
     pub refusals: Refusals,
     /// What the sockets lost.
     pub losses: Losses,
+    /// What became of packets in the program, from the port of the first queue alone: the program
+    /// is there once for all.
+    pub program: Option<[u64; Tally::ALL.len()]>,
 }
 
 impl Frames {
@@ -229,17 +233,6 @@ impl XdpPort {
         Ok(Self { kernel, frames: Some(frames), lost: None, readable, counters, batches: 0 })
     }
 
-    /// How it got on.
-    pub fn report(&self) -> Report {
-        let frames = self.frames.as_ref();
-        Report {
-            mode: frames.map(Frames::mode),
-            lost: self.lost,
-            refusals: frames.map(|frames| frames.refusals).unwrap_or_default(),
-            losses: frames.map(|frames| frames.sockets.losses()).unwrap_or_default(),
-        }
-    }
-
     /// The interface and its program, until it is lost.
     pub fn gate(&self) -> Option<&Gate> {
         self.frames.as_ref().map(|frames| &*frames.gate)
@@ -326,6 +319,25 @@ impl Port for XdpPort {
 
     fn counters(&self) -> Counters {
         self.kernel.counters() + self.counters
+    }
+
+    fn tells_writable(&self) -> bool {
+        false
+    }
+
+    fn report(&self) -> Option<Report> {
+        let Some(frames) = &self.frames else {
+            return Some(Report { lost: self.lost, ..Report::default() });
+        };
+        let is_first = frames.sockets.queues().any(|(queue, _)| queue == 0);
+        let count = |tally| frames.gate.count(tally).unwrap_or_default();
+        Some(Report {
+            mode: Some(frames.mode()),
+            lost: None,
+            refusals: frames.refusals,
+            losses: frames.sockets.losses(),
+            program: is_first.then(|| Tally::ALL.map(count)),
+        })
     }
 }
 

@@ -16,9 +16,10 @@ use std::{
 use weir_xdp::{
     Datagram, Ecn, Mode, Outcome, Port, Transmit,
     frame::Refusal,
+    ladder::{Choice, Ladder, Rung},
     program::{Attach, Budget, Error, Tally},
-    udp::UdpPort,
-    xdp_port::{Frames, Gate, Options, Refused, XdpPort},
+    udp::{self, UdpPort},
+    xdp_port::{Frames, Gate, Options, Refused, Report, XdpPort},
 };
 
 use super::{Net, say};
@@ -241,7 +242,7 @@ fn frames_go_past_the_kernel_once_neighbours_are_known() {
         let layout = pair.veth.layout;
         assert_eq!(pair.one.kernel().counters(), sent, "{layout:?}");
         assert_eq!(pair.other.kernel().counters(), received, "{layout:?}");
-        let report = pair.other.report();
+        let report = report(&pair.other);
         let refused: u64 = Refusal::ALL.map(|refusal| report.refusals.count(refusal)).iter().sum();
         assert_eq!((report.mode, report.lost, refused), (Some(Mode::Copy), None, 0));
         assert_eq!((report.losses.invalid, report.losses.no_chunk), (0, 0));
@@ -318,6 +319,10 @@ fn ordinary_hosts_and_other_ports_notice_nothing() {
     }
 }
 
+fn report(port: &XdpPort) -> Report {
+    port.report().expect("a port over frames has one")
+}
+
 fn receive(port: &mut XdpPort) -> Datagram {
     let mut taken = Vec::new();
     while taken.is_empty() {
@@ -358,12 +363,12 @@ fn lost_link_leaves_the_port_to_its_socket_and_peers_stay() {
         pair.veth.ip(0, "link set v0 down");
         pair.veth.wait_until(1, "NO-CARRIER");
         let until = Instant::now() + PATIENCE;
-        while pair.other.report().lost.is_none() {
+        while report(&pair.other).lost.is_none() {
             assert!(Instant::now() < until, "nobody looks after the link");
             pair.other.recv(&mut drop).expect("the socket works");
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(pair.other.report().lost, Some("the link is down"));
+        assert_eq!(report(&pair.other).lost, Some("the link is down"));
         pair.veth.ip(0, "link set v0 up");
         pair.veth.wait_until(1, "state UP");
         // The same address and port still answer: a session would not have ended.
@@ -392,7 +397,7 @@ fn restarted_port_has_its_queues_again_at_once() {
     in_namespaces(DRIVER, |veth| {
         for _ in 0..3 {
             let Some(port) = veth.port(1) else { return };
-            assert_eq!(port.report().mode, Some(Mode::Copy));
+            assert_eq!(report(&port).mode, Some(Mode::Copy));
         }
     });
 }
@@ -425,6 +430,37 @@ fn driver_without_zero_copy_refuses_it() {
 }
 
 #[test]
+fn shards_share_the_queues_and_one_too_many_has_its_socket() {
+    in_namespaces(DRIVER, |veth| {
+        veth.enter(1);
+        let options = Options {
+            listen: veth.listen(1),
+            interface: None,
+            attach: Attach::Either,
+            budget: Budget::default(),
+            vlan: None,
+        };
+        let ladder = Ladder::new(Choice::Auto, &options);
+        if ladder.gate().is_none() {
+            say("NOT TESTED over veth: no program, so no ladder");
+            return;
+        }
+        let group = udp::bind_group(veth.listen(1), 3).expect("the namespace is ours");
+        let got: Vec<_> = (0..)
+            .zip(group)
+            .map(|(shard, socket)| ladder.climb(socket, shard, 3).expect("a socket"))
+            .collect();
+        let rungs: Vec<_> = got.iter().map(|got| got.rung).collect();
+        assert_eq!(rungs, [Rung::Copy, Rung::Copy, Rung::Udp]);
+        // What veth lacks, and what the third shard lacks.
+        let refused = |at: usize| got[at].refused.iter().map(|it| it.rung).collect::<Vec<_>>();
+        assert_eq!((refused(0), refused(1)), (vec![Rung::ZeroCopy], vec![Rung::ZeroCopy]));
+        assert_eq!(refused(2), [Rung::ZeroCopy, Rung::Copy]);
+        assert!(got[2].refused[1].why.contains("none for shard 2"), "{:?}", got[2].refused);
+    });
+}
+
+#[test]
 fn queue_that_does_not_exist_ends_the_list() {
     in_namespaces(DRIVER, |veth| {
         let Some(gate) = veth.gate(1) else { return };
@@ -437,8 +473,7 @@ fn queue_that_does_not_exist_ends_the_list() {
 fn program_counts_what_it_takes() {
     run(DRIVER, |pair| {
         pair.meet();
-        let gate = pair.veth.layout;
-        let taken = pair.other.gate().map(|gate| gate.count(Tally::Taken).expect("readable"));
-        assert!(taken.is_some_and(|taken| taken > 0), "{gate:?}: {taken:?}");
+        let program = report(&pair.other).program.expect("it has the first queue");
+        assert!(program[Tally::Taken as usize] > 0, "{program:?}");
     });
 }
