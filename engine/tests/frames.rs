@@ -1,0 +1,147 @@
+//! `weir up` with `shards.port = "xdp"` as an operator runs it, in a network namespace of its own with a viewer in another
+//! across a veth pair: every packet of the viewers comes through the XDP program, and the recording is whole.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it finds something wrong")]
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// Ends a test that has already failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A process that is stopped with the test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A network namespace that lives as long as the process in it.
+struct Namespace(Guard);
+
+impl Namespace {
+    /// Nothing if this process may make none.
+    fn new() -> Option<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sleep", "600"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut holder = Guard(command.spawn().unwrap());
+        let ours = fs::read_link("/proc/self/ns/net").unwrap();
+        let theirs = format!("/proc/{}/ns/net", holder.0.id());
+        let until = Instant::now() + PATIENCE;
+        while fs::read_link(&theirs).is_ok_and(|theirs| theirs == ours) {
+            if holder.0.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < until, "unshare neither works nor fails");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        holder.0.try_wait().unwrap().is_none().then_some(Self(holder))
+    }
+
+    /// A command that runs inside.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.0.0.id())).arg(program);
+        command
+    }
+
+    fn ip(&self, arguments: &str) {
+        let run = self.command("ip").args(arguments.split_whitespace()).output().unwrap();
+        assert!(run.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+/// Past the capture of the test runner, which hides what passing tests print.
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
+}
+
+fn scratch() -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("weir-frames-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn viewers_on_two_shards_are_served_by_frames_past_the_kernel() {
+    let (Some(host), Some(viewer)) = (Namespace::new(), Namespace::new()) else {
+        return say("NOT TESTED: no network namespace for a node with frames");
+    };
+    let peer = format!("/proc/{}/ns/net", viewer.0.0.id());
+    host.ip("link set lo up");
+    host.ip(&format!(
+        "link add v0 numrxqueues 2 numtxqueues 2 type veth peer name v1 numrxqueues 2 numtxqueues 2 netns {peer}"
+    ));
+    host.ip("address add 10.9.0.1/24 dev v0");
+    viewer.ip("address add 10.9.0.2/24 dev v1");
+    host.ip("link set v0 up");
+    viewer.ip("link set v1 up");
+
+    let dir = scratch();
+    let mut node = host.command(WEIR);
+    node.args(["up", "--demo", "--shards", "2", "--data-dir"]).arg(dir.join("data"));
+    node.arg("--ready-file").arg(dir.join("ready.json"));
+    node.args(["--http", "127.0.0.1:8080", "--https", "10.9.0.1:4443", "--quic", "10.9.0.1:4443"]);
+    node.env("WEIR_PORT", "xdp").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut node = Guard(node.stderr(File::create(dir.join("log")).unwrap()).spawn().unwrap());
+    let mut card = BufReader::new(node.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while card.read_line(&mut line).unwrap() > 0 && !line.contains("Ctrl-C") {}
+    let log = || fs::read_to_string(dir.join("log")).unwrap();
+    let ready = fs::read_to_string(dir.join("ready.json"));
+    let ready: Value =
+        serde_json::from_str(&ready.unwrap_or_else(|_| unreachable!("{}", log()))).unwrap();
+    let url = ready["demo"]["playback_url"].as_str().unwrap();
+
+    // Four viewers, so that both shards and both queues are used, whatever the hashes.
+    let viewers: Vec<_> = (0..4)
+        .map(|number| {
+            let mut play = viewer.command(WEIR);
+            play.args(["play", "--insecure", "--duration", "3", "-o"]);
+            play.arg(dir.join(format!("{number}.mp4"))).arg(url).stdin(Stdio::null());
+            play.stdout(Stdio::null()).stderr(Stdio::null());
+            Guard(play.spawn().unwrap())
+        })
+        .collect();
+    for (number, mut viewer) in viewers.into_iter().enumerate() {
+        assert!(viewer.0.wait().unwrap().success(), "viewer {number}: {}", log());
+        let bytes = fs::metadata(dir.join(format!("{number}.mp4"))).unwrap().len();
+        assert!(bytes > 20_000, "viewer {number} recorded {bytes} bytes");
+    }
+
+    let ask = "import urllib.request;print(urllib.request.urlopen('http://127.0.0.1:8080/metrics').read().decode())";
+    let page = host.command("python3").args(["-c", ask]).output().unwrap();
+    let page = String::from_utf8(page.stdout).unwrap();
+    let sample = |name: &str| -> u64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| unreachable!("{name} is not on the page")).parse().unwrap()
+    };
+    if log().contains("the kernel refuses") {
+        return say("NOT TESTED: the kernel refuses bpf(2); the viewers were served by UDP");
+    }
+    for shard in [0, 1] {
+        assert_eq!(sample(&format!("weir_port_rung{{shard=\"{shard}\",rung=\"xdp_copy\"}}")), 1);
+        let refused = format!("weir_port_rung_refused{{shard=\"{shard}\",rung=\"xdp_zero_copy\"}}");
+        assert_eq!(sample(&refused), 1, "veth has no zero-copy");
+    }
+    let received =
+        |shard| sample(&format!("weir_quic_datagrams_received_total{{shard=\"{shard}\"}}"));
+    let taken = sample("weir_xdp_packets_total{shard=\"0\",fate=\"taken\"}");
+    // The page is laid out four times a second, shard by shard.
+    assert!(taken > 50 && received(0) + received(1) > 50, "{taken} taken: {}", log());
+    assert_eq!(sample("weir_xdp_packets_total{shard=\"0\",fate=\"empty_slot\"}"), 0);
+    assert!(log().matches("packet port refused").count() == 1, "said once: {}", log());
+    drop(node);
+    let _ = fs::remove_dir_all(&dir);
+}
