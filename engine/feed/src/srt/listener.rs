@@ -93,6 +93,8 @@ pub struct Listener {
 struct Caller {
     peer: SocketAddr,
     socket_id: u32,
+    /// Another one with each connection, also of an encoder that uses its port and socket id again.
+    initial: Seq,
 }
 
 #[derive(Debug)]
@@ -200,8 +202,9 @@ impl Listener {
             self.counters.bad_cookies += 1;
             return;
         }
-        let caller = Caller { peer, socket_id: fixed.socket_id };
-        if let Some(waiting) = self.waiting.get(&caller) {
+        let caller = Caller { peer, socket_id: fixed.socket_id, initial: fixed.initial };
+        let is_fresh = |held: &&Waiting| now.saturating_duration_since(held.since) < ANSWER_AGE;
+        if let Some(waiting) = self.waiting.get(&caller).filter(is_fresh) {
             if let Some(answer) = waiting.answer.clone() {
                 self.send(peer, answer);
             }
@@ -304,7 +307,8 @@ impl Listener {
 
 impl Caller {
     fn of(request: &Request) -> Self {
-        Self { peer: request.peer, socket_id: request.fixed.socket_id }
+        let Fixed { socket_id, initial, .. } = request.fixed;
+        Self { peer: request.peer, socket_id, initial }
     }
 }
 

@@ -10,7 +10,7 @@ pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 1472;
 
 /// A packet sequence number: 31 bits that wrap.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Seq(u32);
 
 impl Seq {

@@ -432,3 +432,123 @@ fn every_key_length_is_deciphered_and_keys_change_while_running() {
     let refused = Connection::accept(&request, accept(Some("needed")), now).err();
     assert_eq!(refused, Some(Reject::Unsecure), "required and missing");
 }
+
+#[test]
+fn h36_a_flood_of_inductions_and_bad_handshakes_costs_nothing_and_a_good_caller_gets_in() {
+    let now = Instant::now();
+    let mut listener = listener(now);
+    let stranger = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + n), 5000));
+    for n in 0..5_000 {
+        listener.handle_datagram(stranger(n), &handshake(fixed(INDUCTION, 0), |_| {}), now);
+        // A guessed cookie, the old handshake, an identifier too long, key material that is none.
+        let guessed = conclusion(n, "in_1:sk", Some(&[0xff; 64]));
+        listener.handle_datagram(stranger(n), &guessed, now);
+        let old = handshake(Fixed { version: 4, ..fixed(CONCLUSION, n) }, |_| {});
+        listener.handle_datagram(stranger(n), &old, now);
+        let long = conclusion(n, &"x".repeat(600), None);
+        listener.handle_datagram(stranger(n), &long, now);
+    }
+    assert_eq!((listener.waiting(), listener.poll_event().is_none()), (0, true));
+    let mut answers = 0;
+    while listener.poll_transmit().is_some() {
+        answers += 1;
+    }
+    assert_eq!(answers, Limits::default().transmit_max, "the rest ask again");
+    // One of them got a cookie of its own and fills its places; they are its own.
+    let cookie = cookie(&mut listener, now);
+    for socket_id in 0..100 {
+        let hs = Fixed { socket_id, ..fixed(CONCLUSION, cookie) };
+        let datagram =
+            handshake(hs, |body| handshake::write_request(hello(), "in_1:sk", None, body));
+        listener.handle_datagram(peer(), &datagram, now);
+    }
+    while listener.poll_event().is_some() || listener.poll_transmit().is_some() {}
+    let good: SocketAddr = "198.51.100.7:5000".parse().expect("an address");
+    listener.handle_datagram(good, &handshake(fixed(INDUCTION, 0), |_| {}), now);
+    let (to, datagram) = listener.poll_transmit().expect("an answer");
+    let own = read(&datagram).expect("a handshake").cookie;
+    listener.handle_datagram(good, &conclusion(own, "in_2:sk", None), now);
+    let request = listener.poll_event().expect("it is asked about");
+    assert_eq!((to, request.peer, &*request.input_id), (good, good, "in_2"));
+}
+
+#[test]
+fn h37_giant_reports_and_jumps_of_numbers_cost_nothing() {
+    let start = Instant::now();
+    let mut connection = connected(start);
+    connection.handle_datagram(peer(), &data(FIRST, 0, 0, &[0]), start);
+    // A loss report is for senders; this one names two thousand millions of packets, as often as fits.
+    let range = [1 << 31, 0x7fff_ffff_u32].map(u32::to_be_bytes).concat();
+    let reports = control(ControlKind::Nak, 0, 0, 0x4207, &range.repeat(180));
+    // Packets given up that were never sent, and the other way round.
+    let all = [0_u32, 0x7fff_ffff].map(u32::to_be_bytes).concat();
+    let backwards = [FIRST + 9, FIRST + 1].map(u32::to_be_bytes).concat();
+    let given_up = [all, backwards, vec![1, 2, 3]];
+    for _ in 0..100 {
+        connection.handle_datagram(peer(), &reports, start);
+        for body in &given_up {
+            let packet = control(ControlKind::DropRequest, 0, 0, 0x4207, body);
+            connection.handle_datagram(peer(), &packet, start);
+        }
+    }
+    for jump in [1 << 14, 1 << 20, 1 << 30, 0x7fff_ffff] {
+        connection.handle_datagram(peer(), &data(FIRST.wrapping_add(jump), 1, 0, &[9]), start);
+    }
+    let statistics = connection.statistics();
+    assert_eq!((statistics.lost, statistics.beyond + statistics.belated), (0, 4));
+    let mut replies = 0;
+    while let Some(datagram) = connection.poll_transmit() {
+        assert!(datagram.len() <= 1472);
+        replies += 1;
+    }
+    assert!(replies < 10, "{replies} replies to 400 packets that ask for nothing");
+    // The stream goes on where it was.
+    connection.handle_datagram(peer(), &data(FIRST.wrapping_add(1), 10, 0, &[1]), start + MS * 10);
+    assert_eq!(payloads(&mut connection, start + MS * 300), [0, 1]);
+}
+
+#[test]
+fn an_encoder_that_reconnects_from_its_port_and_socket_is_asked_about_anew() {
+    let now = Instant::now();
+    let mut listener = listener(now);
+    let first = request(&mut listener, "in_1:sk", None, now);
+    let (_, reply) = Connection::accept(&first, accept(None), now).expect("let in");
+    listener.accepted(&first, reply, now);
+    // Its connection broke; a second later it is there again with a number of its own.
+    let again = cookie(&mut listener, now + Duration::from_secs(1));
+    let hs = Fixed { initial: Seq::new(77), ..fixed(CONCLUSION, again) };
+    let datagram = handshake(hs, |body| handshake::write_request(hello(), "in_1:sk", None, body));
+    listener.handle_datagram(peer(), &datagram, now + Duration::from_secs(1));
+    assert!(listener.poll_transmit().is_none(), "the answer was for the dead connection");
+    assert_eq!(listener.poll_event().expect("a request").initial().number(), 77);
+}
+
+#[test]
+fn two_hundred_callers_come_and_go_and_leave_nothing_behind() {
+    let start = Instant::now();
+    let mut listener = listener(start);
+    for n in 0..200_u32 {
+        let now = start + Duration::from_secs(6) * n;
+        let request = request(&mut listener, "in_1:sk", None, now);
+        let (connection, reply) = Connection::accept(&request, accept(None), now).expect("let in");
+        listener.accepted(&request, reply, now);
+        let mut feed = super::Feed::new(connection);
+        feed.handle_datagram(peer(), &data(FIRST, 0, 0, &[0x47; 188]), now);
+        // A third says goodbye, a third falls silent, a third is closed by us.
+        match n % 3 {
+            0 => {
+                let goodbye = control(ControlKind::Shutdown, 0, 0, 0x4207, &[]);
+                feed.handle_datagram(peer(), &goodbye, now);
+            }
+            1 => feed.handle_timeout(now + Duration::from_secs(5)),
+            _ => feed.close(now),
+        }
+        let end = std::iter::from_fn(|| feed.poll_event(now + MS * 300)).last();
+        assert!(matches!(end, Some(crate::Event::End { .. })), "caller {n}: {end:?}");
+        assert!(feed.poll_timeout().is_none(), "caller {n} still wants something");
+        while feed.poll_transmit().is_some() {}
+        assert!(feed.poll_transmit().is_none() && listener.poll_transmit().is_none());
+        assert!(listener.waiting() <= 1, "an answer that may be asked for again is kept 5 s");
+    }
+    assert_eq!(listener.counters().requests, 200);
+}
