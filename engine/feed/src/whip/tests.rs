@@ -50,27 +50,40 @@ struct Pair {
     reachable: bool,
 }
 
-fn offer(now: Instant, change: impl FnOnce(&mut Rtc)) -> (Rtc, String, SdpPendingOffer, Mid, Mid) {
-    let mut client =
-        Rtc::builder().clear_codecs().enable_opus(true, false).enable_h264(true).build(now);
+fn client(now: Instant) -> Rtc {
+    let builder = Rtc::builder().clear_codecs();
+    let mut client = builder.enable_opus(true, false).enable_h264(true).build(now);
     client.add_local_candidate(Candidate::host(address(CLIENT), "udp").expect("a candidate"));
-    change(&mut client);
+    client
+}
+
+fn offer(client: &mut Rtc) -> (String, SdpPendingOffer, Mid, Mid) {
     let mut api = client.sdp_api();
     let audio = api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
     let video = api.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
     let (offer, pending) = api.apply().expect("something to offer");
-    (client, offer.to_sdp_string(), pending, audio, video)
+    (offer.to_sdp_string(), pending, audio, video)
 }
 
 impl Pair {
     /// Exchanges offer and answer; `edit` may change the offer on its way.
     fn meet(edit: impl FnOnce(String) -> String) -> Self {
         let now = Instant::now();
-        let (mut client, offer, pending, audio, video) = offer(now, |_| {});
-        let mut endpoint = Endpoint::new(Limits::default());
-        let id = SessionId(7);
+        Self::meet_at(Endpoint::new(Limits::default()), 7, now, client(now), edit)
+    }
+
+    /// The same at an endpoint that has seen others.
+    fn meet_at(
+        mut endpoint: Endpoint,
+        number: u16,
+        now: Instant,
+        mut client: Rtc,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
+        let (offer, pending, audio, video) = offer(&mut client);
+        let id = SessionId(number.into());
         let answer = endpoint
-            .accept(id, &identity(3, 1), &edit(offer), &[address(SERVER)], now)
+            .accept(id, &identity(3, number as u8), &edit(offer), &[address(SERVER)], now)
             .expect("accepted");
         assert!(answer.contains("a=ice-lite") && answer.contains("192.0.2.1 8891"), "{answer}");
         assert!(answer.contains("a=recvonly") && !answer.contains("a=sendrecv"), "{answer}");
@@ -393,7 +406,7 @@ fn offers_without_our_codecs_are_refused_by_name() {
     let now = Instant::now();
     let mut endpoint = Endpoint::new(Limits::default());
     for (codec, other, why) in [("H264", "H263", "H.264"), ("opus", "speex", "Opus")] {
-        let (_, offer, ..) = offer(now, |_| {});
+        let (offer, ..) = offer(&mut client(now));
         let changed = offer.replace(codec, other);
         assert_ne!(changed, offer);
         let refused =
@@ -412,7 +425,7 @@ fn more_sessions_than_allowed_are_refused() {
     let limits = Limits { sessions_max: 2, ..Limits::default() };
     let mut endpoint = Endpoint::new(limits);
     for number in 0..3 {
-        let (_, offer, ..) = offer(now, |_| {});
+        let (offer, ..) = offer(&mut client(now));
         let accepted = endpoint.accept(
             SessionId(number.into()),
             &identity(0, number),
@@ -453,6 +466,129 @@ fn an_ice_restart_changes_the_names_and_the_media_goes_on() {
     pair.picture(1_000_000, &[&[0x41, 0x9a, 1]]);
     pair.run(Duration::from_millis(50));
     assert_eq!(pair.received().len(), before + 1);
+}
+
+/// A publisher that came and went, at an endpoint that goes on.
+fn come_and_go(endpoint: Endpoint, number: u16) -> Endpoint {
+    let now = Instant::now();
+    let mut pair = Pair::meet_at(endpoint, number, now, client(now), |offer| offer);
+    while !pair.client.is_connected() {
+        assert!(pair.now < now + Duration::from_secs(5), "publisher {number}");
+        pair.run(Duration::from_millis(20));
+    }
+    pair.picture(0, &[SPS_SMALL, PPS, &[0x65, 0x88, 1]]);
+    pair.run(Duration::from_millis(60));
+    assert_eq!((pair.samples(0).len(), pair.endpoint.sessions()), (1, 1), "publisher {number}");
+    // Half of them are deleted, the others hang up.
+    if number.is_multiple_of(2) {
+        assert!(pair.endpoint.close(pair.id, pair.now));
+    } else {
+        pair.client.close().expect("closes");
+    }
+    pair.run(Duration::from_millis(60));
+    assert!(pair.ended.is_some(), "publisher {number}");
+    assert!(pair.endpoint.poll_event().is_none() && pair.endpoint.poll_transmit().is_none());
+    pair.endpoint
+}
+
+#[test]
+fn two_hundred_publishers_come_and_go_and_leave_nothing_behind() {
+    let mut endpoint = Endpoint::new(Limits::default());
+    for number in 0..200 {
+        endpoint = come_and_go(endpoint, number);
+        assert_eq!(endpoint.held(), 0, "after publisher {number}");
+        assert_eq!(endpoint.poll_timeout(), None);
+    }
+    assert_eq!(endpoint.counters().accepted, 200);
+}
+
+/// A profile that has B-frames; how deep they reorder it does not say.
+const SPS_REORDERED: &[u8] = &[
+    0x67, 0xf4, 0x00, 0x0b, 0x91, 0x96, 0x82, 0x84, 0x7e, 0x27, 0x01, 0x10, 0x00, 0x00, 0x03, 0x00,
+    0x10, 0x00, 0x00, 0x03, 0x03, 0x20, 0xf1, 0x42, 0xaa,
+];
+const PPS_REORDERED: &[u8] = &[0x68, 0xce, 0x0f, 0x19, 0x20];
+
+#[test]
+fn b_frames_over_webrtc_are_taken_and_get_decode_times_that_grow() {
+    let mut pair = Pair::connected();
+    // I P B B, in the order they are decoded; shown as the numbers say.
+    let shown = [0_u64, 3, 1, 2, 6, 4, 5, 9, 7, 8, 12, 10, 11, 15, 13, 14];
+    for (at, number) in shown.iter().enumerate() {
+        let slice = [if at == 0 { 0x65 } else { 0x41 }, 0x88, at as u8 | 1];
+        let units: &[&[u8]] =
+            if at == 0 { &[SPS_REORDERED, PPS_REORDERED, &slice] } else { &[&slice] };
+        pair.picture(90_000 + number * 3_000, units);
+        pair.run(Duration::from_millis(33));
+    }
+    pair.run(Duration::from_secs(1));
+    assert!(pair.received() == pair.sent, "every unit, in the order it was sent");
+    let samples = pair.samples(0);
+    assert!(samples.windows(2).all(|pair| pair[0].dts < pair[1].dts), "decode times grow");
+    let late = samples.iter().rposition(|sample| sample.composition_offset < 0);
+    assert!(late < Some(4), "from the second P-frame on, each is decoded before it is shown");
+    let start = samples[0].dts + i64::from(samples[0].composition_offset);
+    let times = samples.iter().map(|sample| sample.dts + i64::from(sample.composition_offset));
+    let expected: Vec<i64> = shown.iter().map(|number| start + *number as i64 * 3_000).collect();
+    assert_eq!(times.collect::<Vec<_>>(), expected, "shown when the encoder said");
+}
+
+#[test]
+fn h38_broken_checks_and_dtls_of_strangers_are_ignored() {
+    let mut pair = Pair::connected();
+    pair.broadcast(2, SPS_SMALL, |number| number == 0);
+    let before = pair.endpoint.diagnostics(pair.id).expect("alive");
+    let known = pair.endpoint.held();
+    let stranger = address("203.0.113.5:9");
+    let name = format!("{}:peer", pair.endpoint.ice_session(pair.id).expect("a name"));
+    let request = |length: u16, attributes: &[u8]| {
+        let mut bytes = vec![0, 1];
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([0x21, 0x12, 0xa4, 0x42]);
+        bytes.extend([7; 12]);
+        bytes.extend_from_slice(attributes);
+        bytes
+    };
+    let mut attributes = vec![0, 6, 0, name.len() as u8];
+    attributes.extend(name.bytes());
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+    let named = attributes.len() as u16;
+    // Right name, but no integrity; integrity and fingerprint made up; lengths that lie.
+    let mut forged = attributes.clone();
+    forged.extend([0, 8, 0, 20]);
+    forged.extend([0xaa; 20]);
+    forged.extend([0x80, 0x28, 0, 4, 1, 2, 3, 4]);
+    let forged_length = forged.len() as u16;
+    let checks = [
+        request(named, &attributes),
+        request(forged_length, &forged),
+        request(u16::MAX, &attributes),
+        request(0, &attributes),
+        request(named - 1, &attributes),
+        request(named, &[0, 6, 0xff, 0xff]),
+    ];
+    // A ClientHello in two fragments that overlap (RFC 6347 §4.2.3), and media.
+    let fragment = |at: u8| {
+        let mut record = vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, at, 0, 20];
+        record.extend([1, 0, 0, 40, 0, 0, 0, 0, at, 0, 0, 8]);
+        record.extend([at; 8]);
+        record
+    };
+    let others = [fragment(0), fragment(4), vec![0x80, 96, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 9, 9]];
+    for datagram in checks.iter().chain(&others) {
+        pair.endpoint.handle_datagram(stranger, None, datagram, pair.now);
+        while let Some(answer) = pair.endpoint.poll_transmit() {
+            assert_ne!(answer.destination, stranger, "{datagram:02x?} was answered");
+        }
+    }
+    assert_eq!(pair.endpoint.held(), known, "no address was learned");
+    let after = pair.endpoint.diagnostics(pair.id).expect("alive");
+    assert_eq!((after.peer, after.packets), (before.peer, before.packets));
+    // The publisher notices nothing.
+    let received = pair.received().len();
+    pair.picture(1_000_000, &[&[0x41, 0x9a, 1]]);
+    pair.run(Duration::from_millis(50));
+    assert_eq!(pair.received().len(), received + 1);
 }
 
 proptest::proptest! {
