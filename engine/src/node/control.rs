@@ -2,20 +2,20 @@
 //! back to them. Bounded both ways; a shard never waits for the database.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use weir_control::{Ingest, InputReport, InputState, PublisherPolicy, Store, Timestamp};
 use weir_moqt::Namespace;
-use weir_relay::admission::Backoff;
 use weir_relay::{RefuseReason, SessionId};
 
 use super::drain::ShardOrder;
 use super::rtmp::Adopted;
 use super::shell::Mail;
 use super::srt;
+use super::strangers::{Checks, Refusals};
 use crate::mesh::{Trust, UpstreamUrl};
 use crate::shard::{Admission, Opening, Policy, Protocol, Rank, Report, Second, State};
 
@@ -96,9 +96,15 @@ pub(super) struct Requests {
     questions: mpsc::Sender<Request>,
     reports: mpsc::Sender<Report>,
     mailboxes: Arc<[mpsc::Sender<Mail>]>,
+    refusals: Refusals,
 }
 
 impl Requests {
+    /// Whether a refusal of `peer` is to be logged: once a minute, over all shards and protocols.
+    pub(super) fn is_news(&self, peer: IpAddr) -> bool {
+        self.refusals.is_news(peer, Instant::now())
+    }
+
     /// Tells what became of an input; given back when there is no room now.
     pub(super) fn report(&self, report: Report) -> Result<(), Report> {
         self.reports.try_send(report).map_err(mpsc::error::TrySendError::into_inner)
@@ -166,6 +172,8 @@ pub(super) struct Bridge {
     mailboxes: Arc<[mpsc::Sender<Mail>]>,
     questions: mpsc::Receiver<Request>,
     reports: mpsc::Receiver<Report>,
+    refusals: Refusals,
+    checks: Checks,
 }
 
 /// Builds both sides for `mailboxes.len()` shards.
@@ -173,9 +181,21 @@ pub(super) fn bridge(mailboxes: Vec<mpsc::Sender<Mail>>) -> (Requests, Bridge) {
     let (questions, receiver) = mpsc::channel(REQUESTS_DEPTH);
     let (reports, told) = mpsc::channel(REPORTS_DEPTH);
     let mailboxes: Arc<[mpsc::Sender<Mail>]> = mailboxes.into();
+    let refusals = Refusals::default();
     (
-        Requests { questions, reports, mailboxes: Arc::clone(&mailboxes) },
-        Bridge { mailboxes, questions: receiver, reports: told },
+        Requests {
+            questions,
+            reports,
+            mailboxes: Arc::clone(&mailboxes),
+            refusals: refusals.clone(),
+        },
+        Bridge {
+            mailboxes,
+            questions: receiver,
+            reports: told,
+            refusals,
+            checks: Checks::default(),
+        },
     )
 }
 
@@ -189,13 +209,13 @@ impl Bridge {
     /// whatever shard and over whatever protocol, is refused without looking for a while.
     pub(super) async fn answer(mut self, store: Option<Store>) {
         let shards = self.mailboxes.len();
-        let backoff = Arc::new(Mutex::new(Backoff::default()));
+        let (checks, refusals) = (self.checks.clone(), self.refusals.clone());
         if let Some(store) = store.clone() {
             tokio::spawn(keep_reports(self.reports, store));
         }
         while let Some(request) = self.questions.recv().await {
             let (store, mailboxes) = (store.clone(), Arc::clone(&self.mailboxes));
-            let backoff = Arc::clone(&backoff);
+            let (checks, refusals) = (checks.clone(), refusals.clone());
             tokio::spawn(async move {
                 let (input_id, key, protocol, peer, asker) = match request {
                     Request::Key { input_id, key, protocol, peer, asker } => {
@@ -216,22 +236,30 @@ impl Bridge {
                         None => Err(RefuseReason::Disabled),
                     }
                 };
-                let answer = if must_wait(&backoff, peer) {
-                    Err(RefuseReason::TooMany)
-                } else {
-                    tokio::time::timeout(ANSWER_TIMEOUT, check)
-                        .await
-                        .unwrap_or(Err(RefuseReason::Timeout))
+                let answer = match checks.enter(peer, Instant::now()) {
+                    None => Err(RefuseReason::TooMany),
+                    Some(place) => {
+                        let checked = tokio::time::timeout(ANSWER_TIMEOUT, place.run(check)).await;
+                        let answer = match checked {
+                            Ok(checked) => checked.unwrap_or(Err(RefuseReason::TooMany)),
+                            Err(_) => Err(RefuseReason::Timeout),
+                        };
+                        if let Err(RefuseReason::KeyInvalid) = answer {
+                            checks.failed(peer, Instant::now());
+                        }
+                        answer
+                    }
                 };
-                if let (Err(RefuseReason::KeyInvalid), Some(peer)) = (&answer, peer) {
-                    let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
-                    backoff.fail(peer, Instant::now());
-                }
                 match asker {
                     Asker::Task(waiting) => {
                         let _ = waiting.send(answer);
                     }
                     Asker::Session(shard, session) => {
+                        if let (Err(reason), Some(peer)) = (&answer, peer)
+                            && refusals.is_news(peer, Instant::now())
+                        {
+                            tracing::info!(%peer, %reason, "MoQT publisher refused");
+                        }
                         let answer = answer.map(|grant| grant.admission(peer));
                         if let Some(mailbox) = mailboxes.get(usize::from(shard)) {
                             let _ = mailbox.send(Mail::Authorized(session, answer)).await;
@@ -269,11 +297,6 @@ fn row(report: Report) -> InputReport {
         since: Timestamp::from_millis(i64::try_from(report.since.as_millis()).unwrap_or(i64::MAX)),
         health: report.health.map(|health| health.to_json()),
     }
-}
-
-fn must_wait(backoff: &Mutex<Backoff>, peer: Option<IpAddr>) -> bool {
-    let backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
-    peer.is_some_and(|peer| backoff.wait(peer, Instant::now()).is_some())
 }
 
 /// News for shards.
@@ -429,16 +452,67 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_address_with_many_bad_keys_is_refused_without_looking_and_others_are_not() {
-        let backoff = Mutex::new(Backoff::default());
-        let ip = |text: &str| Some(text.parse().expect("an address"));
-        let bad: IpAddr = "192.0.2.9".parse().expect("an address");
-        for _ in 0..100 {
-            backoff.lock().expect("not poisoned").fail(bad, Instant::now());
+    /// Keys that open nothing, over every protocol at once, as many as the queue takes.
+    const FLOOD: usize = 900;
+
+    #[tokio::test]
+    async fn a_flood_of_bad_keys_over_any_protocol_is_slowed_and_delays_no_good_publisher_elsewhere()
+     {
+        let dir = std::env::temp_dir().join(format!("weir-flood-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let store = Store::open(&dir).await.expect("the store opens");
+        let mut keys = Vec::new();
+        for (ingest, protocol) in [
+            (Ingest::Rtmp, Protocol::Rtmp),
+            (Ingest::Srt, Protocol::Srt),
+            (Ingest::Whip, Protocol::Whip),
+            (Ingest::Fmp4, Protocol::Moqt),
+        ] {
+            let new = weir_control::NewInput::new("Stage", ingest);
+            let (input, key) = store.create_input(new).await.expect("created");
+            keys.push((protocol, input.id.to_string(), key.expose().to_owned()));
         }
-        assert!(must_wait(&backoff, ip("192.0.2.9")));
-        assert!(!must_wait(&backoff, ip("192.0.2.10")));
-        assert!(!must_wait(&backoff, None));
+        let (requests, bridge) = bridge(vec![mpsc::channel(1).0]);
+        let checks = bridge.checks.clone();
+        let answering = tokio::spawn(bridge.answer(Some(store)));
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (bad, good) = (ip("192.0.2.9"), ip("198.51.100.7"));
+        let mut refused = Vec::new();
+        for n in 0..FLOOD {
+            let (protocol, input, _) = &keys[n % 4];
+            let (answer, wait) = oneshot::channel();
+            refused.push(wait);
+            let asker = Asker::Task(answer);
+            let (input_id, key, peer) = (input.clone(), format!("sk_live_{n}"), Some(bad));
+            let request = Request::Key { input_id, key, protocol: *protocol, peer, asker };
+            requests.questions.send(request).await.expect("the bridge is there");
+        }
+        // Behind all of them in the queue, and not behind them in the store.
+        let show = async |(protocol, input, key): &(Protocol, String, String), peer: IpAddr| {
+            requests.verify_key(input, key, *protocol, peer).await
+        };
+        for right in &keys {
+            assert!(show(right, good).await.is_ok(), "{:?} was held up", right.0);
+        }
+        let mut looked_at = 0;
+        for wait in refused {
+            match wait.await.expect("an answer").expect_err("a bad key") {
+                RefuseReason::KeyInvalid => looked_at += 1,
+                RefuseReason::TooMany => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!((1..=40).contains(&looked_at), "{looked_at} of {FLOOD} keys were looked at");
+        // However slow this machine is: the address is shut out for the longest time, half a minute.
+        (0..16).for_each(|_| checks.failed(Some(bad), Instant::now()));
+        // Not even the right key is looked at, over whatever protocol, while the others still come and go.
+        for right in &keys {
+            let answer = show(right, bad).await;
+            assert_eq!(answer.err(), Some(RefuseReason::TooMany), "{:?}", right.0);
+            assert!(show(right, good).await.is_ok(), "{:?}", right.0);
+        }
+        answering.abort();
+        let _ = std::fs::remove_dir_all(&dir);
     }
 }

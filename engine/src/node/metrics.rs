@@ -89,6 +89,7 @@ impl Page<'_> {
         self.relay();
         self.limits();
         self.feeds();
+        self.rtmp();
         self.srt();
         self.whip();
         self.mesh();
@@ -323,6 +324,8 @@ impl Page<'_> {
                 ("rendezvous_max", s.relay.limit_rendezvous),
                 ("upstream_answers_bytes_max", s.relay.limit_upstream_answers),
                 ("upstream_fetches_max", s.relay.limit_upstream_fetches),
+                ("rtmp_connections_max", s.rtmp.refused_full),
+                ("rtmp_connections_per_prefix_max", s.rtmp.refused_source),
                 ("sessions_max", s.relay.limit_sessions),
                 ("setup_timeout", s.relay.limit_setup_timeout),
                 ("subgroups_per_group_max", s.relay.limit_subgroups),
@@ -402,6 +405,17 @@ impl Page<'_> {
         self.counter("link_overruns_total", "Descriptors missed on other shards' links.", |s| {
             s.link_overruns
         });
+    }
+
+    fn rtmp(&mut self) {
+        self.counter("rtmp_connections_total", "RTMP and RTMPS connections begun.", |s| {
+            s.rtmp.connections
+        });
+        self.counter(
+            "rtmp_publishers_refused_total",
+            "RTMP publishers refused, and connections closed for what they sent.",
+            |s| s.rtmp.refused,
+        );
     }
 
     fn srt(&mut self) {

@@ -10,6 +10,7 @@ mod metrics;
 mod rtmp;
 mod shell;
 mod srt;
+mod strangers;
 mod tls;
 pub mod up;
 mod whip;

@@ -17,6 +17,7 @@ use weir_relay::RefuseReason;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
+use super::strangers::{Place, Places};
 use super::tls::Tls;
 use crate::guard::guarded;
 use crate::shard::{FeedId, Protocol, Rank, Refused};
@@ -51,12 +52,19 @@ pub(super) struct Listen {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// Accepts connections until the task is cancelled. `open` counts those of all listeners of the shard.
+/// Connections of all listeners of a shard: how many there are, and whose.
+#[derive(Clone, Default)]
+pub(super) struct Doors {
+    open: Rc<()>,
+    strangers: Places,
+}
+
+/// Accepts connections until the task is cancelled.
 pub(super) fn listen(
     listen: Listen,
     core: Rc<RefCell<Core>>,
     requests: Requests,
-    open: Rc<()>,
+    doors: Doors,
 ) -> Result<glommio::Task<()>, super::Error> {
     let Listen { listener, address, tls } = listen;
     let listener = TcpListener::bind(address).map_err(|error| super::Error::Rtmp {
@@ -75,20 +83,35 @@ pub(super) fn listen(
                     continue;
                 }
             };
-            if Rc::strong_count(&open) > CONNECTIONS_MAX {
+            let Ok(peer) = stream.peer_addr() else { continue };
+            core.borrow_mut().rtmp.connections += 1;
+            // Closed without a word: RTMP has none before its handshake.
+            if Rc::strong_count(&doors.open) > CONNECTIONS_MAX {
+                core.borrow_mut().rtmp.refused_full += 1;
+                if requests.is_news(peer.ip()) {
+                    tracing::warn!(%peer, max = CONNECTIONS_MAX, "RTMP connection refused: all places are taken");
+                }
                 continue;
             }
-            let (core, requests, guard) = (Rc::clone(&core), requests.clone(), Rc::clone(&open));
+            let Ok(place) = doors.strangers.enter(peer.ip()) else {
+                core.borrow_mut().rtmp.refused_source += 1;
+                if requests.is_news(peer.ip()) {
+                    tracing::info!(%peer, "RTMP connection refused: too many of this address publish nothing");
+                }
+                continue;
+            };
+            let (core, requests, guard) = (Rc::clone(&core), requests.clone(), doors.open.clone());
             let tls = tls.clone();
             glommio::spawn_local(async move {
-                let Ok(peer) = stream.peer_addr() else { return };
                 let tls = match tls.map(Tls::new).transpose() {
                     Ok(tls) => tls.map(Box::new),
                     Err(error) => return tracing::error!(%error, "cannot serve RTMPS"),
                 };
                 // Its deadline for the handshake counts from here, TLS included.
                 let session = Session::new(rtmp::Limits::default(), Clock::read().now);
-                Connection::new(stream, tls, session, peer, core, requests).serve().await;
+                let mut connection = Connection::new(stream, tls, session, peer, core, requests);
+                connection.place = place;
+                connection.serve().await;
                 // Held until here: what is counted are connections being served.
                 drop(guard);
             })
@@ -118,6 +141,8 @@ struct Connection {
     core: Rc<RefCell<Core>>,
     requests: Requests,
     publishing: Option<(String, FeedId)>,
+    /// Held by a stranger until it publishes.
+    place: Option<Place>,
 }
 
 /// What a connection does next.
@@ -142,7 +167,18 @@ impl Connection {
         let _ = stream.set_read_timeout(Some(READ_TIMEOUT));
         let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let (plain, asked) = (Vec::new(), false);
-        Self { stream, tls, plain, asked, session, peer, core, requests, publishing: None }
+        Self {
+            stream,
+            tls,
+            plain,
+            asked,
+            session,
+            peer,
+            core,
+            requests,
+            publishing: None,
+            place: None,
+        }
     }
 
     async fn serve(mut self) {
@@ -176,7 +212,9 @@ impl Connection {
                     Ok(())
                 }
             };
-            if let Err(error) = result {
+            if let Err(error) = result
+                && self.counts_as_news()
+            {
                 tracing::info!(peer = %self.peer, %error, "RTMP connection refused");
             }
         }
@@ -207,7 +245,9 @@ impl Connection {
                 result
             }
             Err(error) => {
-                tracing::info!(peer = %self.peer, %error, "RTMPS connection refused");
+                if self.counts_as_news() {
+                    tracing::info!(peer = %self.peer, %error, "RTMPS connection refused");
+                }
                 self.session.handle_close();
                 Ok(())
             }
@@ -240,8 +280,7 @@ impl Connection {
         while let Some(event) = self.session.poll_event() {
             match event {
                 rtmp::Event::Publish { .. } if self.core.borrow().shard.is_draining() => {
-                    tracing::info!(peer = %self.peer, "RTMP publisher refused: draining");
-                    self.session.reject_publish(Reject::Draining);
+                    self.refuse(Reject::Draining);
                 }
                 rtmp::Event::Publish { app: _, input_id, key } => {
                     let (key, peer) = (key.expose(), self.peer.ip());
@@ -252,12 +291,12 @@ impl Connection {
                         }
                         Ok(grant) => return Next::Move(grant),
                         Err(reason) => {
-                            tracing::info!(peer = %self.peer, %reason, "RTMP publisher refused");
-                            self.session.reject_publish(match reason {
+                            self.refuse(match reason {
                                 RefuseReason::Protocol => Reject::Protocol,
                                 RefuseReason::Capacity | RefuseReason::Timeout => {
                                     Reject::Overloaded
                                 }
+                                RefuseReason::TooMany => Reject::TooMany,
                                 _ => Reject::Unauthorized,
                             });
                         }
@@ -291,17 +330,30 @@ impl Connection {
             Ok(feed) => {
                 tracing::info!(peer = %self.peer, input = grant.input_id, "RTMP publisher accepted");
                 self.publishing = Some((grant.input_id, feed));
+                self.place = None;
                 self.session.accept_publish();
             }
-            Err(refused) => {
-                tracing::info!(peer = %self.peer, input = grant.input_id, ?refused, "RTMP publisher refused");
-                self.session.reject_publish(match refused {
-                    Refused::Busy => Reject::Busy,
-                    Refused::Capacity => Reject::Overloaded,
-                    Refused::Draining => Reject::Draining,
-                });
-            }
+            Err(refused) => self.refuse(match refused {
+                Refused::Busy => Reject::Busy,
+                Refused::Capacity => Reject::Overloaded,
+                Refused::Draining => Reject::Draining,
+            }),
         }
+    }
+
+    /// Tells the publisher why not, and the log if it has not heard of this address lately.
+    fn refuse(&mut self, reject: Reject) {
+        if self.counts_as_news() {
+            let reason = reject.description();
+            tracing::info!(peer = %self.peer, reason, "RTMP publisher refused");
+        }
+        self.session.reject_publish(reject);
+    }
+
+    /// Counts a refusal; whether it is to be logged.
+    fn counts_as_news(&self) -> bool {
+        self.core.borrow_mut().rtmp.refused += 1;
+        self.requests.is_news(self.peer.ip())
     }
 
     fn feed(&mut self, event: feed::Event) -> bool {

@@ -26,7 +26,9 @@ use super::demo::Demo;
 use super::drain::{LOOK_INTERVAL, ShardOrder};
 use super::{Error, rtmp, srt, whip};
 use crate::mesh::{Trust, UpstreamUrl};
-use crate::shard::{Admission, Event, Options, Report, Shard, Snapshot, Turn, WhipNumbers};
+use crate::shard::{
+    Admission, Event, Options, Report, RtmpNumbers, Shard, Snapshot, Turn, WhipNumbers,
+};
 
 /// Messages from control threads one shard may have waiting.
 pub(super) const MAILBOX_DEPTH: usize = 1_024;
@@ -106,6 +108,8 @@ pub(super) struct Core {
     news: BTreeMap<String, Report>,
     /// Numbers of WHIP, which its station writes here.
     pub(super) whip: WhipNumbers,
+    /// Numbers of RTMP, which its connections write here.
+    pub(super) rtmp: RtmpNumbers,
     /// While the node is being emptied: the host that takes over, if the operator named one.
     pub(super) moved_to: Option<String>,
     /// The port took no more.
@@ -259,12 +263,13 @@ async fn run(start: Start) {
         srt: None,
         news: BTreeMap::new(),
         whip: WhipNumbers::default(),
+        rtmp: RtmpNumbers::default(),
         moved_to: None,
         full: false,
         stopping: false,
     }));
     let callers = srt.and_then(|socket| {
-        let endpoint = srt::Endpoint::new(shard, socket)
+        let endpoint = srt::Endpoint::new(shard, socket, requests.clone())
             .inspect_err(|error| tracing::error!(%error, shard, "cannot use the SRT socket"));
         endpoint.ok().map(|endpoint| Rc::new(RefCell::new(endpoint)))
     });
@@ -272,9 +277,8 @@ async fn run(start: Start) {
     let callers = callers.map(|endpoint| {
         glommio::spawn_local(srt::serve(endpoint, Rc::clone(&core), requests.clone()))
     });
-    let open = Rc::new(());
-    let listen =
-        |listen| rtmp::listen(listen, Rc::clone(&core), requests.clone(), Rc::clone(&open));
+    let doors = rtmp::Doors::default();
+    let listen = |listen| rtmp::listen(listen, Rc::clone(&core), requests.clone(), doors.clone());
     let listeners: Vec<_> = match rtmp.into_iter().map(listen).collect() {
         Ok(listeners) => listeners,
         Err(error) => return drop(ready.send(Err(error))),
@@ -486,6 +490,7 @@ async fn lay_out(snapshot: Arc<std::sync::Mutex<Snapshot>>, core: Rc<RefCell<Cor
                 frames: core.port.report(),
                 srt: srt.unwrap_or_default(),
                 whip: core.whip,
+                rtmp: core.rtmp,
                 ..core.shard.snapshot()
             };
             (fresh, core.shard.is_draining())

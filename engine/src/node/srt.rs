@@ -3,9 +3,9 @@
 //! input, and the kernel brings every later packet to that shard's socket.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -36,10 +36,6 @@ const PARK_MAX: Duration = Duration::from_millis(250);
 
 /// Batches of datagrams taken before others on the shard have their turn.
 const BATCHES_MAX: usize = 8;
-
-/// Addresses whose last refusal is remembered, so that each is logged once a minute.
-const REFUSALS_MAX: usize = 1_024;
-const REFUSAL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Sockets of an SRT address, one for each shard.
 pub(super) type Group = Vec<UdpSocket>;
@@ -90,7 +86,7 @@ pub(super) struct Endpoint {
     listener: Option<Listener>,
     feeds: BTreeMap<u32, Publishing>,
     picture: Picture,
-    refusals: HashMap<IpAddr, Instant>,
+    requests: Requests,
     /// Somebody did something from outside of the task.
     waker: Option<Waker>,
     woken: bool,
@@ -107,7 +103,7 @@ struct Publishing {
 }
 
 impl Endpoint {
-    pub(super) fn new(shard: u16, socket: UdpSocket) -> std::io::Result<Self> {
+    pub(super) fn new(shard: u16, socket: UdpSocket, requests: Requests) -> std::io::Result<Self> {
         let port = UdpPort::new(socket)?;
         let listener = if shard == 0 {
             let mut secret = [0; 32];
@@ -123,7 +119,7 @@ impl Endpoint {
             listener,
             feeds: BTreeMap::new(),
             picture: Picture::default(),
-            refusals: HashMap::new(),
+            requests,
             waker: None,
             woken: false,
         })
@@ -185,10 +181,7 @@ impl Endpoint {
             Some(listener) => listener.reject(request, reject, now),
             None => self.send(request.peer, &request.refusal(reject, 0)),
         }
-        let ip = request.peer.ip().to_canonical();
-        self.refusals.retain(|_, at| now.saturating_duration_since(*at) < REFUSAL_INTERVAL);
-        if self.refusals.len() < REFUSALS_MAX && !self.refusals.contains_key(&ip) {
-            self.refusals.insert(ip, now);
+        if self.requests.is_news(request.peer.ip()) {
             let code = reject.code();
             tracing::info!(peer = %request.peer, code, %reason, "SRT publisher refused");
         }
@@ -454,6 +447,7 @@ async fn answer(
                 RefuseReason::Capacity | RefuseReason::Timeout | RefuseReason::Draining => {
                     Reject::Unavailable
                 }
+                RefuseReason::TooMany => Reject::TooMany,
                 _ => Reject::Unauthorized,
             };
             return endpoint.borrow_mut().refuse(&request, reject, &reason);

@@ -59,8 +59,9 @@ impl Desk {
             Ok(grant) => return Ok(grant),
             Err(refused) => refused,
         };
-        // Not again and again for one who keeps trying: bad keys are slowed down per address.
-        tracing::info!(%peer, reason = %refused, "WHIP publisher refused");
+        if self.requests.is_news(peer) {
+            tracing::info!(%peer, reason = %refused, "WHIP publisher refused");
+        }
         Err(match refused {
             RefuseReason::KeyInvalid => match input.parse() {
                 Ok(id) if self.store.input(&id).await.is_ok() => Refusal::Key,
@@ -162,7 +163,9 @@ impl Admitted for Publisher {
                 })
                 .await
                 .unwrap_or(Err(Refusal::Timeout));
-            if let Err(refused) = &published {
+            if let Err(refused) = &published
+                && desk.requests.is_news(peer.ip())
+            {
                 tracing::info!(peer = %peer, input, ?refused, "WHIP publisher refused");
             }
             published

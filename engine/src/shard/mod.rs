@@ -177,6 +177,21 @@ pub struct Snapshot {
     pub mesh: MeshSnapshot,
     /// WHIP publishers; filled in by whoever owns their port.
     pub whip: WhipNumbers,
+    /// RTMP publishers; filled in by whoever owns their connections.
+    pub rtmp: RtmpNumbers,
+}
+
+/// What is counted for the RTMP and RTMPS publishers of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RtmpNumbers {
+    /// Connections begun.
+    pub connections: u64,
+    /// Connections refused because the shard serves all it may.
+    pub refused_full: u64,
+    /// Connections refused because their address has too many that publish nothing.
+    pub refused_source: u64,
+    /// Publishers refused, and connections closed for what they sent.
+    pub refused: u64,
 }
 
 /// What is counted for the WHIP publishers of a shard.
@@ -538,6 +553,7 @@ impl Shard {
             panics: self.panics,
             mesh: self.mesh_snapshot(),
             whip: WhipNumbers::default(),
+            rtmp: RtmpNumbers::default(),
         }
     }
 

@@ -81,6 +81,8 @@ pub enum Reject {
     Replaced,
     /// The engine stops.
     Shutdown,
+    /// The address has shown too many bad keys, and is not heard for a while.
+    TooMany,
     /// Unknown input or wrong key: one reason, so that the two look alike from outside.
     Unauthorized,
 }
@@ -100,6 +102,7 @@ impl Reject {
             Self::Protocol => "input_disabled: this input takes another protocol than RTMP",
             Self::Replaced => "a newer publisher took over",
             Self::Shutdown => "server is stopping",
+            Self::TooMany => "too many bad keys from this address, try again later",
             Self::Unauthorized => "unauthorized",
         }
     }

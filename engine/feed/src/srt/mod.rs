@@ -54,6 +54,8 @@ pub enum Reject {
     Group,
     /// Too many callers wait for an answer.
     Backlog,
+    /// The address has shown too many bad keys, and is not heard for a while.
+    TooMany,
 }
 
 impl Reject {
@@ -73,6 +75,7 @@ impl Reject {
             Self::Disabled => 1403,
             Self::BadMode => 1405,
             Self::Busy => 1409,
+            Self::TooMany => 1429,
             Self::Unavailable => 1503,
         }
     }
