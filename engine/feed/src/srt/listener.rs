@@ -263,6 +263,10 @@ impl Listener {
             caller.peer.ip() == peer.ip() && waiting.answer.is_none()
         };
         let from_here = self.waiting.iter().filter(waits_here).count();
+        if self.waiting.len() >= waiting_max {
+            // Answers given are kept for those who lost theirs; who has none yet comes first.
+            self.waiting.retain(|_, waiting| waiting.answer.is_none());
+        }
         if self.waiting.len() >= waiting_max || from_here >= waiting_per_address_max {
             self.counters.backlog += 1;
             return Err(Reject::Backlog);
