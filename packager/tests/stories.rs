@@ -1,30 +1,5 @@
 //! What happens to a broadcast when its publisher behaves, misbehaves, restarts or lies about time.
-//!
-//! The hard cases that other servers met, and which test of ours holds each (a name without a file is here; the numbers
-//! are only for talking about them).
-//!
-//! | no. | case | held by |
-//! | --- | --- | --- |
-//! | 1, 2, 3 | RTMP chunk dialects, hostile chunks, timestamp rollover | `feed/src/rtmp/{chunk_tests,tests}.rs`, `timestamp.rs`; fuzz `rtmp` |
-//! | 4, 12, 13 | MPEG-TS wrap, marker bits, broken PES | `feed/src/ts`; a lost unit is only counted: `Event::Loss` |
-//! | 5 | one frame stamped hours off | `one_frame_stamped_hours_off_does_not_move_the_others`, `timeline.rs` |
-//! | 6 | decode times that run backwards | `any_time_line_becomes_a_sane_broadcast` |
-//! | 7 | B-frames | `b_frames_keep_their_composition_offsets`; over RTP: `feed/src/whip/order.rs` |
-//! | 8 | the server still holds the dead session | `shard/broadcast_tests.rs`: `an_encoder_that_reconnects_…`, `dead_publisher_…` |
-//! | 9 | two live publishers, one key | `shard/broadcast_tests.rs`: `with_takeover_…`, `two_encoders_behind_one_address_…` |
-//! | 10 | a gap without media | `a_restarted_publisher_continues_the_time_line_and_the_groups`: cut out, viewers are held |
-//! | 11 | tracks found by data, audio late | `a_lone_track_is_announced_after_half_a_second_and_late_audio_at_once` |
-//! | 14 | parameter sets repeated | `repeated_parameter_sets_change_nothing_and_new_ones_start_a_new_track` |
-//! | 15 | another size or codec | the same; in a browser: `bench/e2e/player.test.mjs`, `the picture changes its size…` |
-//! | 16 | holes in audio | `a_hole_in_audio_stays_a_hole`; a muted microphone: `feed/src/whip/audio.rs` |
-//! | 17 | audio only | `audio_alone_is_cut_by_duration` |
-//! | 18 | keyframes too far apart | `a_keyframe_that_never_comes_…`; told by `shard/health.rs`: `gop_too_long` |
-//! | 19 | open groups, recovery points | `a_keyframe_that_never_comes_is_counted_and_a_recovery_point_serves` |
-//! | 20 | backlog after a reconnect | `what_an_encoder_saved_up_while_it_was_away_is_dropped_to_the_last_keyframe`, `backlog.rs` |
-//! | 21 | clock drift over days | `drift.rs`; `a_clock_that_runs_fast_is_measured_and_slewed_…` |
-//! | 22 | AAC and Opus configuration | `aac.rs`, `opus.rs`, fuzz `codecs` |
-//! | 23, 24 | HEVC in band, E-RTMP dialects | `feed/src/annexb`, `feed/src/flv`; not the packager's matter |
-//! | 25 | keys | `control/src/store/tests.rs`; `engine/tests/ingest.rs` looks for them in the log |
+//! The hard cases that other servers met are listed in `engine/feed/README.md`, with the test that holds each.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
