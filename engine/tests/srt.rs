@@ -1,5 +1,5 @@
 //! Real SRT senders against the real binary, each ending at `weir play`: what ffmpeg sends is written to a file beside it,
-//! and every NAL unit of the recording must be one of that file, in order, with none missing in between. Debian's ffmpeg
+//! and every NAL unit and audio frame of the recording must be one of that file, in order, with none missing in between. Debian's ffmpeg
 //! (5.1) comes from PATH; `WEIR_FFMPEG9` names a newer one.
 
 #![expect(
@@ -8,6 +8,7 @@
     reason = "a test ends where it finds something wrong"
 )]
 
+mod media;
 #[path = "../../bench/src/netem.rs"]
 #[expect(unreachable_pub, reason = "it is public where it lives")]
 mod netem;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use media::{assert_part, pictures, sounds};
 use process::{Node, WEIR, play, text};
 use serde_json::Value;
 
@@ -66,7 +68,7 @@ impl Sender {
         let both = format!("[f=mpegts]{url}|[f=mpegts]{}", sent.to_str().unwrap());
         let child = Command::new(ffmpeg)
             .args(["-nostdin", "-v", "error", "-y", "-re", "-f", "lavfi", "-i"])
-            .args(["testsrc=s=320x180:r=25", "-re", "-f", "lavfi", "-i", "sine=r=48000"])
+            .args(["testsrc=s=320x180:r=25", "-re", "-f", "lavfi", "-i", "anoisesrc=r=48000:a=0.3"])
             .args(["-t", "60", "-pix_fmt", "yuv420p", "-preset", "ultrafast", "-g", "25"])
             .args(codecs)
             .args(["-map", "0:v", "-map", "1:a", "-f", "tee", &both])
@@ -77,12 +79,12 @@ impl Sender {
         Self { child, sent }
     }
 
-    /// Stops it and gives what it sent, as a byte stream of the video.
-    fn stop(mut self, ffmpeg: &str, format: &str) -> Vec<u8> {
+    /// Stops it and gives the file of what it sent.
+    fn stop(mut self) -> PathBuf {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         self.child.wait().unwrap();
-        elementary(ffmpeg, &self.sent, format)
+        self.sent.clone()
     }
 }
 
@@ -91,37 +93,6 @@ impl Drop for Sender {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The video of a file as a byte stream.
-fn elementary(ffmpeg: &str, file: &Path, format: &str) -> Vec<u8> {
-    let output = Command::new(ffmpeg)
-        .args([
-            "-nostdin",
-            "-v",
-            "error",
-            "-i",
-            file.to_str().unwrap(),
-            "-map",
-            "0:v",
-            "-c",
-            "copy",
-        ])
-        .args(["-bsf:v", &format!("{format}_mp4toannexb"), "-f", format, "-"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    output.stdout
-}
-
-/// The coded pictures of a byte stream: what is in the recording must be in what was sent, without a hole.
-fn pictures(stream: &[u8], format: &str) -> Vec<Vec<u8>> {
-    let units = weir_feed::annexb::Units::new(stream);
-    let is_slice = |unit: &&[u8]| match format {
-        "h264" => (1..=5).contains(&(unit[0] & 0x1f)),
-        _ => unit[0] >> 1 & 0x3f < 32,
-    };
-    units.filter(is_slice).map(<[u8]>::to_vec).collect()
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -163,12 +134,13 @@ fn publish_and_compare(node: &Node, case: &Case, url: &str, input: &Input) {
     assert!(output.status.success(), "{name}: {}", text(&output.stderr));
     let table = text(&output.stdout);
     assert!(table.contains("video") && table.contains("audio"), "{name}: {table}");
-    let sent = pictures(&sender.stop(ffmpeg, format), format);
-    let got = pictures(&elementary("ffmpeg", &recorded, format), format);
-    assert!(got.len() >= 50, "{name}: {} pictures in three seconds", got.len());
-    let first = sent.iter().position(|picture| *picture == got[0]);
-    let first = first.unwrap_or_else(|| panic!("{name}: the first picture was never sent"));
-    assert!(sent[first..].starts_with(&got), "{name}: every byte of every picture, in order");
+    let sent = sender.stop();
+    let (of_sender, of_viewer) =
+        (pictures(ffmpeg, &sent, format), pictures("ffmpeg", &recorded, format));
+    assert_part(&format!("{name}: pictures"), &of_viewer, &of_sender, 50);
+    let is_aac = codecs.contains(&"aac");
+    let (of_sender, of_viewer) = (sounds(ffmpeg, &sent, is_aac), sounds(ffmpeg, &recorded, is_aac));
+    assert_part(&format!("{name}: sounds"), &of_viewer, &of_sender, 50);
     let decoded = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-xerror", "-i", recorded.to_str().unwrap()])
         .args(["-f", "null", "-"])
