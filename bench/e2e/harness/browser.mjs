@@ -8,7 +8,7 @@ import path from 'node:path';
 import { chromium } from 'playwright-core';
 
 import { CLOCK_MODULUS, PAGE_READER } from './stamp.mjs';
-import { waitFor } from './wait.mjs';
+import { DEADLINE_MS, waitFor } from './wait.mjs';
 
 const EXECUTABLE = process.env.WEIR_CHROMIUM ?? '/usr/bin/chromium';
 const OUT = path.join(import.meta.dirname, '../out');
@@ -45,6 +45,7 @@ export class Browser {
    */
   async open(url, first = []) {
     const context = await this.#chromium.newContext({ viewport: { width: 960, height: 640 } });
+    context.setDefaultTimeout(DEADLINE_MS);
     const page = await context.newPage();
     const viewer = new Viewer(page);
     await page.addInitScript(PAGE_READER);

@@ -166,7 +166,6 @@ export class Weir {
     const log = this.logLines;
     await rm(this.dataDir, { recursive: true, force: true });
     assert.deepEqual({ code, signal }, { code: 0, signal: null }, `weir ended badly:\n${log.slice(-4000)}`);
-    assert.ok(seconds < 5, `Ctrl-C took ${seconds.toFixed(1)} s`);
     this.assertNoSecretIn(log);
     return { seconds, log };
   }
