@@ -5,7 +5,9 @@
 //! For a syscall filter: at start `bpf`, `setsockopt`, `sched_getaffinity`, `sched_setaffinity`
 //! (and, in std, socket2 and quinn-udp, `socket`, `bind`, `getsockname`, `getsockopt`, `fcntl`,
 //! `ioctl`, `uname`); while running `recvmmsg` and `sendmsg`, and the socket calls above once
-//! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools.
+//! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools. A port over
+//! frames adds `mmap`, `epoll_create1` and `epoll_ctl` at start; while running `sendto` and `recvfrom`
+//! (rings and netlink), and `bpf` and `getsockopt` for its numbers.
 
 pub(crate) mod bpf;
 pub(crate) mod memory;
