@@ -52,7 +52,7 @@ fn sessions(world: &World) -> u64 {
 }
 
 #[test]
-fn fifty_viewers_move_to_the_new_node_lose_no_group_and_are_gone_before_the_deadline() {
+fn f3_fifty_viewers_move_to_the_new_node_lose_no_group_and_are_gone_before_the_deadline() {
     let lossy = Link { loss: 0.02, ..Link::with_delay(Duration::from_millis(20)) };
     let (mut world, uri) = watched(VIEWERS, lossy);
     drain(&mut world, &uri);

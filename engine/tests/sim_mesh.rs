@@ -82,7 +82,7 @@ fn a_viewer_three_tiers_down_sees_every_object_in_order_despite_loss() {
 }
 
 #[test]
-fn forty_viewers_in_five_seconds_on_two_shards_cost_the_engine_one_subscription_a_track() {
+fn f22_forty_viewers_in_five_seconds_on_two_shards_cost_the_engine_one_subscription_a_track() {
     let mut world = World::new(&Setup { filler: 0, ..Setup::default() });
     world.publish();
     let edge = world.add_edge("edge", 2, &[world.engine()]);
@@ -137,7 +137,7 @@ fn the_engines_bytes_are_the_same_for_one_viewer_at_an_edge_and_for_five_hundred
 }
 
 #[test]
-fn a_killed_region_costs_its_viewers_a_pause_and_no_reconnect() {
+fn f1_a_killed_region_costs_its_viewers_a_pause_and_no_reconnect() {
     let (mut world, [first, _], edge, viewer) = two_regions();
     world.kill(first);
     let killed = world.now;
@@ -166,7 +166,7 @@ fn a_killed_region_costs_its_viewers_a_pause_and_no_reconnect() {
 }
 
 #[test]
-fn partitions_of_1_10_and_60_seconds_heal_at_the_live_edge() {
+fn f4_partitions_of_1_10_and_60_seconds_heal_at_the_live_edge() {
     for span in [1, 10, 60] {
         let (mut world, region, edge, _) = three_tiers();
         let (upper, lower) = (World::edge_address(region), world.edges[edge].address);
@@ -194,7 +194,7 @@ fn partitions_of_1_10_and_60_seconds_heal_at_the_live_edge() {
 }
 
 #[test]
-fn a_black_hole_in_either_direction_is_noticed_and_left() {
+fn f5_a_black_hole_in_either_direction_is_noticed_and_left() {
     for upward in [false, true] {
         let (mut world, [first, _], edge, viewer) = two_regions();
         let (upper, lower) = (World::edge_address(first), world.edges[edge].address);
@@ -247,7 +247,7 @@ fn an_edge_leaves_a_region_that_lost_its_own_way() {
 }
 
 #[test]
-fn a_ring_of_relays_is_refused_without_a_storm() {
+fn f21_a_ring_of_relays_is_refused_without_a_storm() {
     let mut world = World::new(&Setup::default());
     world.publish();
     // a and b are below each other; a knows the engine too.
@@ -342,7 +342,7 @@ fn an_upstream_that_nobody_answers_at_does_not_hide_the_next_one() {
 }
 
 #[test]
-fn ten_percent_loss_and_bursts_between_tiers_alter_nothing() {
+fn f6_ten_percent_loss_and_bursts_between_tiers_alter_nothing() {
     let (mut world, region, edge, viewer) = three_tiers();
     let bad = Link { loss: 0.1, ..Link::with_delay(Duration::from_millis(50)) };
     world.set_between(World::edge_address(region), world.edges[edge].address, bad);
@@ -353,7 +353,7 @@ fn ten_percent_loss_and_bursts_between_tiers_alter_nothing() {
 }
 
 #[test]
-fn a_drained_region_is_left_for_the_address_it_names_without_losing_a_group() {
+fn f3_a_drained_region_is_left_for_the_address_it_names_without_losing_a_group() {
     let mut world = World::new(&Setup::default());
     world.publish();
     let [first, second] =

@@ -48,7 +48,7 @@ fn bits_per_second(world: &World) -> u64 {
 }
 
 #[test]
-fn a_narrow_lossy_path_keeps_sound_whole_and_drops_old_pictures_by_the_group() {
+fn f6_a_narrow_lossy_path_keeps_sound_whole_and_drops_old_pictures_by_the_group() {
     for draft in [Draft::D18, Draft::D16] {
         let mut world = World::new(&Setup::default());
         world.publish();
