@@ -75,3 +75,23 @@ test('shaka plays the broadcast over draft 16 with the MSF catalog', async () =>
     await encoder.stop({ abort: true });
   }
 });
+
+test('shaka that is given no namespace is told of its broadcast and plays it', async () => {
+  const input = await weir.input('nameless');
+  const token = await weir.token(input.id);
+  const encoder = Encoder.start(input.urls.rtmp);
+  try {
+    const url = (playback) =>
+      `http://localhost:${site.address().port}/#${encodeURIComponent(JSON.stringify({ playback }))}`;
+    const viewer = await browser.open(url(`${token.playback}&announce=1`));
+    const account = async () => ({
+      look: await viewer.look(),
+      errors: await viewer.page.evaluate(() => globalThis.errors),
+      console: viewer.console,
+    });
+    await viewer.moving(null, { explain: account });
+    await viewer.close();
+  } finally {
+    await encoder.stop({ abort: true });
+  }
+});
