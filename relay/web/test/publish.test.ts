@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { streamError } from '../src/moqt/stream-error.js';
 import { encodeGroupHead, encodeObjectHead, encodePublish, encodePublishDone } from '../src/moqt/publishing.js';
 import { Clock } from '../src/publish/encoders.js';
 import { Groups } from '../src/publish/groups.js';
@@ -142,4 +143,33 @@ test('what a node says at the end is told in words, and a GOAWAY moves host and 
   assert.equal(moved(home, 'moqt://b:9/x?sk=no'), 'https://b:9/publish/lv_1?sk=k');
   assert.equal(moved(home, ''), home);
   assert.equal(moved(home, 'http://b'), null);
+});
+
+test('a stream is reset with its code however a browser makes the error, and without one where it cannot', () => {
+  const made = (constructor: unknown): unknown => {
+    Object.assign(globalThis, { WebTransportError: constructor });
+    return streamError(7);
+  };
+  class AsSpecified extends Error {
+    readonly streamErrorCode: number;
+    constructor(message: string, init: { streamErrorCode: number }) {
+      super(message);
+      this.streamErrorCode = init.streamErrorCode;
+    }
+  }
+  class AsInChromium extends Error {
+    readonly streamErrorCode: number;
+    constructor(init: { streamErrorCode: number }) {
+      if (typeof init !== 'object') throw new TypeError('The provided value is not of type WebTransportErrorInit');
+      super();
+      this.streamErrorCode = init.streamErrorCode;
+    }
+  }
+  const refusing = class {
+    constructor() {
+      throw new TypeError('no');
+    }
+  };
+  assert.deepEqual([AsSpecified, AsInChromium].map((one) => (made(one) as AsSpecified).streamErrorCode), [7, 7]);
+  assert.deepEqual([made(refusing), made(undefined)], [undefined, undefined]);
 });

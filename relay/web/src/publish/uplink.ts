@@ -4,12 +4,15 @@
 import { ProtocolError } from '../moqt/cursor.js';
 import { Framer, type Message, SETUP, encodeSetup, encodeTrackStatus } from '../moqt/message.js';
 import { encodeGroupHead, encodeObjectHead, encodePublish, encodePublishDone } from '../moqt/publishing.js';
+import { streamError } from '../moqt/stream-error.js';
 import type { GroupObject } from './groups.js';
 
 const DRAFT = 'moqt-18';
 const READY_WITHIN_MS = 8000;
 /** A session that the node ended fails first and says why afterwards, when the browser has read that far. */
 const REASON_WITHIN_MS = 2000;
+/** TOO_FAR_BEHIND of a reset data stream. */
+const TOO_FAR_BEHIND = 0x5;
 /** Sound first; the catalog, which would be before it, is the node's. */
 const PRIORITY = { audio: 1, video: 2 } as const;
 /** A question whose answer tells the round trip. */
@@ -137,7 +140,7 @@ export class Uplink {
       this.groupsDropped += 1;
       const { writer } = line;
       line.writer = null;
-      void writer.then((open) => open.abort(tooFarBehind())).catch(ignore);
+      void writer.then((open) => open.abort(streamError(TOO_FAR_BEHIND))).catch(ignore);
     }
   }
 
@@ -266,10 +269,6 @@ async function drain(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<v
   } catch {
     // It ended, one way or the other.
   }
-}
-
-function tooFarBehind(): unknown {
-  return typeof WebTransportError === 'function' ? new WebTransportError('', { streamErrorCode: 0x5 }) : undefined;
 }
 
 function ignore(): void {

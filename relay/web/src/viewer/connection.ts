@@ -3,6 +3,7 @@
 
 import { SessionCode } from '../moqt/cursor.js';
 import { type Event, Session } from '../moqt/session.js';
+import { streamError } from '../moqt/stream-error.js';
 
 export const DRAFT = 'moqt-18';
 
@@ -201,10 +202,6 @@ export class Connection implements Link {
 /** Whether the relay ended the session over the token. */
 export function isAuthFailure({ code, reason }: Ending): boolean {
   return code === SessionCode.Unauthorized || reason.startsWith('auth_failed');
-}
-
-function streamError(code: number): unknown {
-  return typeof WebTransportError === 'function' ? new WebTransportError('', { streamErrorCode: code }) : undefined;
 }
 
 function endsSession(error: unknown): boolean {

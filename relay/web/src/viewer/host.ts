@@ -60,6 +60,11 @@ function startWorker(url: string, listen: (message: FromEngine) => void): Promis
         listen(data);
         return;
       }
+      // From now on an error is the engine's end, and is told.
+      worker.onerror = ({ message }) => {
+        worker.terminate();
+        listen({ kind: 'phase', phase: 'failed', reason: `The player's worker failed: ${message}`, retryInMs: null });
+      };
       give({
         inWorker: true,
         send: (message) => worker.postMessage(message),
