@@ -2,14 +2,13 @@
 // possible; WHIP where the browser cannot hand out frames) and tells state and statistics; the work is the studio's.
 
 import { Emitter } from '../viewer/events.js';
+import { startWorker, type WorkerHost } from '../worker-host.js';
 import type { FromStudio, State, Stats, StudioOptions, ToStudio, Trouble } from './protocol.js';
 import { Studio, troubleOf } from './studio.js';
 import { Whip } from './whip.js';
 
 declare const __WEIR_SCRIPT_URL__: string;
 
-/** A worker that has not said anything by then will not. */
-const WORKER_WITHIN_MS = 4000;
 const WHIP_STATS_MS = 500;
 
 export interface PublisherOptions {
@@ -35,10 +34,7 @@ export interface PublisherEvents {
   stats: Stats;
 }
 
-interface Host {
-  send(message: ToStudio, transfer: Transferable[]): void;
-  stop(): void;
-}
+type Host = WorkerHost<ToStudio>;
 
 interface ProcessorConstructor {
   new (init: { track: MediaStreamTrack }): { readable: ReadableStream };
@@ -174,7 +170,12 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
     const listen = (message: FromStudio): void => {
       if (run === this.#run) this.#listen(message);
     };
-    const worker = workerUrl === null ? null : await startWorker(workerUrl, listen);
+    const failed = (message: string): FromStudio => {
+      const trouble = { code: 'worker_failed', message: `The publisher's worker failed: ${message}` };
+      return { kind: 'state', state: 'failed', trouble, retryInMs: null };
+    };
+    const terms = { name: 'weir-publisher', listen, failed, goodbyeMs: 1000 };
+    const worker = workerUrl === null ? null : await startWorker<ToStudio, FromStudio>(workerUrl, terms);
     this.#inWorker = worker !== null;
     if (worker) return worker;
     const studio = new Studio(listen);
@@ -211,35 +212,4 @@ export class BroadcastPublisher extends Emitter<PublisherEvents> {
       if (run === this.#run) this.#set('failed', troubleOf(reason, best), null);
     });
   }
-}
-
-/** Null when the worker cannot be loaded: another origin, or a policy of the page against it. */
-function startWorker(url: string, listen: (message: FromStudio) => void): Promise<Host | null> {
-  return new Promise((resolve) => {
-    let worker: Worker;
-    try {
-      worker = new Worker(url, { type: 'module', name: 'weir-publisher' });
-    } catch {
-      resolve(null);
-      return;
-    }
-    const give = (host: Host | null): void => {
-      clearTimeout(timer);
-      if (!host) worker.terminate();
-      resolve(host);
-    };
-    const timer = setTimeout(() => give(null), WORKER_WITHIN_MS);
-    worker.onerror = () => give(null);
-    worker.onmessage = ({ data }: MessageEvent<FromStudio>) => {
-      if (data.kind !== 'ready') return listen(data);
-      give({
-        send: (message, transfer) => worker.postMessage(message, transfer),
-        stop: () => {
-          worker.postMessage({ kind: 'stop' } satisfies ToStudio);
-          // Time for the goodbye to leave.
-          setTimeout(() => worker.terminate(), 1000);
-        },
-      });
-    };
-  });
 }
