@@ -112,7 +112,9 @@ fn viewer_joins_mid_group_and_starts_at_its_boundary() {
     let newest = world.truth.track(&video).range(..).filter(|(_, made)| made.at <= joined);
     let newest = newest.map(|((group, _), _)| *group).next_back();
     assert_eq!(newest, Some(first.group), "and not an older one");
-    assert!(first.at - joined < Duration::from_millis(500), "{:?}", first.at - joined);
+    // Four round trips of 40 ms, a first flight that is lost (300 ms until it is sent again, RFC 9002 section 6.2 at an
+    // initial round trip of 100 ms), and a lost packet of the picture.
+    assert!(first.at - joined < Duration::from_millis(600), "{:?}", first.at - joined);
 }
 
 #[test]
