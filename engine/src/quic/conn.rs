@@ -275,11 +275,17 @@ impl Pump<'_> {
                     self.push(Event::Reset { id: moqt_id(id), code });
                 }
                 wt::Event::Closed { code, reason } => {
+                    let answers_ours = conn.phase == Phase::Closing;
                     if matches!(conn.phase, Phase::Open | Phase::Closing) {
                         conn.phase = Phase::Closed;
                         self.push(Event::Closed { code, reason });
                     }
-                    conn.inner.close(self.now, VarInt::from_u32(wt::H3_NO_ERROR), Bytes::new());
+                    // Chromium answers our capsule with FIN before its page has heard of it, and an
+                    // end of the connection in that moment takes code and reason away: it closes by
+                    // itself, or the linger ends.
+                    if !answers_ours {
+                        conn.inner.close(self.now, VarInt::from_u32(wt::H3_NO_ERROR), Bytes::new());
+                    }
                 }
                 wt::Event::Refused => self.refused(conn),
                 wt::Event::Violation { code, reason } => {

@@ -550,6 +550,9 @@ fn our_close_reaches_the_browser_as_a_capsule_before_the_connection_goes() {
     let farewell = pair.received(id);
     assert!(farewell.windows(11).any(|part| part == b"auth_failed"), "{farewell:?}");
     assert_eq!(pair.closed, None, "the connection lingers so that the capsule is read");
+    pair.conn.send_stream(id).finish().expect("an open stream");
+    pair.run();
+    assert_eq!(pair.closed, None, "a browser's FIN does not mean that its page has heard");
     pair.now += Duration::from_millis(1_100);
     pair.run();
     assert_eq!(pair.closed, Some(u64::from(super::wt::H3_NO_ERROR)));
