@@ -19,14 +19,22 @@ pub(crate) use loom::sync::{
 pub enum Mutant {
     /// The descriptor line is not marked as evicted before its words change.
     NoEvictionMark,
+    /// The eviction mark is stored after the words that it should guard.
+    LateEvictionMark,
     /// The eviction mark is not ordered before the words and the payload that follow.
     NoEvictionFence,
+    /// The sequence is published before its words.
+    EarlyPublish,
+    /// The sequence is published before its payload.
+    LatePayload,
     /// The sequence is published without ordering the words before it.
     RelaxedPublish,
     /// The reader does not order the words after the sequence it found.
     RelaxedPoll,
     /// The reader does not order its re-read of the sequence after the words.
     NoDescriptorFence,
+    /// The reader trusts the words without reading the sequence again.
+    NoDescriptorCheck,
     /// The reader does not order its re-read of the sequence after the payload.
     NoPayloadFence,
     /// The reader trusts the payload without reading the sequence again.

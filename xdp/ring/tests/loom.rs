@@ -101,22 +101,33 @@ fn lapped_reader_takes_only_whole_fragments() {
     eviction(None);
 }
 
+/// A test for each mutant. The match makes sure that none is forgotten.
 macro_rules! mutants_die {
-    ($($test:ident: $model:ident($mutant:ident),)*) => {$(
-        #[test]
-        #[should_panic(expected = "torn")]
-        fn $test() {
-            $model(Some(Mutant::$mutant));
-        }
-    )*};
+    ($($test:ident: $model:ident($mutant:ident),)*) => {
+        $(
+            #[test]
+            #[should_panic(expected = "torn")]
+            fn $test() {
+                $model(Some(Mutant::$mutant));
+            }
+        )*
+
+        const _: fn(Mutant) = |mutant| match mutant {
+            $(Mutant::$mutant => {})*
+        };
+    };
 }
 
 mutants_die! {
     dies_with_relaxed_publish: publication(RelaxedPublish),
+    dies_with_early_publish: publication(EarlyPublish),
+    dies_with_late_payload: publication(LatePayload),
     dies_with_relaxed_poll: publication(RelaxedPoll),
     dies_without_eviction_mark: eviction(NoEvictionMark),
+    dies_with_late_eviction_mark: eviction(LateEvictionMark),
     dies_without_eviction_fence: eviction(NoEvictionFence),
     dies_without_descriptor_fence: eviction(NoDescriptorFence),
+    dies_without_descriptor_check: eviction(NoDescriptorCheck),
     dies_without_payload_fence: eviction(NoPayloadFence),
     dies_without_payload_check: eviction(NoPayloadCheck),
     dies_without_spare_slot: eviction(NoSpareSlot),

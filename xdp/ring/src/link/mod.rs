@@ -41,7 +41,7 @@ pub use producer::Producer;
 pub use crate::sync::Mutant;
 #[cfg(not(loom))]
 use crate::sync::Mutant;
-use crate::sync::{Arc, AtomicU64};
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// Target of a fragment that every shard may take.
 pub const ALL: u16 = u16::MAX;
@@ -238,6 +238,21 @@ impl Shared {
     fn slot(&self, sequence: u64) -> &[AtomicU64] {
         let start = (sequence % self.slots) as usize * self.slot_words;
         &self.payload[start..start + self.slot_words]
+    }
+
+    /// Stores a payload into the slot of `sequence`.
+    #[inline]
+    fn write(&self, sequence: u64, payload: &[u8]) {
+        let slot = self.slot(sequence);
+        let (words, tail) = payload.as_chunks();
+        for (shared_word, word) in slot.iter().zip(words) {
+            shared_word.store(u64::from_le_bytes(*word), Ordering::Relaxed);
+        }
+        if let Some(shared_word) = slot.get(words.len()).filter(|_| !tail.is_empty()) {
+            let mut word = [0; WORD];
+            word[..tail.len()].copy_from_slice(tail);
+            shared_word.store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
     }
 
     #[cfg(loom)]

@@ -56,19 +56,13 @@ impl Producer {
         // publication before this one, and that publication's release fence stands between that
         // mark and these stores. It pairs with the acquire fence in `Fragment::copy_and_check`: who reads
         // one of these words then also reads the mark or something newer.
-        let slot = shared.slot(sequence);
-        let (words, tail) = payload.as_chunks();
-        for (shared_word, word) in slot.iter().zip(words) {
-            shared_word.store(u64::from_le_bytes(*word), Ordering::Relaxed);
-        }
-        if let Some(shared_word) = slot.get(words.len()).filter(|_| !tail.is_empty()) {
-            let mut word = [0; 8];
-            word[..tail.len()].copy_from_slice(tail);
-            shared_word.store(u64::from_le_bytes(word), Ordering::Relaxed);
+        if !shared.broken(Mutant::LatePayload) {
+            shared.write(sequence, payload);
         }
 
         let line = shared.line(sequence);
-        if !shared.broken(Mutant::NoEvictionMark) {
+        let marks_late = shared.broken(Mutant::LateEvictionMark);
+        if !shared.broken(Mutant::NoEvictionMark) && !marks_late {
             line.sequence.store(sequence - 1, Ordering::Relaxed);
         }
         // Orders the mark before the words below and before the payload of the next publication.
@@ -76,8 +70,14 @@ impl Producer {
         if !shared.broken(Mutant::NoEvictionFence) {
             fence(Ordering::Release);
         }
+        if shared.broken(Mutant::EarlyPublish) {
+            line.sequence.store(sequence, Ordering::Release);
+        }
         for (shared_word, word) in line.words.iter().zip(descriptor.pack()) {
             shared_word.store(word, Ordering::Relaxed);
+        }
+        if marks_late {
+            line.sequence.store(sequence - 1, Ordering::Relaxed);
         }
         // Pairs with the acquire load of the sequence in `Consumer::poll`: who sees this sequence
         // sees its words and its payload.
@@ -87,6 +87,9 @@ impl Producer {
             Ordering::Release
         };
         line.sequence.store(sequence, publish);
+        if shared.broken(Mutant::LatePayload) {
+            shared.write(sequence, payload);
+        }
         self.next = sequence + 1;
         // A hint of where the writer is: readers validate what they find there by the line's own
         // sequence, so nothing hangs on the order of this store.
