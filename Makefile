@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench-fanout bench-ingest soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench-fanout bench-ingest bench-links soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
+	@echo 'make bench-links      cost of an object from one processor to another (ROUNDS=9)'
 	@echo 'make soak             groups, joins, leaves and drops for MINUTES=10; prints how memory went'
 	@echo 'make fuzz TARGET=…    fuzz one target until stopped (bench/fuzz/run list names them)'
 
@@ -40,6 +41,10 @@ STREAMS ?= 20
 BITRATES ?= 2.5M,6M
 bench-ingest:
 	@scripts/bench-ingest $(SECONDS_EACH) $(STREAMS) $(BITRATES)
+
+ROUNDS ?= 9
+bench-links:
+	cargo bench --locked -p weir-xdp --bench links -- $(ROUNDS)
 
 MINUTES ?= 10
 soak:
