@@ -31,6 +31,7 @@ use std::{
 
 use bytes::BytesMut;
 
+pub use netlink::fuzz_netlink;
 pub use steer::fuzz_steer;
 pub use xsk::{Losses, Mode};
 

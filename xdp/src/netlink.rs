@@ -209,7 +209,7 @@ fn read_part(
                 let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
                 return match code {
                     0 => Ok(true),
-                    code => Err(io::Error::from_raw_os_error(-code)),
+                    code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
                 };
             }
             kind => {
@@ -353,6 +353,45 @@ fn route(body: &[u8]) -> Option<Route> {
     (found.interface != 0).then_some(found)
 }
 
+/// Reads one input as parts of an answer and as the body of each message. For the fuzzer: the kernel is no
+/// stranger, but what it says of neighbours and routes comes from strangers. Panics where an answer
+/// says more than its bytes.
+pub fn fuzz_netlink(input: &[u8]) {
+    let Some((&first, part)) = input.split_first() else { return };
+    // The number that the first message answers, so that every other input is one for us.
+    let sequence =
+        part.get(8..).and_then(word).unwrap_or(0).wrapping_add(u32::from(first >> 1 & 1));
+    let (mut messages, mut bytes) = (0, 0);
+    let last = read_part(part, sequence, first & 1 == 1, &mut |kind, body| {
+        messages += 1;
+        bytes += HEADER + body.len();
+        match kind {
+            RTM_NEWLINK => drop(interface(body)),
+            RTM_NEWADDR => drop(address(body)),
+            RTM_NEWNEIGH => drop(neighbour(body)),
+            RTM_NEWROUTE => drop(route(body)),
+            _ => {}
+        }
+    });
+    assert!(bytes <= part.len(), "{messages} messages of {bytes} bytes");
+    if first & 1 == 0 {
+        assert!(messages <= 1 && (messages == 0 || last.is_ok_and(|last| last)));
+    }
+    if let Some(found) = interface(part) {
+        assert!(
+            found.name.len() <= 3 * part.len(),
+            "each byte is at most one replacement character"
+        );
+        assert!(found.below.is_none() || part.len() >= 16 + 8);
+    }
+    if let Some(found) = route(part) {
+        assert_ne!(found.interface, 0, "a route that leads nowhere");
+    }
+    let _ = (address(part), neighbour(part));
+    let values: usize = attributes(part).map(|(_, value)| 4 + value.len()).sum();
+    assert!(values <= part.len(), "attributes of {values} bytes");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,7 +424,17 @@ mod tests {
             let _ = (interface(body), address(body), neighbour(body), route(body));
             let last = read_part(body, 0, true, &mut |_, _| {});
             assert!(!last.expect("no error in it"));
+            fuzz_netlink(body);
         }
         assert_eq!(attributes(&[3, 0, 1, 0, 9]).count(), 0, "shorter than its own header");
+    }
+
+    #[test]
+    fn error_whose_code_has_no_opposite_is_an_error() {
+        let mut part = 20_u32.to_ne_bytes().to_vec();
+        part.extend(NLMSG_ERROR.to_ne_bytes());
+        part.extend([0; 10]);
+        part.extend(i32::MIN.to_ne_bytes());
+        read_part(&part, 0, false, &mut |_, _| {}).expect_err("the kernel says no");
     }
 }
