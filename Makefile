@@ -6,11 +6,12 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench-fanout bench-ingest bench-links soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench-fanout bench-ingest bench-links test-zero-copy soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
 	@echo 'make test             every check; one group alone: make $(GROUPS)'
+	@echo 'make test-zero-copy   the port tests over emulated network cards without a copy (minutes; not part of make test)'
 	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
@@ -26,6 +27,9 @@ test:
 
 $(GROUPS):
 	@scripts/test $@
+
+test-zero-copy:
+	@scripts/zero-copy/run $(ARGS)
 
 build:
 	@scripts/setup run

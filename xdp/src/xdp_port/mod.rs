@@ -32,6 +32,11 @@ use crate::{
 /// How often the interface is looked after: what is lost must be replaced within a second.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long a link may be down after its program and sockets were placed: many drivers start the device anew for
+/// that, and copper takes 2 to 4 s to agree on a speed. Nothing is lost by waiting, since the UDP socket has no
+/// other link.
+const LINK_SETTLES: Duration = Duration::from_secs(5);
+
 /// Every so many batches the kernel's socket comes first, so that frames cannot starve it.
 const KERNEL_TURN: u32 = 8;
 
@@ -62,6 +67,7 @@ pub struct Frames {
     area: BytesMut,
     /// Frames that the kernel has not been shown yet.
     unshown: u32,
+    opened: Instant,
     watched: Instant,
 }
 
@@ -89,6 +95,7 @@ impl Frames {
         for (queue, socket) in sockets.queues() {
             gate.program().put(queue, 0, socket)?;
         }
+        let opened = Instant::now();
         Ok(Self {
             sockets,
             paths: Paths::new(Netlink::new()?),
@@ -96,7 +103,8 @@ impl Frames {
             refusals: Refusals::default(),
             area: BytesMut::with_capacity(AREA_BYTES),
             unshown: 0,
-            watched: Instant::now(),
+            opened,
+            watched: opened,
         })
     }
 
@@ -116,7 +124,10 @@ impl Frames {
             // Nobody says that it is gone; the next look will tell.
             Err(_) => Ok(()),
             Ok(None) => Err("the interface is gone"),
-            Ok(Some(interface)) if !interface.is_running => Err("the link is down"),
+            Ok(Some(interface)) if !interface.is_running => {
+                let settles = now.saturating_duration_since(self.opened) < LINK_SETTLES;
+                if settles { Ok(()) } else { Err("the link is down") }
+            }
             Ok(Some(interface)) if !interface.has_program => Err("the program was detached"),
             Ok(Some(interface)) if interface.mac != Some(self.gate.mac) => {
                 Err("the interface has another Ethernet address")

@@ -89,7 +89,9 @@ impl Sockets {
         let Some(first) = bound.first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no receive queue"));
         };
-        let mode = if xsk::is_zero_copy(first.socket.as_fd())? { Mode::ZeroCopy } else { mode };
+        // The kernel's word, not our wish.
+        let is_zero_copy = xsk::is_zero_copy(first.socket.as_fd())?;
+        let mode = if is_zero_copy { Mode::ZeroCopy } else { Mode::Copy };
         Ok(Self { umem, queues: bound, mode, invalid: 0 })
     }
 

@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::BorrowedFd,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering, fence},
 };
 
 use crate::sys::{
@@ -45,7 +45,11 @@ impl<const WORDS: usize> Ring<WORDS> {
         self.memory.word(self.offsets.consumer)
     }
 
+    /// Whether the kernel sleeps. It says so before it looks at the ring for the last time, and we put
+    /// entries in before we look here: with a fence between the two on either side, one of us sees
+    /// what the other has written.
     fn needs_wakeup(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.memory.word(self.offsets.flags).load(Ordering::Relaxed) & NEED_WAKEUP != 0
     }
 

@@ -1,6 +1,7 @@
 //! What every port promises, checked on each: a UDP socket on loopback, IPv4 and IPv6, the virtual
-//! network, and frames over a veth pair.
+//! network, frames over a veth pair and, in a virtual machine, over network cards without a copy.
 
+mod cards;
 mod veth;
 
 use std::{
@@ -147,6 +148,13 @@ macro_rules! on_every_port {
         }
         mod xdp_tagged {
             $(#[test] fn $story() { super::veth::run(super::veth::TAGGED, super::$story); })*
+        }
+        mod xdp_zero_copy {
+            $(
+                #[test]
+                #[ignore = "needs two network cards of its own: make test-zero-copy"]
+                fn $story() { super::cards::run(super::$story); }
+            )*
         }
     };
 }
