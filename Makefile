@@ -6,13 +6,15 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench-fanout bench-ingest bench-links test-zero-copy soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench bench-quick bench-model bench-fanout bench-ingest bench-links test-zero-copy soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
 	@echo 'make test             every check; one group alone: make $(GROUPS)'
 	@echo 'make test-zero-copy   the port tests over emulated network cards without a copy (minutes; not part of make test)'
 	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
+	@echo 'make bench            Weir beside moq-relay and the limit program (about 80 min; ARGS=--quick: 10 min); needs root'
+	@echo 'make bench-model      viewers per machine and machines per million from bench/results (ARGS="--cores 32 --nic 100 --bitrate 5M")'
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
 	@echo 'make bench-links      cost of an object from one processor to another (ROUNDS=9)'
@@ -35,6 +37,15 @@ build:
 	@scripts/setup run
 	@bash -c '. scripts/lib.sh && build_web'
 	cargo build --release --locked -p weir
+
+bench:
+	@scripts/bench $(ARGS)
+
+bench-quick:
+	@scripts/bench --quick $(ARGS)
+
+bench-model:
+	@scripts/bench-model $(ARGS)
 
 SUBS ?= 1 50 200
 SECONDS_EACH ?= 10

@@ -138,6 +138,30 @@ peer_crate() {
     cargo install --locked --debug --quiet --root "$root" --version "=$version" "$name"
 }
 
+# rival_relay: moq-relay optimised as we are, at $MOQ_RELAY. Its published lockfile names webpki-roots 1.0.11, which is not in
+# every registry; that one entry (used on Android only) is set back, everything else stays locked.
+MOQ_RELAY_VERSION=0.17.10
+MOQ_RELAY=${WEIR_BENCH_MOQ_RELAY:-$PEERS/moq-relay-$MOQ_RELAY_VERSION/bin/moq-relay}
+rival_relay() {
+  [ ! -x "$MOQ_RELAY" ] || return 0
+  local root=$PEERS/moq-relay-$MOQ_RELAY_VERSION source=$PEERS/moq-relay-src fetch
+  fetch=$(mktemp -d)
+  mkdir -p "$source" "$fetch/src"
+  : >"$fetch/src/lib.rs"
+  printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2024"\n[dependencies]\nmoq-relay = { version = "=%s", default-features = false }\n[workspace]\n' \
+    "$MOQ_RELAY_VERSION" >"$fetch/Cargo.toml"
+  step "fetching moq-relay $MOQ_RELAY_VERSION" cargo fetch --manifest-path "$fetch/Cargo.toml"
+  rm -rf "$fetch" "${source:?}/moq-relay-$MOQ_RELAY_VERSION"
+  cp -r "$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"moq-relay-$MOQ_RELAY_VERSION" | head -1)" "$source/"
+  source=$source/moq-relay-$MOQ_RELAY_VERSION
+  step "locking webpki-roots 1.0.10" cargo update --manifest-path "$source/Cargo.toml" \
+    -p webpki-roots@1.0.11 --precise 1.0.10
+  step "building moq-relay $MOQ_RELAY_VERSION (ten minutes on two quiet cores)" \
+    env CARGO_TARGET_DIR="$PEERS/moq-relay-target" CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=4 \
+    cargo install --locked --root "$root" --no-default-features --features noq,jemalloc --path "$source"
+  rm -rf "$PEERS/moq-relay-target"
+}
+
 # npm_install FOLDER: `npm ci` when the lockfile changed since the last one.
 npm_install() {
   local folder=$1 stamp=$1/node_modules/.weir-lock

@@ -4,6 +4,12 @@
 pub mod fanout;
 pub mod histogram;
 pub mod ingest;
+pub mod limit;
+pub mod machine;
+pub mod model;
 pub mod netem;
 pub mod process;
 pub mod report;
+pub mod rivals;
+pub mod run;
+pub mod statistics;

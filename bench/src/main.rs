@@ -1,5 +1,7 @@
 //! `weir-bench`: measures a running Weir from outside. Owns the command line; the statistics are in the library.
 
+mod compare;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +42,23 @@ enum Command {
     /// Keeps a running node busy with groups, joins, leaves and viewers that stop reading, and prints how its memory
     /// and its open files go.
     Soak(Soak),
+    /// One run against one relay on its own core, with receivers that check and receivers that only acknowledge; prints
+    /// JSON.
+    Load(compare::Load),
+    /// What sending the same bytes costs at least: the sending end; prints JSON.
+    Limit(compare::Limit),
+    /// The receiving end of the limit program.
+    Sink(compare::Sink),
+    /// Joins for each CPU-second: full or resumed handshakes.
+    Handshakes(compare::Handshakes),
+    /// A storm of joins while others watch: what those get, before and during it.
+    Storm(compare::Storm),
+    /// Weir beside moq-relay and the limit program; `make bench` calls it.
+    Rivals(Box<compare::Rivals>),
+    /// Writes table and plots of results files anew.
+    Draw(compare::Draw),
+    /// Fits a cost model to results files, and says what it means for machines and a million viewers.
+    Model(compare::Machines),
 }
 
 #[derive(Args)]
@@ -220,6 +239,14 @@ fn main() -> Result<()> {
         Command::Ingest(options) => ingested(&options),
         Command::Netem(options) => relay(&options),
         Command::Soak(options) => soak(options),
+        Command::Load(options) => compare::load(&options),
+        Command::Limit(options) => compare::limit(&options),
+        Command::Sink(options) => compare::sink(&options),
+        Command::Handshakes(options) => compare::handshakes(&options),
+        Command::Storm(options) => compare::storm(&options),
+        Command::Rivals(options) => compare::rivals(*options),
+        Command::Draw(options) => compare::draw(&options),
+        Command::Model(options) => compare::machines(&options),
     }
 }
 
@@ -245,6 +272,7 @@ fn fan_out(args: Fanout) -> Result<()> {
             bits_per_second: args.bitrate,
             objects_per_second: args.fps,
             group_objects: args.group,
+            intra_factor: 10,
         },
         seed: args.seed,
         idle: args.idle,
@@ -289,6 +317,7 @@ fn soak(args: Soak) -> Result<()> {
             bits_per_second: args.bitrate,
             objects_per_second: args.fps,
             group_objects: args.group,
+            intra_factor: 10,
         },
         seed: args.seed,
     };

@@ -8,9 +8,6 @@ use bytes::{Bytes, BytesMut};
 /// Bytes in front of each payload: when it was due, in nanoseconds since the start of the broadcast.
 pub(super) const STAMP_BYTES: usize = 8;
 
-/// An I picture is this many times a P picture.
-const INTRA_FACTOR: u64 = 10;
-
 /// Places in the pool at which the body of an object can begin.
 const STARTS: usize = 1 << 20;
 
@@ -23,22 +20,24 @@ pub struct Shape {
     pub objects_per_second: u32,
     /// Objects in a group, of which the first is the large one.
     pub group_objects: u32,
+    /// How many times as large as the others the first is; 1 for audio.
+    pub intra_factor: u32,
 }
 
 impl Shape {
     /// When the object at `index` (counted over all groups) is due.
-    pub(super) fn due(&self, index: u64) -> Duration {
+    pub(crate) fn due(&self, index: u64) -> Duration {
         let rate = u64::from(self.objects_per_second);
         Duration::from_nanos(index * 1_000_000_000 / rate)
     }
 
     /// The first object that is due at `at` or later.
-    pub(super) fn index_at(&self, at: Duration) -> u64 {
+    pub(crate) fn index_at(&self, at: Duration) -> u64 {
         (at.as_nanos() * u128::from(self.objects_per_second)).div_ceil(1_000_000_000) as u64
     }
 
     /// Group and object of an index.
-    pub(super) fn place(&self, index: u64) -> (u64, u64) {
+    pub(crate) fn place(&self, index: u64) -> (u64, u64) {
         let group_objects = u64::from(self.group_objects);
         (index / group_objects, index % group_objects)
     }
@@ -50,11 +49,12 @@ impl Shape {
     }
 
     /// Payload bytes of an object, stamp included.
-    pub(super) fn bytes(&self, object: u64) -> usize {
+    pub(crate) fn bytes(&self, object: u64) -> usize {
         let objects = u64::from(self.group_objects);
         let group_bytes = self.bits_per_second * objects / (8 * u64::from(self.objects_per_second));
-        let small = group_bytes / (objects - 1 + INTRA_FACTOR);
-        let bytes = if object == 0 { small * INTRA_FACTOR } else { small };
+        let factor = u64::from(self.intra_factor);
+        let small = group_bytes / (objects - 1 + factor);
+        let bytes = if object == 0 { small * factor } else { small };
         bytes as usize + STAMP_BYTES
     }
 }
@@ -112,8 +112,12 @@ impl Content {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape =
-        Shape { bits_per_second: 5_000_000, objects_per_second: 30, group_objects: 60 };
+    const SHAPE: Shape = Shape {
+        bits_per_second: 5_000_000,
+        objects_per_second: 30,
+        group_objects: 60,
+        intra_factor: 10,
+    };
 
     #[test]
     fn a_group_carries_the_rate_it_promises() {

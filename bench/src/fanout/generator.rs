@@ -1,12 +1,13 @@
-//! The load generator: one thread, one socket, one publisher and N subscribers on the engine's own QUIC endpoint. It
-//! owns the clock and the connections; the phases of a measurement are its caller's.
+//! The load generator: one thread, one socket, publishers and N subscribers on the engine's own QUIC endpoint. It owns the
+//! clock and the connections; the phases of a measurement are its caller's. Subscribers from a given one on only
+//! acknowledge: once media reaches them, what their streams carry is counted and thrown away.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use weir::client::trust;
 use weir::quic::{self, ConnId, Endpoint, Steering};
 use weir_moqt::{Draft, FullTrackName};
 use weir_relay::Transport as _;
@@ -18,7 +19,9 @@ use super::content::Content;
 use super::publisher::Publisher;
 use super::subscriber::{Aim, Ledger, Subscriber};
 use super::target::Target;
+use super::tls;
 use super::wire::Wire;
+use crate::histogram::Histogram;
 
 /// Batches taken from the socket before sessions get their turn.
 const BATCHES_PER_TURN: usize = 16;
@@ -36,7 +39,7 @@ const TRACK: &[u8] = b"video";
 #[derive(Clone, Copy)]
 enum Owner {
     Nobody,
-    Publisher,
+    Publisher(usize),
     Subscriber(usize),
 }
 
@@ -52,11 +55,16 @@ pub(super) struct Generator {
     draft: Draft,
     /// The publisher publishes nothing; subscribers wait for their acceptance only.
     silent: bool,
-    target: Target,
+    /// One for each publisher; subscriber `i` watches number `i` modulo their count.
+    targets: Vec<Target>,
     /// By index of the connection; an index is used again, so each owner names the very connection.
     owners: Vec<(Option<ConnId>, Owner)>,
-    publisher: Option<Publisher>,
+    publishers: Vec<Option<Publisher>>,
     subscribers: Vec<Option<Subscriber>>,
+    /// When each of them set out.
+    begun: Vec<Instant>,
+    /// Subscribers from this one on only acknowledge.
+    checked: usize,
     touched: Vec<usize>,
     /// Subscribers asked for.
     wanted: usize,
@@ -64,17 +72,24 @@ pub(super) struct Generator {
     /// Subscribers that ended before the run did, with the reason of the first.
     pub(super) sessions_lost: u32,
     first_loss: Option<String>,
+    /// From setting out until media, or the acceptance, had come.
+    pub(super) joins: Histogram,
+    /// Bytes on data streams of subscribers that check, and of those that only acknowledge, while `counting`.
+    pub(super) stream_bytes: [u64; 2],
+    pub(super) counting: bool,
 }
 
 impl Generator {
     pub(super) fn new(
-        target: Target,
+        targets: Vec<Target>,
         draft: Draft,
         content: Content,
         subscribers: usize,
         silent: bool,
+        tls: rustls::ClientConfig,
     ) -> Result<Self> {
-        let local: SocketAddr = if target.address.is_ipv4() {
+        let first = targets.first().ok_or_else(|| anyhow!("nowhere to publish"))?;
+        let local: SocketAddr = if first.address.is_ipv4() {
             (Ipv4Addr::UNSPECIFIED, 0).into()
         } else {
             (Ipv6Addr::UNSPECIFIED, 0).into()
@@ -83,14 +98,11 @@ impl Generator {
         port.resize_buffers(SOCKET_BUFFER_BYTES)?;
         let now = Instant::now();
         let limits = quic::Limits {
-            connections_max: subscribers + 1,
+            connections_max: subscribers + targets.len(),
             // A ramp on a busy machine is not what is measured.
             handshake_timeout: Duration::from_secs(30),
             ..quic::Limits::default()
         };
-        let mut tls = trust::any_certificate();
-        // Every subscriber pays for a full handshake.
-        tls.resumption = rustls::client::Resumption::disabled();
         let config =
             quic::config::client(tls, draft, &limits).context("TLS is not usable for QUIC")?;
         let steering = Steering { shard: 0, shards: 1, key: Key::new(0) };
@@ -102,24 +114,44 @@ impl Generator {
             config,
             draft,
             silent,
-            target,
+            publishers: targets.iter().map(|_| None).collect(),
+            targets,
             owners: Vec::new(),
-            publisher: None,
             subscribers: Vec::new(),
+            begun: Vec::new(),
+            checked: usize::MAX,
             touched: Vec::new(),
             wanted: 0,
             ledger: Ledger::new(content, now),
             sessions_lost: 0,
             first_loss: None,
+            joins: Histogram::default(),
+            stream_bytes: [0; 2],
+            counting: false,
         })
     }
 
-    /// Connects the publisher and waits until the relay lets it publish.
+    /// Only the first `checked` subscribers look at what they receive.
+    pub(super) fn check_only(&mut self, checked: usize) {
+        self.checked = checked;
+    }
+
+    /// Connects the publishers and waits until the relay lets them publish.
     pub(super) fn connect_publisher(&mut self) -> Result<()> {
-        self.connect(Owner::Publisher)?;
-        self.until(Duration::from_secs(20), "the publisher's namespace", |it| {
-            it.publisher.as_ref().is_some_and(Publisher::is_announced)
+        for at in 0..self.targets.len() {
+            self.connect(Owner::Publisher(at))?;
+        }
+        self.until(Duration::from_secs(20), "the publishers' namespaces", |it| {
+            it.publishers.iter().all(|it| it.as_ref().is_some_and(Publisher::is_announced))
         })
+    }
+
+    /// Counts from here on, and only the objects in `window`.
+    pub(super) fn measure(&mut self, window: Range<u64>) {
+        self.ledger.begin(window);
+        for subscriber in self.subscribers.iter_mut().flatten() {
+            subscriber.forget_seen();
+        }
     }
 
     /// Connects subscribers until there are `count`, at most `ramp` of them on their way at once, and waits until media
@@ -141,6 +173,7 @@ impl Generator {
     pub(super) fn begin_subscriber(&mut self) -> Result<()> {
         self.connect(Owner::Subscriber(self.wanted))?;
         self.subscribers.push(None);
+        self.begun.push(Instant::now());
         self.wanted += 1;
         Ok(())
     }
@@ -154,6 +187,9 @@ impl Generator {
             if let Some(mut link) = self.endpoint.link(conn, now) {
                 link.close(0, "leaving");
             }
+        }
+        if let Some(begun) = self.begun.get_mut(at) {
+            *begun = now;
         }
         self.connect(Owner::Subscriber(at))
     }
@@ -193,18 +229,18 @@ impl Generator {
 
     /// Next object to be published.
     pub(super) fn next_object(&self) -> u64 {
-        self.publisher.as_ref().map_or(0, Publisher::next)
+        self.publishers.iter().flatten().map(Publisher::next).next().unwrap_or(0)
     }
 
-    /// SUBSCRIBEs the relay sent to its publisher.
+    /// SUBSCRIBEs the relay sent to its publishers.
     pub(super) fn upstream_subscriptions(&self) -> u32 {
-        self.publisher.as_ref().map_or(0, Publisher::subscriptions)
+        self.publishers.iter().flatten().map(Publisher::subscriptions).sum()
     }
 
-    /// Bytes the publisher has sent, in whole datagrams.
+    /// Bytes the publishers have sent, in whole datagrams.
     pub(super) fn uplink_bytes(&self) -> u64 {
-        let publisher = self.publisher.as_ref();
-        publisher.and_then(|it| self.endpoint.bytes_sent(it.wire.conn)).unwrap_or(0)
+        let sent = |it: &Publisher| self.endpoint.bytes_sent(it.wire.conn);
+        self.publishers.iter().flatten().filter_map(sent).sum()
     }
 
     /// Why the first lost subscriber went.
@@ -222,8 +258,8 @@ impl Generator {
 
     fn connect(&mut self, owner: Owner) -> Result<()> {
         let config = self.config.clone();
-        let conn =
-            self.endpoint.connect(config, self.target.address, "localhost", Instant::now())?;
+        let address = self.target(owner).address;
+        let conn = self.endpoint.connect(config, address, tls::SERVER_NAME, Instant::now())?;
         if conn.index() >= self.owners.len() {
             self.owners.resize(conn.index() + 1, NOBODY);
         }
@@ -247,7 +283,7 @@ impl Generator {
         let now = Instant::now();
         self.endpoint.handle_timeout(now);
         self.events(now)?;
-        if let Some(publisher) = &mut self.publisher {
+        for publisher in self.publishers.iter_mut().flatten() {
             let elapsed = now.saturating_duration_since(self.ledger.start);
             let due = self.ledger.content.shape().index_at(elapsed + Duration::from_nanos(1));
             if publisher.is_announced() && publisher.next() < due {
@@ -265,7 +301,7 @@ impl Generator {
         if let Some(at) = self.endpoint.poll_timeout() {
             park = park.min(at.saturating_duration_since(now));
         }
-        if let Some(publisher) = &self.publisher {
+        if let Some(publisher) = self.publishers.iter().flatten().next() {
             let due = self.ledger.start + self.ledger.content.shape().due(publisher.next());
             park = park.min(due.saturating_duration_since(now));
         }
@@ -289,6 +325,9 @@ impl Generator {
                 quic::Event::Opened { .. } => self.opened(conn, owner)?,
                 quic::Event::Closed { code, reason } => self.closed(conn, owner, code, &reason)?,
                 event => {
+                    if self.count(owner, &event) {
+                        continue;
+                    }
                     let Some(wire) = self.wire(owner) else { continue };
                     wire.take(event)?;
                 }
@@ -301,8 +340,8 @@ impl Generator {
         for index in touched.drain(..) {
             match self.owners[index].1 {
                 Owner::Nobody => {}
-                Owner::Publisher => {
-                    let Some(publisher) = &mut self.publisher else { continue };
+                Owner::Publisher(at) => {
+                    let Some(Some(publisher)) = self.publishers.get_mut(at) else { continue };
                     publisher.events()?;
                     if let Some(mut link) = self.endpoint.link(publisher.wire.conn, now) {
                         publisher.drive(&mut link)?;
@@ -310,11 +349,15 @@ impl Generator {
                 }
                 Owner::Subscriber(at) => {
                     let Some(Some(subscriber)) = self.subscribers.get_mut(at) else { continue };
+                    let waited = !subscriber.is_live();
                     if let Err(error) = subscriber.events(&mut self.ledger, now) {
                         self.sessions_lost += 1;
                         self.first_loss.get_or_insert_with(|| format!("{error:#}"));
                         self.owners[index] = NOBODY;
                         continue;
+                    }
+                    if waited && subscriber.is_live() {
+                        self.joins.record(now.saturating_duration_since(self.begun[at]));
                     }
                     if let Some(mut link) = self.endpoint.link(subscriber.wire.conn, now) {
                         subscriber.wire.drive(&mut link)?;
@@ -326,20 +369,44 @@ impl Generator {
         Ok(())
     }
 
+    /// The target of a connection.
+    fn target(&self, owner: Owner) -> &Target {
+        let at = match owner {
+            Owner::Nobody => 0,
+            Owner::Publisher(at) | Owner::Subscriber(at) => at,
+        };
+        &self.targets[at % self.targets.len()]
+    }
+
+    /// Counts what a data stream brought; true if nobody looks at it.
+    fn count(&mut self, owner: Owner, event: &quic::Event) -> bool {
+        let Owner::Subscriber(at) = owner else { return false };
+        let deaf = at >= self.checked && self.is_live(at);
+        if self.counting
+            && let quic::Event::Stream { dir: weir_moqt::Dir::Uni, data, .. } = event
+        {
+            self.stream_bytes[usize::from(at >= self.checked)] += data.len() as u64;
+        }
+        deaf
+    }
+
     fn opened(&mut self, conn: ConnId, owner: Owner) -> Result<()> {
-        let (namespace, track) = (self.target.namespace.clone(), Bytes::from_static(TRACK));
-        let authority = &self.target.authority;
+        let target = self.target(owner).clone();
+        let (namespace, track) = (target.namespace, Bytes::from_static(TRACK));
+        let authority = &target.authority;
         match owner {
             Owner::Nobody => {}
-            Owner::Publisher => {
-                let wire = Wire::new(conn, self.draft, authority, &self.target.publish_path);
+            Owner::Publisher(at) => {
+                let wire = Wire::new(conn, self.draft, authority, &target.publish_path);
                 let content = self.ledger.content.clone();
                 let silent = self.silent;
                 let (draft, name) = (self.draft, namespace);
-                self.publisher = Some(Publisher::new(wire, name, track, draft, content, silent));
+                let publisher = Publisher::new(wire, name, track, draft, content, silent);
+                let slot = self.publishers.get_mut(at).ok_or_else(|| anyhow!("no slot"))?;
+                *slot = Some(publisher);
             }
             Owner::Subscriber(at) => {
-                let wire = Wire::new(conn, self.draft, authority, &self.target.playback_path);
+                let wire = Wire::new(conn, self.draft, authority, &target.playback_path);
                 let slot = self.subscribers.get_mut(at).ok_or_else(|| anyhow!("no slot"))?;
                 let aim = if self.silent { Aim::Accepted } else { Aim::Media };
                 *slot = Some(Subscriber::new(wire, FullTrackName::new(namespace, track)?, aim));
@@ -354,7 +421,7 @@ impl Generator {
         }
         match owner {
             Owner::Nobody => Ok(()),
-            Owner::Publisher => {
+            Owner::Publisher(_) => {
                 bail!("the relay closed the publisher's session: {reason} ({code:#x})")
             }
             Owner::Subscriber(_) => {
@@ -368,7 +435,9 @@ impl Generator {
     fn wire(&mut self, owner: Owner) -> Option<&mut Wire> {
         match owner {
             Owner::Nobody => None,
-            Owner::Publisher => self.publisher.as_mut().map(|publisher| &mut publisher.wire),
+            Owner::Publisher(at) => {
+                self.publishers.get_mut(at)?.as_mut().map(|publisher| &mut publisher.wire)
+            }
             Owner::Subscriber(at) => {
                 self.subscribers.get_mut(at)?.as_mut().map(|subscriber| &mut subscriber.wire)
             }

@@ -4,10 +4,14 @@
 
 mod content;
 mod generator;
+pub mod handshakes;
+pub mod load;
 mod publisher;
 pub mod soak;
+pub mod storm;
 mod subscriber;
 mod target;
+mod tls;
 mod wire;
 
 use std::fmt;
@@ -20,6 +24,7 @@ use weir_moqt::Draft;
 
 pub use content::Shape;
 
+use crate::machine::receive_buffer_errors;
 use crate::process::Cost;
 use crate::report::{Counts, Report};
 use content::Content;
@@ -147,7 +152,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let pid = options.pid.map_or_else(find_relay, Ok)?;
     let content = Content::new(shape, options.seed);
     let count = options.subscribers as usize;
-    let mut generator = Generator::new(target, options.draft, content, count, options.idle)?;
+    let tls = tls::full_handshakes();
+    let mut generator =
+        Generator::new(vec![target], options.draft, content, count, options.idle, tls)?;
 
     generator.connect_publisher()?;
     let idle = Cost::of(pid)?;
@@ -232,36 +239,5 @@ pub(crate) fn find_relay() -> Result<u32> {
         [pid] => Ok(pid),
         [] => Err(anyhow!("no process named weir; give its id with --pid")),
         _ => Err(anyhow!("several processes are named weir ({found:?}); choose with --pid")),
-    }
-}
-
-/// `RcvbufErrors` of UDP, over IPv4 and IPv6.
-fn receive_buffer_errors() -> u64 {
-    let snmp = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
-    let snmp6 = std::fs::read_to_string("/proc/net/snmp6").unwrap_or_default();
-    column(&snmp, "Udp:", "RcvbufErrors").unwrap_or(0)
-        + snmp6
-            .lines()
-            .find_map(|line| line.strip_prefix("Udp6RcvbufErrors")?.trim().parse().ok())
-            .unwrap_or(0)
-}
-
-/// A value of `/proc/net/snmp`, which has a line of names above each line of values.
-fn column(text: &str, table: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(table));
-    let at = lines.next()?.split_whitespace().position(|column| column == name)?;
-    lines.next()?.split_whitespace().nth(at)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_column_is_found_by_its_name() {
-        let text = "Tcp: A B\nTcp: 1 2\nUdp: InDatagrams RcvbufErrors\nUdp: 17 4\n";
-        assert_eq!(column(text, "Udp:", "RcvbufErrors"), Some(4));
-        assert_eq!(column(text, "Udp:", "Nothing"), None);
-        assert_eq!(column("", "Udp:", "RcvbufErrors"), None);
     }
 }

@@ -14,6 +14,7 @@ use super::content::{Content, Shape};
 use super::find_relay;
 use super::generator::Generator;
 use super::target::Target;
+use super::tls;
 use crate::process::{Cost, open_files};
 
 /// How often memory is read and a line of progress is printed.
@@ -123,11 +124,25 @@ pub fn run(options: &Options, mut progress: impl Write) -> Result<Outcome> {
     let content = Content::new(options.shape, options.seed);
     let mut random = fastrand::Rng::with_seed(options.seed);
     let viewers = options.viewers as usize;
-    let mut awake = Generator::new(target.clone(), options.draft, content.clone(), viewers, false)?;
+    let mut awake = Generator::new(
+        vec![target.clone()],
+        options.draft,
+        content.clone(),
+        viewers,
+        false,
+        tls::full_handshakes(),
+    )?;
     awake.connect_publisher()?;
     awake.connect_subscribers(viewers, 8)?;
     let sleepers = options.sleepers as usize;
-    let mut asleep = Generator::new(target, options.draft, content, sleepers, false)?;
+    let mut asleep = Generator::new(
+        vec![target],
+        options.draft,
+        content,
+        sleepers,
+        false,
+        tls::full_handshakes(),
+    )?;
     // The publisher must go on while they join.
     let mut joining = 0;
     while joining < sleepers {

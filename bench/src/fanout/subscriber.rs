@@ -55,6 +55,11 @@ impl Ledger {
             latency: Histogram::default(),
         }
     }
+
+    /// Counts anew, and only the objects in `window`.
+    pub(super) fn begin(&mut self, window: Range<u64>) {
+        *self = Self { window, ..Self::new(self.content.clone(), self.start) };
+    }
 }
 
 pub(super) struct Subscriber {
@@ -80,6 +85,11 @@ pub(super) enum Aim {
 impl Subscriber {
     pub(super) fn new(wire: Wire, track: FullTrackName, aim: Aim) -> Self {
         Self { wire, track, streams: Vec::new(), seen: Vec::new(), aim, live: false }
+    }
+
+    /// Another window begins.
+    pub(super) fn forget_seen(&mut self) {
+        self.seen.clear();
     }
 
     /// What it waited for has come.

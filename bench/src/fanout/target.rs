@@ -27,23 +27,47 @@ pub(super) struct Target {
 impl Target {
     /// Makes an input and a token in the data directory of a running node.
     pub(super) fn in_data_dir(data_dir: &Path) -> Result<Self> {
+        let mut targets = Self::several_in_data_dir(data_dir, 1)?;
+        targets.pop().ok_or_else(|| anyhow!("no input was made"))
+    }
+
+    /// Broadcasts on a relay that lets everybody publish and subscribe: the first of `count` is `bench/0`.
+    pub(super) fn several_in_the_open(address: SocketAddr, count: u32) -> Result<Vec<Self>> {
+        let target = |at: u32| -> Result<Self> {
+            Ok(Self {
+                address,
+                authority: address.to_string(),
+                publish_path: "/".to_owned(),
+                playback_path: "/".to_owned(),
+                namespace: Namespace::new(["bench", at.to_string().as_str()])?,
+            })
+        };
+        (0..count).map(target).collect()
+    }
+
+    /// Makes inputs, each with its own token, in the data directory of a running node.
+    pub(super) fn several_in_data_dir(data_dir: &Path, count: u32) -> Result<Vec<Self>> {
         let addresses = weir::cli::Addresses::of_running(data_dir)
             .ok_or_else(|| anyhow!("no weir is running on {}", data_dir.display()))?;
         let authority = addresses.authority(addresses.quic);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let store = Store::open(data_dir).await?;
-            let new = NewInput::new("weir-bench fanout", Ingest::Fmp4);
-            let (input, key) = store.create_input(new).await?;
-            let minted = store.mint_playback_token(&input.id, TOKEN_TTL).await?;
+            let mut targets = Vec::new();
+            for _ in 0..count {
+                let new = NewInput::new("weir-bench fanout", Ingest::Fmp4);
+                let (input, key) = store.create_input(new).await?;
+                let minted = store.mint_playback_token(&input.id, TOKEN_TTL).await?;
+                targets.push(Self {
+                    address: resolve(&authority)?,
+                    authority: authority.clone(),
+                    publish_path: format!("/publish/{}?sk={}", input.id, key.expose()),
+                    playback_path: format!("/playback/{}?tok={}", input.id, minted.token.expose()),
+                    namespace: Namespace::new(["stream", input.org.as_str(), input.id.as_str()])?,
+                });
+            }
             store.close().await;
-            Ok(Self {
-                address: resolve(&authority)?,
-                authority,
-                publish_path: format!("/publish/{}?sk={}", input.id, key.expose()),
-                playback_path: format!("/playback/{}?tok={}", input.id, minted.token.expose()),
-                namespace: Namespace::new(["stream", input.org.as_str(), input.id.as_str()])?,
-            })
+            Ok(targets)
         })
     }
 
