@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Session;
+use super::{Held, Request, Session};
 use crate::draft::Feature;
 use crate::error::{CommandError, DoneCode, RequestError};
 use crate::message::Message;
@@ -111,7 +111,8 @@ impl Session {
         }
     }
 
-    /// REQUEST_ERROR to any request or update that was not answered yet.
+    /// REQUEST_ERROR to any request or update that was not answered yet. The answer to an update of a request that is not
+    /// answered itself goes out behind that request's.
     pub fn reject(&mut self, request: RequestId, error: &RequestError) -> Result<(), CommandError> {
         let refusal = Message::RequestError { request, error: error.clone() };
         if let Some(target) = self.peers_update(request) {
@@ -131,13 +132,36 @@ impl Session {
         target: RequestId,
         answer: &Message,
     ) -> Result<(), CommandError> {
-        if !self.rules().in_full {
-            let bytes = self.encode(answer)?;
-            self.send_on(target, &bytes.freeze(), false);
+        if self.held.iter().any(|held| held.update == update) {
+            return Err(CommandError::AlreadyAnswered(update));
         }
-        self.updates.remove(&update);
-        self.spend();
+        let in_full = self.rules().in_full;
+        let answer = if in_full { Bytes::new() } else { self.encode(answer)?.freeze() };
+        self.held.push(Held { request: target, update, answer });
+        self.answer_held(target);
         Ok(())
+    }
+
+    /// Answers to updates go out in the order of the updates, and behind the answer to their request.
+    fn answer_held(&mut self, target: RequestId) {
+        let waits = |open: &Request| !open.ours && !open.answered;
+        if self.requests.get(&target).is_some_and(waits) {
+            return;
+        }
+        let own_parity = u64::from(self.role == Role::Server);
+        let is_peers = |update: &RequestId| update.0 % 2 != own_parity;
+        while let Some((&update, _)) =
+            self.updates.iter().find(|(update, of)| **of == target && is_peers(update))
+            && let Some(at) = self.held.iter().position(|held| held.update == update)
+        {
+            let answer = self.held.swap_remove(at).answer;
+            // Draft 14 has none.
+            if !answer.is_empty() {
+                self.send_on(target, &answer, false);
+            }
+            self.updates.remove(&update);
+            self.spend();
+        }
     }
 
     /// PUBLISH_DONE: ends an accepted subscription of the peer, or our PUBLISH. `streams` = how many data
@@ -323,6 +347,7 @@ impl Session {
             open.answered = true;
         }
         self.send_on(request, &bytes.freeze(), false);
+        self.answer_held(request);
         Ok(())
     }
 }

@@ -62,6 +62,8 @@ pub struct Session {
     requests: BTreeMap<RequestId, Request>,
     /// Updates not answered yet, of both sides, and what they update.
     updates: BTreeMap<RequestId, RequestId>,
+    /// Answers to updates whose turn has not come: on a request's own stream answers carry no id.
+    held: Vec<Held>,
     tokens: TokenCache,
 
     /// Next request id of ours.
@@ -113,6 +115,14 @@ enum Stream {
     Data(Box<DataStream>),
     /// Nothing that still comes matters.
     Discard,
+}
+
+/// An answer to an update, which waits for those to its request and to earlier updates of it.
+#[derive(Debug)]
+struct Held {
+    request: RequestId,
+    update: RequestId,
+    answer: Bytes,
 }
 
 /// A request that is open.
@@ -198,6 +208,7 @@ impl Session {
             streams: BTreeMap::new(),
             requests: BTreeMap::new(),
             updates: BTreeMap::new(),
+            held: Vec::new(),
             tokens: TokenCache::new(limits.token_cache_bytes),
             next_id: u64::from(role == Role::Server),
             blocked: VecDeque::new(),

@@ -20,6 +20,7 @@ impl Session {
             }
         }
         self.updates.retain(|_, target| *target != request);
+        self.held.retain(|held| held.request != request);
         self.withdraw(request, &open);
         if !open.ours {
             self.peer_open -= 1;

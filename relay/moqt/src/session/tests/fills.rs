@@ -205,6 +205,34 @@ fn range_filters_go_as_far_as_the_peer_allows() {
 }
 
 #[test]
+fn an_update_of_a_request_that_waits_is_answered_behind_it() {
+    each_with(Feature::RangeFilters, |draft| {
+        let takes = Limits { filter_ranges: 2, ..Limits::default() };
+        let mut pair = Pair::with(draft, Limits::default(), takes);
+        pair.run();
+        pair.events = [Vec::new(), Vec::new()];
+        pair.ends[CLIENT].peer_filter_ranges = 9;
+        let params = |count| Params { ranges: vec![ranges(count)], ..Params::default() };
+        let request = pair.ends[CLIENT].subscribe(&track("v"), params(1)).unwrap();
+        let good = pair.ends[CLIENT].update(request, params(2)).unwrap();
+        let bad = pair.ends[CLIENT].update(request, params(3)).unwrap();
+        pair.seen(SERVER);
+        pair.ends[SERVER].accept(good, Params::default(), &[]).unwrap();
+        let again = pair.ends[SERVER].accept(good, Params::default(), &[]);
+        assert_eq!(again, Err(CommandError::AlreadyAnswered(good)));
+        assert_eq!(pair.seen(CLIENT), [], "{draft:?}: nothing is answered before the request");
+        pair.ends[SERVER].accept_subscribe(request, 7, Params::default(), &[]).unwrap();
+        let seen = pair.seen(CLIENT);
+        let [Event::SubscribeOk { request: first, .. }, taken, refused] = &seen[..] else {
+            panic!("{draft:?}: {seen:?}");
+        };
+        assert_eq!(*first, request);
+        assert!(matches!(taken, Event::RequestOk { request, .. } if *request == good));
+        assert!(matches!(refused, Event::RequestError { request, .. } if *request == bad));
+    });
+}
+
+#[test]
 fn a_filter_nobody_could_follow_refuses_the_request_not_the_session() {
     each_with(Feature::RangeFilters, |draft| {
         // SUBSCRIBE 0 of n/t with one PRIORITY_FILTER of set 0: 200 to 456; then an odd property; then ids
