@@ -60,16 +60,25 @@ impl Ranges {
     /// What an update makes of them, unless that is more ranges than `ranges_max` in all.
     pub(crate) fn updated(&self, newer: &[RangeFilter], ranges_max: u64) -> Option<Self> {
         let mut filters = self.0.to_vec();
-        update(&mut filters, newer);
-        let ranges: u64 = filters.iter().map(|filter| filter.ranges.len() as u64).sum();
-        if ranges > ranges_max { None } else { Self::within(&filters, &[]) }
+        if update(&mut filters, newer, ranges_max) { Self::within(&filters, &[]) } else { None }
     }
 }
 
-/// Filters of an update replace all of their subject; those without ranges only take them away.
-pub(crate) fn update(filters: &mut Vec<RangeFilter>, newer: &[RangeFilter]) {
-    filters.retain(|filter| !newer.iter().any(|newer| newer.subject == filter.subject));
+/// Filters of an update replace all of their subject; those without ranges only take them away. False, and nothing
+/// changes, when that would leave more ranges than `ranges_max` in all: an update may bring as many for each subject.
+pub(crate) fn update(
+    filters: &mut Vec<RangeFilter>,
+    newer: &[RangeFilter],
+    ranges_max: u64,
+) -> bool {
+    let stays = |filter: &RangeFilter| !newer.iter().any(|it| it.subject == filter.subject);
+    let all = filters.iter().filter(|filter| stays(filter)).chain(newer);
+    if all.map(|filter| filter.ranges.len() as u64).sum::<u64>() > ranges_max {
+        return false;
+    }
+    filters.retain(stays);
     filters.extend(newer.iter().filter(|filter| !filter.ranges.is_empty()).cloned());
+    true
 }
 
 fn object_passes(filter: &RangeFilter, traits: &Traits<'_>) -> bool {
@@ -191,6 +200,7 @@ mod tests {
         assert_eq!(after.0[..], expected);
         let gone = [filter(Object, 0, &[]), filter(Subgroup, 0, &[])];
         assert!(after.updated(&gone, 2).unwrap().is_empty());
+        assert_eq!(after.updated(&[], 2), Some(after.clone()), "nothing new");
         let more = filter(Object, 1, &[(5, Some(6)), (9, None)]);
         assert_eq!(after.updated(&[more], 2), None, "three in all");
     }

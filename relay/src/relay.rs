@@ -23,6 +23,7 @@ mod redirects;
 mod rendezvous;
 mod request;
 mod tracks;
+mod updates;
 mod upstream;
 mod wishes;
 
@@ -587,9 +588,9 @@ impl Relay {
     fn detach(&mut self, session: SessionId, now: Instant) {
         self.watchers.retain(|watcher| watcher.session != session);
         self.seekers.retain(|seeker| seeker.session != session);
+        self.forget_listener(session);
         self.unseek_above();
         self.forget_early_of(session);
-        self.forget_listener(session);
         self.stop_holes_of(session, now);
         let Some(state) = self.live(session) else { return };
         let subscriptions = std::mem::take(&mut state.subscriptions);

@@ -26,8 +26,6 @@ pub(crate) struct Session {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) waiting: Vec<Waiting>,
-    /// Updates of SUBSCRIBEs that wait, answered behind them: on a request's own stream answers carry no id.
-    pub(crate) owed: Vec<(RequestId, RequestId)>,
     /// It waits to be told of the broadcast it came for.
     pub(crate) wants_announcement: bool,
     /// Accepted SUBSCRIBE_NAMESPACEs and SUBSCRIBE_TRACKSs.
@@ -274,7 +272,6 @@ impl Session {
             subscriptions: Vec::new(),
             fetches: Vec::new(),
             waiting: Vec::new(),
-            owed: Vec::new(),
             wants_announcement: false,
             prefixes: Vec::new(),
             publisher: None,
@@ -331,15 +328,6 @@ impl Session {
         self.node.is_some()
             || self.publisher.as_ref().is_some_and(|publisher| publisher.may_ask(namespace))
             || self.grants.covers(namespace)
-    }
-
-    /// A SUBSCRIBE was answered: so are the updates that came while it waited.
-    pub(crate) fn settle_owed(&mut self, request: RequestId) {
-        let owed: Vec<_> = self.owed.extract_if(.., |(of, _)| *of == request).collect();
-        for (_, update) in owed {
-            // An error means that the request was refused, and its updates with it.
-            let _ = self.moqt.accept(update, Params::default(), &[]);
-        }
     }
 
     /// A stream has room: its cursor, fetch or control queue goes on at the next drive.

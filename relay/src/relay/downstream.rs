@@ -8,7 +8,8 @@ use std::time::Instant;
 use weir_moqt::{Feature, Params, RequestId};
 
 use super::Relay;
-use super::request::{overlay, range, timeouts};
+use super::request::{range, timeouts};
+use super::updates::overlay;
 use crate::cache::Order;
 use crate::fanout::{Subscription, after};
 use crate::ranges::Ranges;
@@ -228,7 +229,7 @@ impl Relay {
         answer: &Params,
         now: Instant,
     ) {
-        let Self { sessions, tracks, .. } = self;
+        let Self { sessions, tracks, limits, .. } = self;
         let open = sessions.get_mut(session.0).filter(|state| state.closing.is_none());
         let Some(state) = open else { return };
         let fills = state.moqt.supports(Feature::Fill);
@@ -237,7 +238,11 @@ impl Relay {
         };
         let Some(mut terms) = subscription.offered.take() else { return };
         let Some(track) = tracks.get(subscription.track.0) else { return };
-        overlay(&mut terms, answer);
+        if overlay(&mut terms, answer, limits.filter_ranges_max).is_err() {
+            // An answer cannot be refused.
+            self.metrics.limit_filter_ranges += 1;
+            return self.finish_subscription(session, offer, DoneCode::SubscriptionEnded, now);
+        }
         let bounds = match terms.filter {
             // As for a SUBSCRIBE without filter: the newest group comes first where no fill can bring it.
             None if !fills => Ok((track.cache.newest_start(now), None)),

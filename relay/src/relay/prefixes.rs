@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use weir_moqt::{Params, RequestCode, RequestError, RequestId};
 
 use super::grants::root;
+use super::updates::overlay;
 use super::{Relay, Watcher};
 use crate::session::Watched;
 use crate::{Namespace, SessionId};
@@ -138,6 +139,14 @@ impl Relay {
         if others.any(|known| known.overlaps(&prefix, namespaces, tracks)) {
             return self.refuse_request(session, update, &overlap());
         }
+        let ranges_max = self.limits.filter_ranges_max;
+        let Some(state) = self.live(session) else { return };
+        let known = state.prefixes.iter_mut().find(|known| known.request == request);
+        if let Some(terms) = known.and_then(|known| known.tracks.as_mut())
+            && let Err(error) = overlay(terms, params, ranges_max)
+        {
+            return self.refuse_update(session, update, &error);
+        }
         let moves = prefix != before;
         if moves && namespaces {
             // Suffixes of two prefixes on one stream would be read wrongly: the old ones end before the answer.
@@ -155,9 +164,6 @@ impl Relay {
         let _ = state.moqt.accept(update, Params::default(), &[]);
         if let Some(known) = state.prefixes.iter_mut().find(|known| known.request == request) {
             known.prefix = prefix;
-            if let Some(terms) = &mut known.tracks {
-                super::request::overlay(terms, params);
-            }
         }
         if moves {
             let is_it = |it: &Watcher| it.session == session && it.request == request;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weir_moqt::{Params, RequestCode, RequestError, RequestId};
 
 use super::grants::Ended;
-use super::request::overlay;
+use super::updates::overlay;
 use super::{Relay, Timer};
 use crate::session::Ask;
 use crate::{FullTrackName, Namespace, SessionId};
@@ -105,11 +105,13 @@ impl Relay {
         if !self.admit(session, &namespace, &params.tokens, now, wall) {
             return true;
         }
-        if let Some(early) = self.early.iter_mut().find(|early| is_it(early)) {
-            overlay(&mut early.params, params);
-        }
-        if let Some(state) = self.live(session) {
-            state.owed.push((request, update));
+        let ranges_max = self.limits.filter_ranges_max;
+        if let Some(early) = self.early.iter_mut().find(|early| is_it(early))
+            && let Err(error) = overlay(&mut early.params, params, ranges_max)
+        {
+            self.refuse_update(session, update, &error);
+        } else {
+            self.accept_update(session, update);
         }
         true
     }

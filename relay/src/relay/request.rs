@@ -12,7 +12,7 @@ use super::prefixes::Wants;
 use super::{Offer, Relay};
 use crate::cache::Order;
 use crate::fanout::{Subscription, Timeouts, after};
-use crate::ranges::{self, Ranges};
+use crate::ranges::Ranges;
 use crate::session::{Ask, Waiting};
 use crate::track::{Source, State, UpstreamDone, Waiter};
 use crate::{Event, FullTrackName, Origin, SessionId, TrackId};
@@ -126,7 +126,6 @@ impl Relay {
         self.metrics.requests_refused += 1;
         let error = self.tellable(session, error);
         if let Some(state) = self.live(session) {
-            state.owed.retain(|(of, _)| *of != request);
             // An error means that the peer took the request back in the same moment.
             let _ = state.moqt.reject(request, &error);
             self.dirty.mark(session);
@@ -309,9 +308,6 @@ impl Relay {
         if let Some(after) = params.new_group {
             self.wish_new_group(id, after);
         }
-        if let Some(state) = self.live(session) {
-            state.settle_owed(request);
-        }
         Ok(())
     }
 
@@ -332,90 +328,8 @@ impl Relay {
         Ok(())
     }
 
-    // Updates and ends.
-
-    fn on_update(
-        &mut self,
-        session: SessionId,
-        request: RequestId,
-        update: RequestId,
-        params: &Params,
-        now: Instant,
-        wall: Duration,
-    ) {
-        let Some(state) = self.live(session) else { return };
-        let live = state.subscriptions.iter().find(|s| s.request == request).map(|s| s.track);
-        let waiting = state.waiting.iter().find(|w| w.request == request).map(|w| w.track);
-        let Some(id) = live.or(waiting) else {
-            if self.update_early(session, request, update, params, now, wall) {
-                return;
-            }
-            return self.update_prefix(session, request, update, params, now, wall);
-        };
-        let Some(name) = self.tracks.get(id.0).map(|track| track.name.clone()) else { return };
-        // A token in an update renews the grant (R31); without one the old grant must still hold.
-        if !self.admit(session, name.namespace(), &params.tokens, now, wall) {
-            return;
-        }
-        let terms = self.tracks.get(id.0).map(|track| track.terms).unwrap_or_default();
-        let ranges_max = self.limits.filter_ranges_max;
-        let open = self.sessions.get_mut(session.0).filter(|state| state.closing.is_none());
-        let Some(state) = open else { return };
-        let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
-        let mut refusal = None;
-        if let Some(subscription) = state.subscriptions.iter_mut().find(|s| s.request == request) {
-            refusal = narrow(subscription, params.filter);
-            match subscription.ranges.updated(&params.ranges, ranges_max) {
-                _ if params.ranges.is_empty() => {}
-                Some(ranges) => subscription.ranges = ranges,
-                None => {
-                    self.metrics.limit_filter_ranges += 1;
-                    let text = "too many filter ranges";
-                    refusal = Some(RequestError::new(RequestCode::InvalidFilter, text));
-                }
-            }
-            if let Some(terms) = &mut subscription.offered {
-                overlay(terms, params);
-            }
-            if let Some(priority) = params.priority {
-                subscription.set_priority(priority);
-            }
-            if params.object_timeout_ms.is_some() || params.subgroup_timeout_ms.is_some() {
-                subscription.timeouts = timeouts(params).min(terms.timeouts);
-            }
-            match params.forward {
-                Some(false) if subscription.forward => {
-                    state.resets.extend(subscription.streams().map(|s| (s, cancelled)));
-                    subscription.pause();
-                }
-                Some(true) if !subscription.forward && subscription.offered.is_none() => {
-                    if let Some(track) = self.tracks.get(id.0) {
-                        subscription.resume(&track.cache);
-                    }
-                }
-                _ => {}
-            }
-        } else if let Some(waiting) = state.waiting.iter_mut().find(|w| w.request == request)
-            && let Ask::Subscribe(asked) = &mut waiting.ask
-        {
-            overlay(asked, params);
-            return state.owed.push((request, update));
-        }
-        if let Some(error) = refusal {
-            return self.refuse_request(session, update, &error);
-        }
-        // An error means that the peer ended the request in the same moment.
-        let _ = state.moqt.accept(update, Params::default(), &[]);
-        self.fill(session, request, id, params, now);
-        if let Some(after) = params.new_group {
-            self.wish_new_group(id, after);
-        }
-        self.dirty.mark(session);
-    }
-
     fn on_unsubscribed(&mut self, session: SessionId, request: RequestId, now: Instant) {
         let Some(state) = self.live(session) else { return };
-        state.owed.retain(|(of, _)| *of != request);
         let cancelled = state.draft.reset_code(weir_moqt::ResetCode::Cancelled);
         if let Some(at) = state.subscriptions.iter().position(|s| s.request == request) {
             let subscription = state.subscriptions.remove(at);
@@ -457,40 +371,6 @@ pub(super) fn range(
         return Err(RequestError::new(RequestCode::InvalidRange, "the range has passed"));
     }
     Ok((start.max(live), Some(end)))
-}
-
-/// REQUEST_UPDATE may only narrow: the start goes forward, the end comes nearer.
-fn narrow(subscription: &mut Subscription, filter: Option<Filter>) -> Option<RequestError> {
-    let (start, end) = match filter? {
-        Filter::AbsoluteStart(start) => {
-            subscription.narrow_start(start);
-            return None;
-        }
-        Filter::AbsoluteRange { start, end_group } => (start, Location::whole_group(end_group)),
-        Filter::Range { start, end } => (start, end),
-        _ => return None,
-    };
-    if end < start {
-        let text = "the range ends before it starts";
-        return Some(RequestError::new(RequestCode::InvalidRange, text));
-    }
-    subscription.narrow_start(start);
-    subscription.end = Some(subscription.end.map_or(end, |before| before.min(end)));
-    None
-}
-
-/// What a newer word of a subscriber changes of an older one.
-pub(super) fn overlay(asked: &mut Params, newer: &Params) {
-    asked.forward = newer.forward.or(asked.forward);
-    asked.priority = newer.priority.or(asked.priority);
-    asked.filter = newer.filter.or(asked.filter);
-    asked.fill = newer.fill.clone().or(asked.fill.take());
-    asked.group_order = newer.group_order.or(asked.group_order);
-    asked.object_timeout_ms = newer.object_timeout_ms.or(asked.object_timeout_ms);
-    asked.subgroup_timeout_ms = newer.subgroup_timeout_ms.or(asked.subgroup_timeout_ms);
-    asked.new_group = newer.new_group.or(asked.new_group);
-    ranges::update(&mut asked.ranges, &newer.ranges);
-    asked.rendezvous_timeout_ms = newer.rendezvous_timeout_ms.or(asked.rendezvous_timeout_ms);
 }
 
 /// The delivery timeouts a subscriber asks for.

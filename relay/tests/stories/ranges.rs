@@ -1,6 +1,8 @@
 //! Subscribers who ask for some objects only (range filters, draft 19 and later): on subgroup streams, as datagrams, in
 //! answers to FETCH and fills, and among the tracks of a prefix.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use weir_moqt::{
     Event as Heard, Feature, FetchTarget, Fill, Filter, GroupOrder, Location, Params, Property,
@@ -225,4 +227,62 @@ fn of_the_tracks_below_a_prefix_those_are_offered_whose_properties_pass() {
         assert_eq!(offered, [track("high")], "{draft:?}");
         assert_eq!(world.relay.metrics().tracks_withheld, 0, "{draft:?}");
     });
+}
+
+#[test]
+fn updates_may_not_sum_past_filter_ranges_max_wherever_the_request_stands() {
+    let mut limits = Limits::default();
+    limits.filter_ranges_max = 2;
+    let first = || vec![only(RangeSubject::Object, 0, &[(0, Some(0)), (2, Some(2))])];
+    let ended = Cell::new(0);
+    each(|draft| {
+        let mut world = World::with(limits.clone(), 0);
+        let viewer = world.viewer(draft);
+        let update = |world: &mut World, request, subject, ranges: &[_]| {
+            let params = Params { ranges: vec![only(subject, 0, ranges)], ..Params::default() };
+            let update = world.peer(viewer).moqt.update(request, params).unwrap();
+            world.settle();
+            update
+        };
+        // A prefix, and a subscription that waits for its publisher: no track is looked at yet.
+        let prefix = Params { ranges: first(), ..Params::default() };
+        let prefix = world.peer(viewer).moqt.subscribe_tracks(&broadcast(), prefix).unwrap();
+        let early = Params { rendezvous_timeout_ms: Some(5_000), ..asking(first()) };
+        let early = world.subscribe_with(viewer, "video", early);
+        let refused = [prefix, early]
+            .map(|request| update(&mut world, request, RangeSubject::Priority, &[(0, Some(9))]));
+        assert_eq!(world.relay.metrics().limit_filter_ranges, 2, "{draft:?}");
+        // One subject for another is no more than before.
+        update(&mut world, early, RangeSubject::Object, &[(4, None)]);
+        update(&mut world, early, RangeSubject::Priority, &[(0, Some(1))]);
+        assert_eq!(world.relay.metrics().limit_filter_ranges, 2, "{draft:?}");
+        world.relay.publish(&broadcast());
+        let video = world.open("video");
+        world.settle();
+        assert!(world.peer(viewer).was_accepted(early), "{draft:?}");
+        for update in refused {
+            let why = world.peer(viewer).was_refused(update).unwrap_or_default();
+            assert!(why.starts_with("InvalidFilter"), "{draft:?} {why}");
+        }
+        write_group(&mut world, video, 0);
+        assert_eq!(objects(&mut world, viewer, early), [4], "{draft:?}: as it asked before");
+        // The answer to an offer adds its filters to those of the prefix.
+        let _audio = world.open("audio");
+        world.settle();
+        let offered = world.peer(viewer).heard.iter().rev().find_map(|heard| match heard {
+            Heard::Publish { request, track: it, .. } if *it == track("audio") => Some(*request),
+            _ => None,
+        });
+        let offered = offered.expect("an offer");
+        let too_much = vec![only(RangeSubject::Subgroup, 0, &[(0, None)])];
+        let answer = Params { ranges: too_much, ..Params::default() };
+        world.peer(viewer).moqt.accept(offered, answer, &[]).unwrap();
+        world.settle();
+        assert_eq!(world.relay.metrics().limit_filter_ranges, 3, "{draft:?}");
+        let is_end = |heard: &Heard| matches!(heard, Heard::PublishDone { request, .. } if *request == offered);
+        ended.set(ended.get() + usize::from(world.peer(viewer).heard.iter().any(is_end)));
+        assert_eq!(world.peer(viewer).close_reason(), "");
+    });
+    // Others say it in an update behind the answer, which alone is refused.
+    assert!(ended.get() > 0, "where PUBLISH_OK has filters");
 }
