@@ -40,9 +40,12 @@ impl Relay {
         if !self.admit(session, &namespace, &[], now, wall) {
             return;
         }
-        let is_there = self.origin(&namespace).is_some();
         self.listeners.push(Listener { session, namespace: namespace.clone(), request: None });
-        if is_there {
+        // A node below others has the broadcast's word from above only if it asks for it.
+        self.seek_above(&namespace);
+        if self.directory.serving(&namespace).is_some()
+            || self.namespaces_above(&namespace).contains(&namespace)
+        {
             self.tell_listeners(&namespace, true);
         }
     }
@@ -71,6 +74,12 @@ impl Relay {
         if let (Some(request), Some(state)) = (request, self.live(session)) {
             state.moqt.cancel(request);
         }
+        self.unseek_above();
+    }
+
+    /// Broadcasts that somebody waits to be told of.
+    pub(super) fn listened_for(&self) -> impl Iterator<Item = &Namespace> {
+        self.listeners.iter().map(|listener| &listener.namespace)
     }
 
     /// The session is over.

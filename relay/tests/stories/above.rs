@@ -8,7 +8,7 @@ use weir_relay::{Draft, Limits, Namespace};
 
 use crate::discovery::{offered, seek};
 use crate::mesh::{accept, asked, connected};
-use crate::world::{World, broadcast, track};
+use crate::world::{World, broadcast, token, track};
 
 const DRAFT: Draft = Draft::D18;
 
@@ -138,5 +138,41 @@ fn another_relay_above_is_asked_the_same_and_what_it_does_not_know_is_taken_back
         }
         world.advance(Limits::default().upstream_grace + Duration::from_millis(1));
         assert_eq!(told(&mut world, viewer), (1, usize::from(!knows)));
+    }
+}
+
+#[test]
+fn a_viewer_that_waits_to_be_told_at_an_edge_hears_what_the_relay_above_says_and_no_more() {
+    for draft in Draft::ALL {
+        let (mut world, above) = connected();
+        let path = format!("/playback/lv_1?tok={}&announce=1", token("lv_1", 3600));
+        let viewer = world.dial(draft, &path);
+        let told = |world: &mut World| {
+            let heard = &world.peer(viewer).heard;
+            let came = heard.iter().filter(|it| matches!(it, Heard::PublishNamespace { .. }));
+            let went = heard.iter().filter(|it| matches!(it, Heard::PublishNamespaceDone { .. }));
+            (came.count(), went.count())
+        };
+        assert_eq!(told(&mut world), (0, 0), "{draft:?}: nobody says that it is live");
+        let request = answer(&mut world, above);
+        assert_eq!(told(&mut world), (1, 0), "{draft:?}");
+        world.peer(above).moqt.namespace_done(request, &Namespace::default()).unwrap();
+        world.settle();
+        assert_eq!(told(&mut world), (1, 1), "{draft:?}");
+        world.peer(above).moqt.namespace(request, &Namespace::default()).unwrap();
+        world.settle();
+        assert_eq!(told(&mut world), (2, 1), "{draft:?}");
+        // Who comes when it is known is told at once, and nothing is asked twice.
+        let late = world.dial(draft, &path);
+        let heard = |heard: &Heard| matches!(heard, Heard::PublishNamespace { .. });
+        assert!(world.peer(late).heard.iter().any(heard), "{draft:?}");
+        assert_eq!(sought(&mut world, above).0.len(), 1, "{draft:?}");
+        for viewer in [viewer, late] {
+            assert_eq!(sought(&mut world, above).2, 0, "{draft:?}");
+            let id = world.peer(viewer).id;
+            world.relay.close_session(id, world.now);
+            world.settle();
+        }
+        assert_eq!(sought(&mut world, above).2, 2, "{draft:?}: nobody waits any more");
     }
 }

@@ -79,7 +79,9 @@ impl Relay {
             .watchers
             .iter()
             .chain(&self.seekers)
-            .map(|watcher| root(&watcher.prefix))
+            .map(|watcher| &watcher.prefix)
+            .chain(self.listened_for())
+            .map(root)
             .collect();
         let discovery = &mut self.mesh.discovery;
         let session = discovery.session;
