@@ -11,6 +11,7 @@
 mod above;
 mod contributions;
 mod discovery;
+mod drops;
 mod fills;
 mod grants;
 mod holes;

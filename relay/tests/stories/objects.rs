@@ -538,4 +538,5 @@ fn a_viewer_that_lost_the_middle_of_a_subgroup_gets_a_new_stream_behind_it() {
     let opened = viewer.heard.iter().filter(|h| matches!(h, Heard::SubgroupOpened { .. })).count();
     assert_eq!(opened, 2, "reset and reopened: only the next object may follow on a stream");
     assert_eq!(viewer.failure, None);
+    assert!(world.relay.metrics().dropped(DropReason::Trimmed) > 0);
 }
