@@ -98,6 +98,7 @@ pub fn rebase_chunk(chunk: &mut [u8], ticks: u64) -> Result<(), Error> {
     if let Some(Some(first)) = children(chunk).next()
         && &first.kind == b"prft"
         && let Some((version, _)) = version_flags(first.body)
+        && first.body.len() >= if version == 1 { 24 } else { 20 }
     {
         places.push((first.body_at + 16, version));
     }
