@@ -79,6 +79,11 @@ pub fn fuzz_fmp4(data: &[u8]) {
     let _ = fmp4::ProducerReference::of_chunk(data);
     let _ = merge::merge_inits([data, data]);
     let _ = merge::rewrite_chunk(&mut data.to_vec(), 1, 1);
+    let mut moved = data.to_vec();
+    if merge::rebase_chunk(&mut moved, 7).is_ok() {
+        let (before, after) = (merge::decode_time(data), merge::decode_time(&moved));
+        assert_eq!(after, before.map(|time| time.saturating_sub(7)), "no further than to zero");
+    }
 }
 
 /// The `.catalog` object as a client reads it, and a publisher's as the node does.

@@ -59,6 +59,24 @@ pub fn fuzz_beacon(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as the path and query of a session, with what may stand in them bounded.
+pub fn fuzz_path(bytes: &[u8]) {
+    use crate::path::Resource;
+    let of = |secret: &crate::Secret| secret.len();
+    let (name, secret) = match Resource::parse(&String::from_utf8_lossy(bytes)) {
+        Resource::Playback { token, .. } | Resource::Other { token } => {
+            (String::new(), token.as_ref().map_or(0, of))
+        }
+        Resource::Publish { input_id, key } => {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            assert!(input_id.bytes().all(is_plain), "an id is never a path: {input_id:?}");
+            (input_id, of(&key))
+        }
+        Resource::Mesh { key, node } => (node, of(&key)),
+    };
+    assert!(name.len() <= 128 && secret <= crate::auth::TOKEN_BYTES_MAX + 1);
+}
+
 /// Runs `bytes` as operations on a relay with two sessions and a local track.
 pub fn fuzz_relay(bytes: &[u8], start: Instant) {
     let Some(mut world) = World::new(start) else { return };

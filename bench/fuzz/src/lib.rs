@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "catalog", run: weir_packager::fuzzing::fuzz_catalog },
     Target { name: "moqt_control", run: moqt_control },
     Target { name: "moqt_data", run: moqt_data },
+    Target { name: "moqt_properties", run: moqt_properties },
     Target { name: "moqt_session", run: weir_moqt::fuzzing::fuzz_session },
     Target { name: "steer", run: weir_xdp::fuzz_steer },
     Target { name: "frame", run: weir_xdp::frame::fuzz_frame },
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "token", run: weir_relay::fuzzing::fuzz_token },
     Target { name: "trust", run: weir_relay::fuzzing::fuzz_trust },
     Target { name: "beacon", run: weir_relay::fuzzing::fuzz_beacon },
+    Target { name: "path", run: weir_relay::fuzzing::fuzz_path },
     Target { name: "relay", run: relay },
 ];
 
@@ -53,6 +55,12 @@ fn moqt_control(bytes: &[u8]) {
 fn moqt_data(bytes: &[u8]) {
     if let Some((draft, rest)) = drafted(bytes) {
         weir_moqt::fuzzing::fuzz_data(draft, rest);
+    }
+}
+
+fn moqt_properties(bytes: &[u8]) {
+    if let Some((draft, rest)) = drafted(bytes) {
+        weir_moqt::fuzzing::fuzz_properties(draft, rest);
     }
 }
 

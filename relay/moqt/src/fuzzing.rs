@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::data::{Datagram, Decoder};
+use crate::data::{Datagram, Decoder, convert_properties, find, integer_property};
 use crate::draft::{Draft, Feature};
 use crate::error::{DoneCode, RequestCode, RequestError};
 use crate::limits::Limits;
@@ -59,6 +59,22 @@ pub fn fuzz_data(draft: Draft, bytes: &[u8]) {
         assert!(decoder.buffered() <= 256 + 128, "{} bytes held", decoder.buffered());
     }
     let _ = decoder.finish();
+}
+
+/// Reads `bytes` as the properties of an object of `draft`: looks for the integer whose type the first byte is, and
+/// rewrites them for every other draft, where the same must be found.
+pub fn fuzz_properties(draft: Draft, bytes: &[u8]) {
+    let Some((&kind, rest)) = bytes.split_first() else { return };
+    let (kind, block) = (u64::from(kind), Bytes::copy_from_slice(rest));
+    let _ = integer_property(draft, &block, kind);
+    // Among the outermost pairs: immutable ones that are no list of pairs stay as they are, and mean something else there.
+    let outermost = |draft: Draft, block: &[u8]| find(draft.codec().rules(), block, kind, false);
+    for to in Draft::ALL {
+        let Some(converted) = convert_properties(draft, to, &block) else { continue };
+        // A type of one byte may become eight, a value or a length of one byte two or four.
+        assert!(converted.len() <= 8 * block.len(), "{draft:?} {to:?}");
+        assert_eq!(outermost(to, &converted), outermost(draft, &block), "{draft:?} {to:?}");
+    }
 }
 
 /// Runs `bytes` as a sequence of operations against a session: stream bytes, framed messages, resets,
@@ -232,7 +248,23 @@ fn fuzz_answer(session: &mut Session, event: &Event, op: u8) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn properties_mean_the_same_in_every_draft(
+            draft in 0..7_u8,
+            kind in 0..12_u8,
+            pairs in prop::collection::vec((0..14_u8, 0..70_u8), 0..6),
+            noise in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let plain = pairs.into_iter().flat_map(|(key, value)| [key, value]);
+            let bytes: Vec<u8> = [kind].into_iter().chain(plain).chain(noise).collect();
+            fuzz_properties(draft_of(draft), &bytes);
+        }
+    }
 
     /// Otherwise the fuzzer would only ever see sessions that wait.
     #[test]

@@ -9,6 +9,8 @@ mod tests;
 
 pub use codec::{FetchEncoder, SubgroupEncoder};
 pub use decode::{DataError, Decoder, Item, StreamKind};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use properties::find;
 pub use properties::{convert_properties, integer_property};
 
 use bytes::Bytes;

@@ -25,7 +25,7 @@ pub fn integer_property(draft: Draft, block: &[u8], kind: u64) -> Option<u64> {
     find(draft.codec().rules(), block, kind, true)
 }
 
-fn find(rules: &Rules, mut block: &[u8], kind: u64, outermost: bool) -> Option<u64> {
+pub(crate) fn find(rules: &Rules, mut block: &[u8], kind: u64, outermost: bool) -> Option<u64> {
     let mut key = 0u64;
     while !block.is_empty() {
         let next = int(rules.ints, &mut block)?;
