@@ -336,6 +336,7 @@ impl Page<'_> {
                 ("whip_passed_max", s.whip.passed_dropped),
                 ("whip_reorder_max", s.whip.endpoint.overflows),
                 ("whip_sessions_max", s.whip.endpoint.refused_capacity),
+                ("whip_streams_max", s.whip.endpoint.streams_refused),
                 ("withheld_per_prefix_max", s.relay.limit_withheld),
             ];
             let admission = Full::ALL.iter().zip(s.relay.limit_admission);

@@ -37,6 +37,8 @@ pub struct Counters {
     pub lost_pictures: u64,
     /// Of sessions that ended: times more packets or bytes waited than may.
     pub overflows: u64,
+    /// Of sessions that ended: packets of more streams than are remembered.
+    pub streams_refused: u64,
     /// Of sessions that ended: keyframes asked for.
     pub keyframes_asked: u64,
 }
@@ -325,6 +327,7 @@ impl Endpoint {
         self.counters.lost_packets += diagnostics.lost_packets;
         self.counters.lost_pictures += diagnostics.lost_pictures;
         self.counters.overflows += diagnostics.overflows;
+        self.counters.streams_refused += diagnostics.streams_refused;
         self.counters.keyframes_asked += diagnostics.keyframes_asked;
         let reason = end_reason(cause);
         self.events.push_back(Event::Media(id, crate::Event::End { reason }));

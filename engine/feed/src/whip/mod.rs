@@ -11,6 +11,7 @@ mod clock;
 mod endpoint;
 pub(crate) mod fuzzing;
 mod h264;
+mod lanes;
 mod opus;
 mod order;
 mod reorder;
@@ -182,6 +183,8 @@ pub struct Diagnostics {
     pub malformed: u64,
     /// Times a bound on waiting packets or bytes was met.
     pub overflows: u64,
+    /// Packets of more streams (SSRCs) than are remembered.
+    pub streams_refused: u64,
     /// ICE restarts.
     pub restarts: u64,
 }

@@ -2,7 +2,6 @@
 //! the offer to the last packet and what can be said about it; who it is allowed to be and where its
 //! media goes is decided outside.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -14,6 +13,7 @@ use str0m::{Candidate, IceCreds, Input, Output, Rtc};
 use weir_packager::TrackId;
 
 use super::audio::Audio;
+use super::lanes::{Lane, Lanes};
 use super::sdp::{self, Refused};
 use super::video::{self, Video};
 use super::{Diagnostics, EndCause, Identity, Limits};
@@ -21,9 +21,6 @@ use crate::{EndReason, Event};
 
 const VIDEO: TrackId = TrackId(0);
 const AUDIO: TrackId = TrackId(1);
-
-/// Streams (SSRCs) of one session: three simulcast layers and sound are four; a sender may renew them.
-const STREAMS_MAX: usize = 32;
 
 /// Simulcast layers that are put together.
 const LAYERS_MAX: usize = 4;
@@ -33,15 +30,6 @@ const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Steps in one turn of the WebRTC stack, at most: one datagram leads to a handful.
 const STEPS_MAX: usize = 10_000;
-
-/// Where the packets of one SSRC go.
-#[derive(Clone, Copy, Debug)]
-enum Lane {
-    Audio,
-    Layer(usize),
-    /// A stream nobody asked for.
-    Ignored,
-}
 
 /// One datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +48,7 @@ pub(super) struct Session {
     last_packet: Instant,
     audio: Option<(Mid, Audio)>,
     video: Option<(Mid, Video)>,
-    lanes: HashMap<Ssrc, Lane>,
+    lanes: Lanes,
     layers: Vec<Option<Rid>>,
     codecs: Vec<(Pt, Codec)>,
     restarts: u64,
@@ -123,7 +111,7 @@ impl Session {
             last_packet: now,
             audio: None,
             video: None,
-            lanes: HashMap::new(),
+            lanes: Lanes::default(),
             layers: Vec::new(),
             codecs,
             restarts: 0,
@@ -245,6 +233,7 @@ impl Session {
             diagnostics.overflows = tally.overflows;
         }
         diagnostics.restarts = self.restarts;
+        diagnostics.streams_refused = self.lanes.refused();
         diagnostics
     }
 
@@ -400,41 +389,36 @@ impl Session {
 
     /// Where the packets of an SSRC go: looked up in the stack once.
     fn lane(&mut self, ssrc: Ssrc) -> Lane {
-        if let Some(lane) = self.lanes.get(&ssrc) {
-            return *lane;
-        }
-        if self.lanes.len() >= STREAMS_MAX {
-            return Lane::Ignored;
-        }
-        let mut direct = self.rtc.direct_api();
-        let known = direct.stream_rx(&ssrc).map(|stream| (stream.mid(), stream.rid()));
-        let lane = match known {
-            Some((mid, _)) if self.audio.as_ref().is_some_and(|(held, _)| *held == mid) => {
-                Lane::Audio
-            }
-            Some((mid, rid)) => match &mut self.video {
-                Some((held, video)) if *held == mid => {
-                    // A sender that renews its SSRC goes on in the layer of the same name.
-                    match self.layers.iter().position(|layer| *layer == rid) {
-                        Some(layer) => Lane::Layer(layer),
-                        None if self.layers.len() < LAYERS_MAX => {
-                            self.layers.push(rid);
-                            Lane::Layer(video.add_layer())
-                        }
-                        None => Lane::Ignored,
-                    }
+        let Self { lanes, rtc, audio, video, layers, .. } = self;
+        lanes.lane(ssrc, || {
+            let mut direct = rtc.direct_api();
+            let known = direct.stream_rx(&ssrc).map(|stream| (stream.mid(), stream.rid()));
+            match known {
+                Some((mid, _)) if audio.as_ref().is_some_and(|(held, _)| *held == mid) => {
+                    Lane::Audio
                 }
-                _ => Lane::Ignored,
-            },
-            None => Lane::Ignored,
-        };
-        self.lanes.insert(ssrc, lane);
-        lane
+                Some((mid, rid)) => match video {
+                    Some((held, video)) if *held == mid => {
+                        // A sender that renews its SSRC goes on in the layer of the same name.
+                        match layers.iter().position(|layer| *layer == rid) {
+                            Some(layer) => Lane::Layer(layer),
+                            None if layers.len() < LAYERS_MAX => {
+                                layers.push(rid);
+                                Lane::Layer(video.add_layer())
+                            }
+                            None => Lane::Ignored,
+                        }
+                    }
+                    _ => Lane::Ignored,
+                },
+                None => Lane::Ignored,
+            }
+        })
     }
 
     /// A sender report: sound and other layers follow the picture.
     fn report(&mut self, ssrc: Ssrc, rtp: u32, wall: Duration) {
-        let lane = self.lanes.get(&ssrc).copied();
+        let lane = self.lanes.known(ssrc);
         match (lane, &mut self.audio, &mut self.video) {
             (Some(Lane::Audio), Some((_, audio)), _) => audio.clock.report(rtp, wall),
             (Some(Lane::Layer(layer)), _, Some((_, video))) => {
