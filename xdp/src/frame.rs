@@ -99,6 +99,15 @@ impl Refusals {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
+        self
+    }
+
     /// How many for one reason.
     pub fn count(&self, refusal: Refusal) -> u64 {
         self.0.get(refusal as usize).copied().unwrap_or_default()

@@ -1,12 +1,18 @@
 //! Which port a shard gets: the best that its host grants, and why not a better one. It owns the
 //! order of the rungs; what each needs, the ports know.
 
-use std::{fmt, io, net::UdpSocket, str::FromStr, sync::Arc};
+use std::{
+    fmt, io,
+    net::UdpSocket,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
     Mode, Port,
     udp::{SocketBuffers, UdpPort},
-    xdp_port::{Frames, Gate, Options, XdpPort},
+    uring::UringPort,
+    xdp_port::{Frames, Gate, Options, WayBack, XdpPort},
 };
 
 /// What an operator wants.
@@ -17,6 +23,9 @@ pub enum Choice {
     /// A UDP socket, and nothing else is tried.
     #[default]
     Udp,
+    /// A UDP socket by way of `io_uring`. A host that does not grant it serves by plain UDP, and
+    /// complains.
+    Uring,
     /// Frames. A host that does not grant them serves by UDP, and complains.
     Xdp,
 }
@@ -28,8 +37,9 @@ impl FromStr for Choice {
         match text {
             "auto" => Ok(Self::Auto),
             "udp" => Ok(Self::Udp),
+            "uring" => Ok(Self::Uring),
             "xdp" => Ok(Self::Xdp),
-            _ => Err(format!("{text:?} is none of `auto`, `udp`, `xdp`")),
+            _ => Err(format!("{text:?} is none of `auto`, `udp`, `uring`, `xdp`")),
         }
     }
 }
@@ -41,19 +51,22 @@ pub enum Rung {
     ZeroCopy,
     /// Frames that the kernel copies.
     Copy,
+    /// A UDP socket by way of `io_uring`.
+    Uring,
     /// A UDP socket.
     Udp,
 }
 
 impl Rung {
     /// All of them, the best first.
-    pub const ALL: [Self; 3] = [Self::ZeroCopy, Self::Copy, Self::Udp];
+    pub const ALL: [Self; 4] = [Self::ZeroCopy, Self::Copy, Self::Uring, Self::Udp];
 
     /// The name in logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::ZeroCopy => "xdp_zero_copy",
             Self::Copy => "xdp_copy",
+            Self::Uring => "uring",
             Self::Udp => "udp",
         }
     }
@@ -78,7 +91,9 @@ pub struct Refusal {
 #[derive(Debug, Clone)]
 pub struct Ladder {
     choice: Choice,
-    gate: Option<Arc<Gate>>,
+    options: Options,
+    /// Shared by all shards, which look at it when they climb and never else.
+    gate: Arc<Mutex<Option<Arc<Gate>>>>,
     refused: Vec<Refusal>,
 }
 
@@ -98,18 +113,18 @@ impl Ladder {
     /// Places our program on the interface, if that is wanted and granted. Until shards climb,
     /// nothing changes for anybody.
     pub fn new(choice: Choice, options: &Options) -> Self {
-        if choice == Choice::Udp {
-            return Self { choice, gate: None, refused: Vec::new() };
-        }
-        match Gate::open(options) {
-            Ok(gate) => Self { choice, gate: Some(Arc::new(gate)), refused: Vec::new() },
-            Err(refused) => {
-                let why = refused.to_string();
-                let refused =
-                    [Rung::ZeroCopy, Rung::Copy].map(|rung| Refusal { rung, why: why.clone() });
-                Self { choice, gate: None, refused: refused.into() }
-            }
-        }
+        let (gate, refused) = match choice {
+            Choice::Udp | Choice::Uring => (None, Vec::new()),
+            Choice::Auto | Choice::Xdp => match Gate::open(options) {
+                Ok(gate) => (Some(Arc::new(gate)), Vec::new()),
+                Err(refused) => {
+                    let why = refused.to_string();
+                    let of = |rung| Refusal { rung, why: why.clone() };
+                    (None, [Rung::ZeroCopy, Rung::Copy].map(of).into())
+                }
+            },
+        };
+        Self { choice, options: options.clone(), gate: Arc::new(Mutex::new(gate)), refused }
     }
 
     /// What the operator wants.
@@ -118,8 +133,8 @@ impl Ladder {
     }
 
     /// The interface with our program on it.
-    pub fn gate(&self) -> Option<&Gate> {
-        self.gate.as_deref()
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Finds the best port for shard `shard` out of `shards`, whose UDP socket is `socket`.
@@ -127,7 +142,7 @@ impl Ladder {
         let kernel = UdpPort::new(socket)?;
         let buffers = kernel.socket_buffers();
         let mut refused = self.refused.clone();
-        if let Some(gate) = &self.gate {
+        if let Some(gate) = self.gate() {
             let queues = gate.queues_of(shard, shards);
             for (rung, mode) in [(Rung::ZeroCopy, Mode::ZeroCopy), (Rung::Copy, Mode::Copy)] {
                 if queues.is_empty() {
@@ -139,9 +154,10 @@ impl Ladder {
                     refused.push(Refusal { rung, why });
                     continue;
                 }
-                match Frames::open(Arc::clone(gate), &queues, mode) {
+                match Frames::open(Arc::clone(&gate), &queues, mode) {
                     Ok(frames) => {
-                        let port = Box::new(XdpPort::new(kernel, frames)?);
+                        let port = XdpPort::new(kernel, frames)?;
+                        let port = Box::new(port.with_way_back(self.way_back(shard, shards)));
                         return Ok(Climbed { port, rung, refused, buffers });
                     }
                     Err(error) => {
@@ -151,7 +167,35 @@ impl Ladder {
                 }
             }
         }
-        Ok(Climbed { port: Box::new(kernel), rung: Rung::Udp, refused, buffers })
+        if !matches!(self.choice, Choice::Auto | Choice::Uring) {
+            return Ok(Climbed { port: Box::new(kernel), rung: Rung::Udp, refused, buffers });
+        }
+        match UringPort::new(kernel) {
+            Ok(port) => Ok(Climbed { port: Box::new(port), rung: Rung::Uring, refused, buffers }),
+            Err(refusal) => {
+                let (kernel, why) = *refusal;
+                refused.push(Refusal { rung: Rung::Uring, why: why.to_string() });
+                Ok(Climbed { port: Box::new(kernel), rung: Rung::Udp, refused, buffers })
+            }
+        }
+    }
+
+    /// How a shard finds frames again: through the gate if it still stands, else through a new one,
+    /// which the first shard to ask places for all.
+    fn way_back(&self, shard: u16, shards: u16) -> WayBack {
+        let (slot, options) = (Arc::clone(&self.gate), self.options.clone());
+        Box::new(move || {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.as_ref().is_none_or(|gate| gate.stands().is_none()) {
+                // The old one leaves first: an interface has room for one program.
+                *slot = None;
+                *slot = Gate::open(&options).ok().map(Arc::new);
+            }
+            let gate = slot.as_ref().filter(|gate| gate.stands() == Some(true))?;
+            let queues = gate.queues_of(shard, shards);
+            let open = |mode| Frames::open(Arc::clone(gate), &queues, mode).ok();
+            if queues.is_empty() { None } else { open(Mode::ZeroCopy).or_else(|| open(Mode::Copy)) }
+        })
     }
 }
 
@@ -179,12 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn host_that_grants_no_frames_serves_by_udp_and_says_why_of_each_rung() {
-        for choice in [Choice::Auto, Choice::Xdp] {
+    fn host_that_grants_no_frames_serves_by_the_next_rung_and_says_why_of_each() {
+        for (choice, rung) in [(Choice::Auto, Rung::Uring), (Choice::Xdp, Rung::Udp)] {
             let ladder = Ladder::new(choice, &options());
             let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
             let got = ladder.climb(socket, 0, 1).expect("a socket");
-            assert_eq!(got.rung, Rung::Udp);
+            assert_eq!(got.rung, rung);
             let refused: Vec<_> = got.refused.iter().map(|refused| refused.rung).collect();
             assert_eq!(refused, [Rung::ZeroCopy, Rung::Copy]);
             assert!(got.refused.iter().all(|refused| refused.why.contains("loopback")));
@@ -195,6 +239,7 @@ mod tests {
     fn choices_are_those_of_the_manual() {
         assert_eq!("auto".parse(), Ok(Choice::Auto));
         assert_eq!("xdp".parse(), Ok(Choice::Xdp));
+        assert_eq!("uring".parse(), Ok(Choice::Uring));
         assert_eq!("udp".parse(), Ok(Choice::default()));
         assert!("fast".parse::<Choice>().is_err());
     }

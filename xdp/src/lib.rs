@@ -8,6 +8,8 @@
 //! tests (`tests/port.rs`).
 
 pub mod affinity;
+mod area;
+mod backoff;
 mod ebpf;
 pub mod frame;
 pub mod ladder;
@@ -17,6 +19,7 @@ pub mod steer;
 mod sys;
 pub mod tcp;
 pub mod udp;
+pub mod uring;
 pub mod virt;
 pub mod wake;
 pub mod xdp_port;

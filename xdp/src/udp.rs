@@ -9,29 +9,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Counters, Datagram, Ecn, Outcome, Port, Transmit, sys};
+use crate::{
+    Counters, Datagram, Ecn, Outcome, Port, Transmit,
+    area::{Area, Arrived},
+    sys,
+};
 
 /// Datagrams or coalesced trains read by one system call.
 pub const BATCH: usize = 32;
 
 /// Bytes of one receive buffer: the largest train that the kernel coalesces is one IP packet.
 /// A port holds `BATCH` of them: 32 x 64 KiB = 2 MiB.
-const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
-
-/// Bytes of the area that datagrams are handed out from. One area serves 50 full-sized datagrams
-/// or a thousand acknowledgements; a datagram that is kept keeps its area.
-const AREA_BYTES: usize = 64 * 1024;
+pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Datagrams in one train: 40 x 1,472 = 58,880 bytes, under what one IP packet may hold, and
 /// beyond 40 a longer train gains nothing more per packet.
 pub const SEGMENTS_MAX: usize = 40;
 
 /// Payload of one UDP packet or train, below the limit of IPv4 (65,507) and of IPv6 (65,527).
-const TRAIN_BYTES_MAX: usize = 65_000;
+pub(crate) const TRAIN_BYTES_MAX: usize = 65_000;
 
 /// Socket buffer asked for in each direction: 8 MiB is 67 ms of 1 Gb/s, which covers a shard that
 /// is late by several turns.
@@ -291,7 +290,7 @@ impl Port for UdpPort {
 
 /// How the kernel took one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
+pub(crate) enum Attempt {
     Sent,
     Full,
     /// A train was refused as such; its datagrams alone may pass.
@@ -302,7 +301,7 @@ enum Attempt {
 }
 
 impl Attempt {
-    fn failed(error: &io::Error, is_train: bool) -> Self {
+    pub(crate) fn failed(error: &io::Error, is_train: bool) -> Self {
         if error.kind() == io::ErrorKind::WouldBlock {
             return Self::Full;
         }
@@ -334,24 +333,15 @@ fn is_unreachable(error: &io::Error) -> bool {
 }
 
 /// Buffers that the kernel writes to, and the area that datagrams are handed out from.
-///
-/// Each arrival is copied once (about 20 ns per 1,200 bytes) from its buffer to the area, and
-/// split there into datagrams without another copy or allocation. When the area is used up it is
-/// taken back if its datagrams are gone, else replaced: one allocation for 64 KiB of traffic at
-/// worst. Handing out the receive buffers themselves would be dearer: a kept acknowledgement of 40
-/// bytes would pin 64 KiB, and a buffer taken back has to be zeroed before it can be lent again.
 #[derive(Debug)]
 struct ReceiveBuffers {
     memory: Box<[u8]>,
-    area: BytesMut,
+    area: Area,
 }
 
 impl ReceiveBuffers {
     fn new() -> Self {
-        Self {
-            memory: vec![0; BATCH * RECEIVE_BUFFER_BYTES].into_boxed_slice(),
-            area: BytesMut::with_capacity(AREA_BYTES),
-        }
+        Self { memory: vec![0; BATCH * RECEIVE_BUFFER_BYTES].into_boxed_slice(), area: Area::new() }
     }
 
     fn fill(
@@ -377,29 +367,13 @@ impl ReceiveBuffers {
     ) {
         let start = at * RECEIVE_BUFFER_BYTES;
         let arrived = &self.memory[start..start + meta.len.min(RECEIVE_BUFFER_BYTES)];
-        counters.received_bytes += arrived.len() as u64;
-        if arrived.is_empty() {
-            counters.received += 1;
-            counters.received_empty += 1;
-            return;
-        }
-        if !self.area.try_reclaim(arrived.len()) {
-            self.area = BytesMut::with_capacity(AREA_BYTES);
-            counters.receive_areas += 1;
-        }
-        self.area.extend_from_slice(arrived);
-        let mut train = self.area.split();
-        let size = if meta.stride == 0 { train.len() } else { meta.stride };
-        while !train.is_empty() {
-            let data = train.split_to(size.min(train.len()));
-            counters.received += 1;
-            sink(Datagram {
-                from: meta.addr,
-                to: meta.dst_ip,
-                ecn: meta.ecn.map(from_quinn),
-                data,
-            });
-        }
+        let train = Arrived {
+            from: meta.addr,
+            to: meta.dst_ip,
+            ecn: meta.ecn.map(from_quinn),
+            datagram_bytes: meta.stride,
+        };
+        self.area.hand_out(&train, arrived, counters, sink);
     }
 }
 

@@ -60,10 +60,14 @@ impl SharedWords {
         Mapping::new(Some(fd), offset, bytes).map(Self)
     }
 
-    /// Zeros that no kernel changes, for tests of the rings.
-    #[cfg(test)]
+    /// Zeros of our own, to be shown to a kernel.
     pub(crate) fn zeros(bytes: usize) -> io::Result<Self> {
         Mapping::new(None, 0, bytes).map(Self)
+    }
+
+    /// Where they are.
+    pub(crate) fn address(&self) -> u64 {
+        self.0.start.as_ptr().expose_provenance() as u64
     }
 
     /// The word of 32 bits at `offset`.

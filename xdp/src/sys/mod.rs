@@ -7,10 +7,15 @@
 //! `ioctl`, `uname`); while running `recvmmsg` and `sendmsg`, and the socket calls above once
 //! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools. A port over
 //! frames adds `mmap`, `epoll_create1` and `epoll_ctl` at start; while running `sendto` and `recvfrom`
-//! (rings and netlink), and `bpf` and `getsockopt` for its numbers.
+//! (rings and netlink), and `bpf` and `getsockopt` for its numbers. A port over `io_uring` adds
+//! `io_uring_setup`, `io_uring_register` and `mmap` at start and when it comes back after a loss, and
+//! `io_uring_enter` while running.
 
 pub(crate) mod bpf;
+#[cfg(test)]
+pub(crate) mod forbid;
 pub(crate) mod memory;
+pub(crate) mod uring;
 pub(crate) mod xsk;
 
 use std::{
@@ -77,6 +82,15 @@ pub(crate) fn epoll_add(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result
     // SAFETY: the pointer is to one event, which outlives the call.
     let result = unsafe {
         libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
+    };
+    checked(result).map(drop)
+}
+
+/// Takes a descriptor out again.
+pub(crate) fn epoll_remove(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call is given two descriptors and no memory.
+    let result = unsafe {
+        libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), ptr::null_mut())
     };
     checked(result).map(drop)
 }

@@ -122,6 +122,20 @@ impl Gate {
         Ok(Self { program, _attached: attached, interface, mac, networks })
     }
 
+    /// Whether frames come through it now; nothing if it will never be so again and another gate is
+    /// needed.
+    pub(crate) fn stands(&self) -> Option<bool> {
+        let found = Netlink::new().and_then(|mut netlink| netlink.interface(self.interface.index));
+        match found {
+            Ok(Some(found)) if found.has_program && found.mac == Some(self.mac) => {
+                Some(found.is_running)
+            }
+            Ok(_) => None,
+            // Nobody says that it is gone.
+            Err(_) => Some(false),
+        }
+    }
+
     /// Name of the interface.
     pub fn interface(&self) -> &str {
         &self.interface.name

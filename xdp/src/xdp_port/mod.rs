@@ -2,7 +2,8 @@
 //! an `AF_XDP` socket for each receive queue of its shard and, beside them, an ordinary UDP socket
 //! of the same address: for what the XDP program passes (fragments, options, other interfaces), for
 //! destinations that are not reached over the interface or not yet, and for everything once the
-//! interface is lost. So a viewer never notices which way a datagram took.
+//! interface is lost. So a viewer never notices which way a datagram took. Once the interface is
+//! there again, frames are too.
 
 mod gate;
 mod paths;
@@ -11,7 +12,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -21,11 +22,13 @@ use paths::Paths;
 
 use crate::{
     Counters, Datagram, Outcome, Port, Transmit,
+    backoff::Backoff,
     frame::{self, Headers, Refusals},
     netlink::Netlink,
     program::Tally,
     sys,
     udp::{BATCH, SEGMENTS_MAX, UdpPort},
+    uring::RingCounts,
     xsk::{FRAMES_PER_CALL, Losses, Mode, Sockets},
 };
 
@@ -43,18 +46,37 @@ const KERNEL_TURN: u32 = 8;
 /// Bytes of the area that datagrams are handed out from; see [`crate::udp`].
 const AREA_BYTES: usize = 64 * 1024;
 
+/// Finds frames again after they were lost; nothing if it is too early.
+pub type WayBack = Box<dyn FnMut() -> Option<Frames>>;
+
 /// A port over `AF_XDP` sockets and a UDP socket.
-#[derive(Debug)]
 pub struct XdpPort {
     kernel: UdpPort,
-    /// Nothing once the interface was lost.
+    /// Nothing while the interface is lost.
     frames: Option<Frames>,
     lost: Option<&'static str>,
+    way_back: Option<WayBack>,
+    again: Backoff,
+    past: Past,
     /// Readable when one of the sockets is.
     readable: OwnedFd,
     /// Of what went past the kernel.
     counters: Counters,
     batches: u32,
+}
+
+/// What frames counted before they were lost: numbers never fall.
+#[derive(Debug, Default)]
+struct Past {
+    refusals: Refusals,
+    losses: Losses,
+    /// Of programs that are gone.
+    programs: [u64; Tally::ALL.len()],
+    /// With the last program, when it was last heard of.
+    all_programs: Option<[u64; Tally::ALL.len()]>,
+    gate: Weak<Gate>,
+    lost_times: u64,
+    returns: u64,
 }
 
 /// The sockets on the queues of a shard, and what it takes to write frames.
@@ -78,6 +100,12 @@ pub struct Report {
     pub mode: Option<Mode>,
     /// Why it was lost.
     pub lost: Option<&'static str>,
+    /// How often it was lost.
+    pub lost_times: u64,
+    /// How often it was there again.
+    pub returns: u64,
+    /// What happened to the rings of a port over `io_uring`.
+    pub ring: RingCounts,
     /// Frames that the program took and that were no datagrams for us.
     pub refusals: Refusals,
     /// What the sockets lost.
@@ -111,6 +139,21 @@ impl Frames {
     /// How frames come.
     pub fn mode(&self) -> Mode {
         self.sockets.mode()
+    }
+
+    /// What the program counted, if this is the port of the first queue.
+    fn program_counts(
+        &self,
+        programs_before: &[u64; Tally::ALL.len()],
+    ) -> Option<[u64; Tally::ALL.len()]> {
+        let is_first = self.sockets.queues().any(|(queue, _)| queue == 0);
+        is_first.then(|| {
+            let mut counts = *programs_before;
+            for (count, tally) in counts.iter_mut().zip(Tally::ALL) {
+                *count += self.gate.count(tally).unwrap_or_default();
+            }
+            counts
+        })
     }
 
     /// Looks after the interface now and then; says what is wrong with it.
@@ -241,7 +284,24 @@ impl XdpPort {
             sys::epoll_add(readable.as_fd(), socket)?;
         }
         let counters = Counters::default();
-        Ok(Self { kernel, frames: Some(frames), lost: None, readable, counters, batches: 0 })
+        Ok(Self {
+            kernel,
+            frames: Some(frames),
+            lost: None,
+            way_back: None,
+            again: Backoff::new(),
+            past: Past::default(),
+            readable,
+            counters,
+            batches: 0,
+        })
+    }
+
+    /// Says how frames are found again after a loss. Without, a loss is for good.
+    #[must_use]
+    pub fn with_way_back(mut self, way_back: WayBack) -> Self {
+        self.way_back = Some(way_back);
+        self
     }
 
     /// The interface and its program, until it is lost.
@@ -262,8 +322,38 @@ impl XdpPort {
 
     /// Goes on with the UDP socket alone.
     fn lose(&mut self, why: &'static str) {
-        self.frames = None;
+        let Some(frames) = self.frames.take() else { return };
+        let past = &mut self.past;
+        past.refusals = past.refusals.with(frames.refusals);
+        past.losses = past.losses + frames.sockets.losses();
+        past.all_programs = frames.program_counts(&past.programs).or(past.all_programs);
+        past.gate = Arc::downgrade(&frames.gate);
+        past.lost_times += 1;
         self.lost = Some(why);
+        self.again.lost(Instant::now());
+    }
+
+    /// Looks for frames now and then while there are none.
+    fn climb(&mut self) {
+        let now = Instant::now();
+        let Some(way_back) = &mut self.way_back else { return };
+        if !self.again.is_due(now) {
+            return;
+        }
+        let Some(frames) = way_back() else { return };
+        for (_, socket) in frames.sockets.queues() {
+            if sys::epoll_add(self.readable.as_fd(), socket).is_err() {
+                return;
+            }
+        }
+        let past = &mut self.past;
+        if !Weak::ptr_eq(&past.gate, &Arc::downgrade(&frames.gate)) {
+            past.programs = past.all_programs.unwrap_or(past.programs);
+        }
+        past.returns += 1;
+        self.again.returned(now);
+        self.lost = None;
+        self.frames = Some(frames);
     }
 
     fn receive_frames(&mut self, sink: &mut dyn FnMut(Datagram)) -> usize {
@@ -280,6 +370,8 @@ impl Port for XdpPort {
     fn recv(&mut self, sink: &mut dyn FnMut(Datagram)) -> io::Result<usize> {
         if let Some(Err(why)) = self.frames.as_mut().map(Frames::watch) {
             self.lose(why);
+        } else if self.frames.is_none() {
+            self.climb();
         }
         self.batches = self.batches.wrapping_add(1);
         if self.batches.is_multiple_of(KERNEL_TURN) {
@@ -337,18 +429,37 @@ impl Port for XdpPort {
     }
 
     fn report(&self) -> Option<Report> {
-        let Some(frames) = &self.frames else {
-            return Some(Report { lost: self.lost, ..Report::default() });
+        let past = &self.past;
+        let before = Report {
+            lost: self.lost,
+            lost_times: past.lost_times,
+            returns: past.returns,
+            refusals: past.refusals,
+            losses: past.losses,
+            program: past.all_programs,
+            ..Report::default()
         };
-        let is_first = frames.sockets.queues().any(|(queue, _)| queue == 0);
-        let count = |tally| frames.gate.count(tally).unwrap_or_default();
+        let Some(frames) = &self.frames else { return Some(before) };
         Some(Report {
             mode: Some(frames.mode()),
-            lost: None,
-            refusals: frames.refusals,
-            losses: frames.sockets.losses(),
-            program: is_first.then(|| Tally::ALL.map(count)),
+            refusals: past.refusals.with(frames.refusals),
+            losses: past.losses + frames.sockets.losses(),
+            program: frames.program_counts(&past.programs),
+            ..before
         })
+    }
+}
+
+impl std::fmt::Debug for XdpPort {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kernel, frames, lost, past, .. } = self;
+        formatter
+            .debug_struct("XdpPort")
+            .field("kernel", kernel)
+            .field("frames", frames)
+            .field("lost", lost)
+            .field("past", past)
+            .finish_non_exhaustive()
     }
 }
 

@@ -210,6 +210,18 @@ pub struct Losses {
     pub invalid: u64,
 }
 
+impl std::ops::Add for Losses {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            no_room: self.no_room + other.no_room,
+            no_chunk: self.no_chunk + other.no_chunk,
+            invalid: self.invalid + other.invalid,
+        }
+    }
+}
+
 impl Queue {
     fn open(
         interface: u32,

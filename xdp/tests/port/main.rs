@@ -1,5 +1,6 @@
-//! What every port promises, checked on each: a UDP socket on loopback, IPv4 and IPv6, the virtual
-//! network, frames over a veth pair and, in a virtual machine, over network cards without a copy.
+//! What every port promises, checked on each: a UDP socket on loopback, plain and by `io_uring`, IPv4 and
+//! IPv6, the virtual network, frames over a veth pair and, in a virtual machine, over network cards
+//! without a copy.
 
 mod cards;
 mod veth;
@@ -12,7 +13,8 @@ use std::{
 
 use weir_xdp::{
     Datagram, Ecn, Outcome, Port, Transmit,
-    udp::{SEGMENTS_MAX, UdpPort},
+    udp::{BindError, SEGMENTS_MAX, UdpPort},
+    uring::UringPort,
     virt::{Interface, Link, Network},
 };
 
@@ -51,11 +53,39 @@ trait Net {
     }
 }
 
-struct Loopback(UdpPort, UdpPort);
+/// A port on a socket of its own.
+trait OnSocket: Port + Sized {
+    fn bind(address: SocketAddr) -> Result<Self, BindError>;
 
-impl Loopback {
+    fn wait_readable(&self, timeout: Duration) -> std::io::Result<bool>;
+}
+
+impl OnSocket for UdpPort {
+    fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        Self::bind(address)
+    }
+
+    fn wait_readable(&self, timeout: Duration) -> std::io::Result<bool> {
+        self.wait_readable(timeout)
+    }
+}
+
+impl OnSocket for UringPort {
+    fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let port = Self::new(UdpPort::bind(address)?);
+        Ok(port.expect("shards run on io_uring"))
+    }
+
+    fn wait_readable(&self, timeout: Duration) -> std::io::Result<bool> {
+        self.wait_readable(timeout)
+    }
+}
+
+struct Loopback<P>(P, P);
+
+impl<P: OnSocket> Loopback<P> {
     fn on(host: IpAddr) -> Option<Self> {
-        let bind = || UdpPort::bind(SocketAddr::new(host, 0));
+        let bind = || P::bind(SocketAddr::new(host, 0));
         match (bind(), bind()) {
             (Ok(one), Ok(other)) => Some(Self(one, other)),
             (one, other) => {
@@ -66,6 +96,11 @@ impl Loopback {
             }
         }
     }
+
+    /// On IPv4, which loopback always has.
+    fn new() -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into()).expect("loopback has IPv4")
+    }
 }
 
 /// Past the capture of the test runner, which hides what passing tests print.
@@ -73,10 +108,10 @@ fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").expect("standard error is open");
 }
 
-impl Net for Loopback {
-    type Port = UdpPort;
+impl<P: OnSocket> Net for Loopback<P> {
+    type Port = P;
 
-    fn ports(&mut self) -> (&mut UdpPort, &mut UdpPort) {
+    fn ports(&mut self) -> (&mut P, &mut P) {
         (&mut self.0, &mut self.1)
     }
 
@@ -124,13 +159,30 @@ macro_rules! on_every_port {
     ($($story:ident,)*) => {
         mod udp_on_ipv4 {
             $(#[test] fn $story() {
-                super::Loopback::on(super::Ipv4Addr::LOCALHOST.into()).iter_mut().for_each(super::$story);
+                super::$story(&mut super::Loopback::<super::UdpPort>::new());
             })*
         }
         mod udp_on_ipv6 {
             $(#[test] fn $story() {
-                super::Loopback::on(super::Ipv6Addr::LOCALHOST.into()).iter_mut().for_each(super::$story);
+                super::Loopback::<super::UdpPort>::on(super::Ipv6Addr::LOCALHOST.into())
+                    .iter_mut()
+                    .for_each(super::$story);
             })*
+        }
+        mod uring_on_ipv4 {
+            $(#[test] fn $story() {
+                super::$story(&mut super::Loopback::<super::UringPort>::new());
+            })*
+        }
+        mod uring_on_ipv6 {
+            $(#[test] fn $story() {
+                super::Loopback::<super::UringPort>::on(super::Ipv6Addr::LOCALHOST.into())
+                    .iter_mut()
+                    .for_each(super::$story);
+            })*
+        }
+        mod uring_over_veth {
+            $(#[test] fn $story() { super::veth::run_rings(super::$story); })*
         }
         mod virtual_network {
             $(#[test] fn $story() {
@@ -233,6 +285,7 @@ fn answer_leaves_from_the_address_that_was_asked<N: Net>(net: &mut N) {
         segment_size: None,
     };
     assert_eq!(other.send(&answer).expect("the socket works"), Outcome::Sent);
+    other.flush().expect("the socket works");
     assert_eq!(other.counters().sent, 1);
 }
 
@@ -309,10 +362,29 @@ fn full_virtual_port_takes_the_same_transmit_later() {
     assert_eq!(firsts, [1, 1, 2]);
 }
 
-#[test]
-fn largest_train_that_the_kernel_coalesces_is_split_and_counted() {
+/// Runs a story on every kind of socket.
+macro_rules! on_every_socket {
+    ($($story:ident,)*) => {
+        mod udp_socket {
+            $(#[test] fn $story() { super::$story::<super::UdpPort>(); })*
+        }
+        mod uring_socket {
+            $(#[test] fn $story() { super::$story::<super::UringPort>(); })*
+        }
+    };
+}
+
+on_every_socket! {
+    largest_train_that_the_kernel_coalesces_is_split_and_counted,
+    forged_port_zero_does_not_end_segmentation,
+    refused_source_address_does_not_end_segmentation,
+    unreachable_peer_is_counted_and_the_next_one_served,
+    wildcard_socket_says_which_of_its_addresses_was_used,
+}
+
+fn largest_train_that_the_kernel_coalesces_is_split_and_counted<P: OnSocket>() {
     // Each datagram of 1,000 bytes counts although all 65 come as one train of nearly 64 KiB.
-    let Some(mut net) = Loopback::on(Ipv4Addr::LOCALHOST.into()) else { return };
+    let mut net = Loopback::<P>::new();
     for (size, segment) in [(40_000, 1_000), (64_999, 64_999), (39_001, 1_000), (40, 1)] {
         assert_eq!(net.send(&pattern(size), Some(segment), None), Outcome::Sent);
         assert!(net.wait());
@@ -323,9 +395,8 @@ fn largest_train_that_the_kernel_coalesces_is_split_and_counted() {
     }
 }
 
-#[test]
-fn forged_port_zero_does_not_end_segmentation() {
-    let Some(mut net) = Loopback::on(Ipv4Addr::LOCALHOST.into()) else { return };
+fn forged_port_zero_does_not_end_segmentation<P: OnSocket>() {
+    let mut net = Loopback::<P>::new();
     let nowhere = Transmit {
         destination: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         src_ip: None,
@@ -338,9 +409,8 @@ fn forged_port_zero_does_not_end_segmentation() {
     assert_eq!(net.0.max_segments(), SEGMENTS_MAX);
 }
 
-#[test]
-fn refused_source_address_does_not_end_segmentation() {
-    let Some(mut net) = Loopback::on(Ipv4Addr::LOCALHOST.into()) else { return };
+fn refused_source_address_does_not_end_segmentation<P: OnSocket>() {
+    let mut net = Loopback::<P>::new();
     // A multicast address is never a source; the kernel answers EINVAL.
     let refused = Some(IpAddr::from([224, 0, 0, 1]));
     for segment_size in [None, Some(1_200)] {
@@ -352,15 +422,15 @@ fn refused_source_address_does_not_end_segmentation() {
             segment_size,
         };
         assert_eq!(net.0.send(&transmit).expect("the socket works"), Outcome::Sent);
+        net.0.flush().expect("the socket works");
         assert_eq!(net.0.max_segments(), SEGMENTS_MAX, "segments {segment_size:?}");
     }
     assert_eq!(net.0.counters().dropped_other + net.0.counters().dropped_unreachable, 3);
     congestion_marks_arrive(&mut net);
 }
 
-#[test]
-fn unreachable_peer_is_counted_and_the_next_one_served() {
-    let Some(mut net) = Loopback::on(Ipv4Addr::LOCALHOST.into()) else { return };
+fn unreachable_peer_is_counted_and_the_next_one_served<P: OnSocket>() {
+    let mut net = Loopback::<P>::new();
     let closed = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let transmit = Transmit {
         destination: closed.expect("a free port"),
@@ -371,25 +441,25 @@ fn unreachable_peer_is_counted_and_the_next_one_served() {
     };
     for _ in 0..3 {
         assert_eq!(net.0.send(&transmit).expect("the socket works"), Outcome::Sent);
+        net.0.flush().expect("the socket works");
     }
-    assert_eq!(net.0.recv(&mut |_| panic!("nobody answers")).expect("no error stays"), 0);
+    assert_eq!(net.0.recv(&mut |_| unreachable!("nobody answers")).expect("no error stays"), 0);
     assert_eq!(net.send(b"still here", None, None), Outcome::Sent);
     assert_eq!(net.take(1)[0].data, b"still here"[..]);
 }
 
-#[test]
-fn wildcard_socket_says_which_of_its_addresses_was_used() {
+fn wildcard_socket_says_which_of_its_addresses_was_used<P: OnSocket>() {
     let asked = Ipv4Addr::new(127, 0, 0, 77);
-    expect_answer_from(asked, Ipv4Addr::UNSPECIFIED.into());
-    if Loopback::on(Ipv6Addr::LOCALHOST.into()).is_some() {
-        expect_answer_from(asked, Ipv6Addr::UNSPECIFIED.into());
+    expect_answer_from::<P>(asked, Ipv4Addr::UNSPECIFIED.into());
+    if Loopback::<P>::on(Ipv6Addr::LOCALHOST.into()).is_some() {
+        expect_answer_from::<P>(asked, Ipv6Addr::UNSPECIFIED.into());
     }
 }
 
 /// Asks a socket bound to `wildcard` at one of its IPv4 addresses, with marks and as a train, and
 /// expects the same back from there.
-fn expect_answer_from(asked: Ipv4Addr, wildcard: IpAddr) {
-    let bind = |host| UdpPort::bind(SocketAddr::new(host, 0)).expect("free");
+fn expect_answer_from<P: OnSocket>(asked: Ipv4Addr, wildcard: IpAddr) {
+    let bind = |host| P::bind(SocketAddr::new(host, 0)).expect("free");
     let mut net = Loopback(bind(Ipv4Addr::LOCALHOST.into()), bind(wildcard));
     let port = net.1.local_addr().port();
     let ecn = Some(Ecn::Ect0);
@@ -401,11 +471,13 @@ fn expect_answer_from(asked: Ipv4Addr, wildcard: IpAddr) {
         segment_size: Some(1_200),
     };
     assert_eq!(net.0.send(&question).expect("the socket works"), Outcome::Sent);
+    net.0.flush().expect("the socket works");
     let got = net.take(3).remove(0);
     assert_eq!(got.to.map(|to| to.to_canonical()), Some(asked.into()), "{wildcard}");
     assert_eq!(got.ecn, ecn, "{wildcard}");
     let answer = Transmit { destination: got.from, src_ip: got.to, ..question };
     assert_eq!(net.1.send(&answer).expect("the socket works"), Outcome::Sent);
+    net.1.flush().expect("the socket works");
     let mut back = Loopback(net.1, net.0);
     for datagram in back.take(3) {
         assert_eq!(datagram.from, SocketAddr::from((asked, port)), "{wildcard}");

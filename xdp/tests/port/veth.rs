@@ -19,6 +19,7 @@ use weir_xdp::{
     ladder::{Choice, Ladder, Rung},
     program::{Attach, Budget, Error, Tally},
     udp::{self, UdpPort},
+    uring::UringPort,
     xdp_port::{Frames, Gate, Options, Refused, Report, XdpPort},
 };
 
@@ -67,6 +68,13 @@ impl Veth {
             }
         };
         let veth = Self { layout, ends };
+        veth.plug();
+        Some(veth)
+    }
+
+    /// Makes the pair.
+    fn plug(&self) {
+        let (veth, layout) = (self, self.layout);
         let other = format!("/proc/{}/fd/{}", std::process::id(), veth.ends[1].as_raw_fd());
         let mtu = layout.mtu;
         veth.ip(
@@ -86,7 +94,6 @@ impl Veth {
         for end in [0, 1] {
             veth.wait_until(end, "state UP");
         }
-        Some(veth)
     }
 
     fn enter(&self, end: usize) {
@@ -221,6 +228,41 @@ pub(super) fn run(layout: Layout, story: impl FnOnce(&mut Pair) + Send) {
             }
             story(&mut pair);
         }
+    });
+}
+
+/// Both ends with rings.
+pub(super) struct Rings {
+    one: UringPort,
+    other: UringPort,
+}
+
+impl Net for Rings {
+    type Port = UringPort;
+
+    fn ports(&mut self) -> (&mut UringPort, &mut UringPort) {
+        (&mut self.one, &mut self.other)
+    }
+
+    fn wait(&mut self) -> bool {
+        self.other.wait_readable(PATIENCE).expect("poll works")
+    }
+
+    /// Larger ones are not cut into fragments.
+    fn datagram_bytes_max(&self) -> usize {
+        1_472
+    }
+}
+
+/// Runs a story of every port over a pair of ports on sockets and `io_uring`.
+pub(super) fn run_rings(story: impl FnOnce(&mut Rings) + Send) {
+    in_namespaces(DRIVER, |veth| {
+        let port = |end| {
+            veth.enter(end);
+            let kernel = UdpPort::bind(veth.listen(end)).expect("the namespace is ours");
+            UringPort::new(kernel).expect("shards run on io_uring")
+        };
+        story(&mut Rings { one: port(0), other: port(1) });
     });
 }
 
@@ -451,7 +493,7 @@ fn shards_share_the_queues_and_one_too_many_has_its_socket() {
             .map(|(shard, socket)| ladder.climb(socket, shard, 3).expect("a socket"))
             .collect();
         let rungs: Vec<_> = got.iter().map(|got| got.rung).collect();
-        assert_eq!(rungs, [Rung::Copy, Rung::Copy, Rung::Udp]);
+        assert_eq!(rungs, [Rung::Copy, Rung::Copy, Rung::Uring]);
         // What veth lacks, and what the third shard lacks.
         let refused = |at: usize| got[at].refused.iter().map(|it| it.rung).collect::<Vec<_>>();
         assert_eq!((refused(0), refused(1)), (vec![Rung::ZeroCopy], vec![Rung::ZeroCopy]));
@@ -475,5 +517,134 @@ fn program_counts_what_it_takes() {
         pair.meet();
         let program = report(&pair.other).program.expect("it has the first queue");
         assert!(program[Tally::Taken as usize] > 0, "{program:?}");
+    });
+}
+
+#[test]
+fn socket_without_room_holds_sends_back_and_wakes_its_owner_when_there_is_some() {
+    in_namespaces(DRIVER, |veth| {
+        // Nobody answers for the address, so that datagrams wait for their neighbour and fill the
+        // send buffer; the kernel would give up after three questions.
+        veth.ip(1, "link set v1 arp off");
+        veth.enter(0);
+        std::fs::write("/proc/sys/net/ipv4/neigh/v0/mcast_solicit", "1000").expect("our namespace");
+        let mut kernel = UdpPort::bind(veth.listen(0)).expect("the namespace is ours");
+        kernel.resize_buffers(8 * 1024).expect("settable");
+        let mut one = UringPort::new(kernel).expect("shards run on io_uring");
+        veth.enter(1);
+        let mut other = UdpPort::bind(veth.listen(1)).expect("the namespace is ours");
+        let send = |one: &mut UringPort, number: u32| {
+            let mut contents = [0; 1_000];
+            contents[..4].copy_from_slice(&number.to_be_bytes());
+            let (destination, contents) = (veth.listen(1), &contents[..]);
+            one.send(&Transmit {
+                destination,
+                src_ip: None,
+                ecn: None,
+                contents,
+                segment_size: None,
+            })
+            .expect("the socket works")
+        };
+        let mut accepted = 0;
+        while send(&mut one, accepted) == Outcome::Sent {
+            accepted += 1;
+            assert!(accepted < 100, "8 KiB hold no more than that");
+            // Twos, so that more than one may have to wait.
+            if accepted % 2 == 0 {
+                one.flush().expect("the socket works");
+            }
+        }
+        let ring = one.report().expect("one").ring;
+        assert!(ring.no_room > 0, "{ring:?}");
+        assert_eq!(one.counters().full, 1);
+        one.flush().expect("the socket works");
+        let link = veth.ip(1, "link show v1");
+        let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        let mac = mac.expect("veth has an Ethernet address");
+        veth.ip(0, &format!("neighbour replace 10.9.0.2 lladdr {mac} dev v0 nud permanent"));
+        let mut numbers = Vec::new();
+        while numbers.len() < accepted as usize {
+            // The owner sleeps on the descriptor, and has nothing else to send.
+            if !other.wait_readable(Duration::ZERO).expect("poll works") {
+                assert!(one.wait_readable(PATIENCE).expect("poll works"), "{numbers:?}");
+                one.recv(&mut drop).expect("the socket works");
+                one.flush().expect("the socket works");
+            }
+            let mut take = |datagram: Datagram| {
+                let number = datagram.data.first_chunk().expect("ours");
+                numbers.push(u32::from_be_bytes(*number));
+            };
+            other.recv(&mut take).expect("the socket works");
+        }
+        assert_eq!(numbers, (0..accepted).collect::<Vec<_>>());
+        assert_eq!(send(&mut one, accepted), Outcome::Sent);
+    });
+}
+
+#[test]
+fn interface_that_comes_back_carries_frames_again_and_numbers_never_fall() {
+    in_namespaces(DRIVER, |veth| {
+        veth.enter(1);
+        let listen = veth.listen(1);
+        let (attach, budget) = (Attach::Either, Budget::default());
+        let options = Options { listen, interface: None, attach, budget, vlan: None };
+        let ladder = Ladder::new(Choice::Xdp, &options);
+        if ladder.gate().is_none() {
+            return say("NOT TESTED over veth: no program, so nothing to lose");
+        }
+        let socket = udp::bind_group(listen, 1).expect("the namespace is ours").remove(0);
+        let mut port = ladder.climb(socket, 0, 1).expect("a socket").port;
+        let report = |port: &dyn Port| port.report().expect("a port over frames has one");
+        let wait = |port: &mut dyn Port, is_there: bool| {
+            let until = Instant::now() + PATIENCE;
+            while report(port).mode.is_some() != is_there {
+                assert!(Instant::now() < until, "there: {is_there}, {:?}", report(port));
+                veth.enter(1);
+                port.recv(&mut drop).expect("the socket works");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        let exchange = |port: &mut dyn Port| {
+            veth.enter(0);
+            let host = UdpSocket::bind((veth.listen(0).ip(), 0)).expect("free");
+            host.set_read_timeout(Some(PATIENCE)).expect("settable");
+            host.send_to(b"question", listen).expect("there is a route");
+            veth.enter(1);
+            let until = Instant::now() + PATIENCE;
+            let mut taken = Vec::new();
+            while taken.is_empty() {
+                assert!(Instant::now() < until, "nothing comes");
+                port.recv(&mut |datagram| taken.push(datagram)).expect("the socket works");
+            }
+            assert_eq!(taken[0].data, b"question"[..]);
+        };
+        let count =
+            |port: &dyn Port| report(port).program.expect("first queue")[Tally::Taken as usize];
+        exchange(&mut *port);
+        let mut before = count(&*port);
+        assert!(before > 0);
+        for (round, new_interface) in [(1, false), (2, true)] {
+            if new_interface {
+                veth.ip(0, "link delete v0");
+            } else {
+                veth.ip(0, "link set v0 down");
+            }
+            wait(&mut *port, false);
+            assert!(count(&*port) >= before, "while it is lost");
+            if new_interface {
+                veth.plug();
+            } else {
+                veth.ip(0, "link set v0 up");
+            }
+            wait(&mut *port, true);
+            assert!(count(&*port) >= before, "when it is back");
+            exchange(&mut *port);
+            let after = count(&*port);
+            assert!(after > before, "{after} taken after {before}");
+            before = after;
+            let report = report(&*port);
+            assert_eq!((report.lost_times, report.returns, report.lost), (round, round, None));
+        }
     });
 }
