@@ -92,7 +92,7 @@ pub struct Shards {
     pub pin: bool,
     /// How datagrams of viewers come and go.
     pub port: PortChoice,
-    /// The interface for `port = "xdp"`; empty: found by the address listened on.
+    /// The interface for `port = "xdp"` and `"auto"`; empty: found by the address listened on.
     pub interface: String,
 }
 
@@ -165,7 +165,7 @@ pub struct ListenAddr(pub SocketAddr);
 #[serde(transparent)]
 pub struct ShardCount(pub u16);
 
-/// A kind of packet port: `auto`, `udp` or `xdp`.
+/// A kind of packet port: `auto`, `udp`, `uring` or `xdp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PortChoice(pub weir_xdp::ladder::Choice);

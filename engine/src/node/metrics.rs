@@ -170,6 +170,25 @@ impl Page<'_> {
                 ("no_room", losses.no_room),
             ]
         });
+        self.counter("port_lost_total", "Times a packet port lost its way past UDP.", |s| {
+            s.frames.unwrap_or_default().lost_times
+        });
+        self.counter("port_returned_total", "Times it had it again.", |s| {
+            s.frames.unwrap_or_default().returns
+        });
+        self.labelled("uring_events_total", "What the rings of io_uring met.", "event", |s| {
+            let ring = s.frames.unwrap_or_default().ring;
+            vec![
+                ("enter", ring.enters),
+                ("no_buffer", ring.no_buffer),
+                ("no_room", ring.no_room),
+                ("overflow", ring.overflows),
+                ("put_off", ring.put_off),
+                ("rearmed", ring.rearmed),
+                ("zero_copy", ring.zero_copies),
+                ("zero_copy_copied", ring.zero_copies_copied),
+            ]
+        });
         self.labelled("xdp_packets_total", "What the XDP program did.", "fate", |s| {
             let counts = s.frames.unwrap_or_default().program.unwrap_or_default();
             Tally::ALL.into_iter().map(Tally::label).zip(counts).collect()

@@ -17,9 +17,9 @@ use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
 use tokio::sync::{mpsc, oneshot};
 use weir_relay::{RefuseReason, SessionId};
-use weir_xdp::Port;
 use weir_xdp::ladder::{Choice, Climbed, Ladder, Refusal, Rung};
 use weir_xdp::wake::Wake;
+use weir_xdp::{Mode, Port};
 
 use super::control::Requests;
 use super::demo::Demo;
@@ -99,8 +99,9 @@ pub(super) struct Core {
     port: Box<dyn Port>,
     rung: Rung,
     rungs_refused: Vec<Rung>,
-    /// Whether it was said that the port lost its interface.
-    loss_said: bool,
+    /// How often the port lost its way and had it again, as far as it was said.
+    losses_said: u64,
+    returns_said: u64,
     requests: Requests,
     /// SRT publishers, where they are taken.
     srt: Option<Rc<RefCell<srt::Endpoint>>>,
@@ -146,19 +147,33 @@ impl Core {
         busy
     }
 
-    /// What its port is now: one that lost its interface goes on with its socket.
+    /// What its port is now: one that lost its way goes on with its socket, and one that found it
+    /// again may have found another.
     fn rung_now(&self) -> Rung {
-        let lost = self.port.report().is_some_and(|report| report.lost.is_some());
-        if lost { Rung::Udp } else { self.rung }
+        match self.port.report() {
+            Some(report) if report.lost.is_some() => Rung::Udp,
+            Some(report) => match report.mode {
+                Some(Mode::ZeroCopy) => Rung::ZeroCopy,
+                Some(Mode::Copy) => Rung::Copy,
+                None => self.rung,
+            },
+            None => self.rung,
+        }
     }
 
-    /// Says once that the port lost its interface.
+    /// Says that the port lost its way, and that it has it again.
     fn say_loss(&mut self) {
         let shard = self.shard.number();
-        if let Some(lost) = self.port.report().and_then(|report| report.lost)
-            && !std::mem::replace(&mut self.loss_said, true)
-        {
-            tracing::warn!(shard, rung = %self.rung, "{lost}: viewers go on over the UDP socket");
+        let Some(report) = self.port.report() else { return };
+        let lost = std::mem::replace(&mut self.losses_said, report.lost_times) < report.lost_times;
+        let back = std::mem::replace(&mut self.returns_said, report.returns) < report.returns;
+        let rung = self.rung_now();
+        match report.lost {
+            Some(why) if lost => {
+                tracing::warn!(shard, was = %self.rung, %rung, "{why}: viewers go on over the UDP socket");
+            }
+            None if back => tracing::info!(shard, %rung, "packet port is back"),
+            _ => {}
         }
     }
 
@@ -258,7 +273,8 @@ async fn run(start: Start) {
         port: climbed.port,
         rung: climbed.rung,
         rungs_refused: climbed.refused.iter().map(|refused| refused.rung).collect(),
-        loss_said: false,
+        losses_said: 0,
+        returns_said: 0,
         requests: requests.clone(),
         srt: None,
         news: BTreeMap::new(),
@@ -308,10 +324,14 @@ fn say_rung(shard: u16, choice: Choice, climbed: &Climbed) {
     for Refusal { rung, why } in &climbed.refused {
         tracing::info!(%rung, why, "packet port refused");
     }
-    if choice == Choice::Xdp && rung == Rung::Udp {
-        tracing::warn!(%rung, "no frames past the kernel on this host: viewers are served by UDP sockets");
-    } else {
-        tracing::info!(%rung, "packet port");
+    match (choice, rung) {
+        (Choice::Xdp, Rung::Udp) => {
+            tracing::warn!(%rung, "no frames past the kernel on this host: viewers are served by UDP sockets");
+        }
+        (Choice::Uring, Rung::Udp) => {
+            tracing::warn!(%rung, "no packet port over io_uring on this host: viewers are served by plain UDP sockets");
+        }
+        _ => tracing::info!(%rung, "packet port"),
     }
 }
 

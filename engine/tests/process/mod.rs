@@ -42,6 +42,11 @@ impl Node {
 
     /// The same with so many shards.
     pub fn start_sharded(name: &str, command: &[&str], shards: u16) -> Self {
+        Self::start_on_port(name, command, shards, "udp")
+    }
+
+    /// The same with a kind of packet port.
+    pub fn start_on_port(name: &str, command: &[&str], shards: u16, port: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-node-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
@@ -56,6 +61,7 @@ impl Node {
             .args(["--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"])
             .args(["--rtmps", "127.0.0.1:0", "--srt", "127.0.0.1:0", "--whip", "127.0.0.1:0"])
             .env_clear()
+            .env("WEIR_PORT", port)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
