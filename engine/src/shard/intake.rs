@@ -47,6 +47,8 @@ pub(super) enum Letter {
     OtherEnded(SessionId, Bytes),
     /// The publisher has gone.
     Close(SessionId),
+    /// Back: the input is its own, so its requests may be answered.
+    Opened(SessionId),
     /// Back: it cannot have the input.
     Refused(SessionId, Refused),
     /// Back: another one has the input now.
@@ -72,20 +74,17 @@ pub(super) struct Intakes {
 struct Publishing {
     admission: Admission,
     intake: Intake,
-    /// Its input was asked for.
-    opened: bool,
     keys: BTreeMap<TrackId, (u64, Bytes)>,
     others: BTreeSet<Bytes>,
     next_key: u64,
 }
 
 impl Intakes {
-    pub(super) fn admit(&mut self, session: SessionId, admission: Admission) {
+    fn admit(&mut self, session: SessionId, admission: Admission) {
         let intake = Intake::new(fmp4::Limits::default());
         let publishing = Publishing {
             admission,
             intake,
-            opened: false,
             keys: BTreeMap::new(),
             others: BTreeSet::new(),
             next_key: 0,
@@ -99,6 +98,14 @@ impl Intakes {
 }
 
 impl Shard {
+    /// A publisher whose key is good asks for its input. What it wants is granted when that is known to be free: one that
+    /// is refused has never been told that it is live.
+    pub(super) fn admit_contributor(&mut self, session: SessionId, admission: Admission) {
+        let shard = admission.shard;
+        self.intakes.admit(session, admission.clone());
+        self.post(shard, Letter::Open(session, Box::new(admission)));
+    }
+
     /// Events of publish addresses; true when this was one.
     pub(super) fn intake_event(&mut self, event: &RelayEvent, now: Instant) -> bool {
         match event {
@@ -157,10 +164,6 @@ impl Shard {
         publishing.intake.open_track(key, name);
         publishing.keys.insert(track, (key, name.clone()));
         self.intakes.tracks.insert(track, session);
-        if !std::mem::replace(&mut publishing.opened, true) {
-            let admission = publishing.admission.clone();
-            self.post(admission.shard, Letter::Open(session, Box::new(admission)));
-        }
     }
 
     fn forget_contribution(&mut self, track: TrackId) -> bool {
@@ -241,9 +244,7 @@ impl Shard {
 
     /// A session is over, closed with `code`: its input hears it.
     pub(super) fn contributor_closed(&mut self, session: SessionId, code: u32) {
-        if let Some(publishing) = self.intakes.sessions.get(&session)
-            && publishing.opened
-        {
+        if let Some(publishing) = self.intakes.sessions.get(&session) {
             let shard = publishing.admission.shard;
             // Without a word it is a broken connection.
             let reason = if code == 0 { EndReason::Unpublished } else { EndReason::Disconnected };
@@ -257,9 +258,7 @@ impl Shard {
         for track in publishing.keys.keys() {
             self.intakes.tracks.remove(track);
         }
-        if publishing.opened {
-            self.post(publishing.admission.shard, Letter::Close(session));
-        }
+        self.post(publishing.admission.shard, Letter::Close(session));
     }
 
     fn post(&mut self, shard: u16, letter: Letter) {
@@ -306,6 +305,7 @@ impl Shard {
                     Ok(feed) => {
                         let held = (admission.input_id, feed);
                         self.intakes.feeds.insert((from, session), held);
+                        self.post(from, Letter::Opened(session));
                     }
                     Err(refused) => self.post(from, Letter::Refused(session, refused)),
                 }
@@ -335,14 +335,20 @@ impl Shard {
                 };
                 self.close_feed(&input, feed, now, wall);
             }
+            Letter::Opened(session) => {
+                if let Some(publishing) = self.intakes.sessions.get(&session) {
+                    let namespace = publishing.admission.namespace.clone();
+                    self.relay.publish_authorized(session, Ok(namespace), now);
+                }
+            }
             Letter::Refused(session, refused) => {
                 let reason = match refused {
                     Refused::Busy => RefuseReason::Busy,
                     Refused::Capacity => RefuseReason::Capacity,
                     Refused::Draining => RefuseReason::Draining,
                 };
-                let reason = reason.to_string();
-                self.close_contributor(session, SessionCode::Unauthorized, &reason, now);
+                self.leave_intake(session);
+                self.relay.publish_authorized(session, Err(reason), now);
             }
             Letter::Replaced(session) => {
                 let reason = "input_busy: another publisher took over";

@@ -375,19 +375,15 @@ impl Shard {
         answer: Result<Admission, RefuseReason>,
         now: Instant,
     ) {
-        if answer.is_ok()
-            && let Some(conn) = self.sessions.get(&session)
-        {
-            self.endpoint.trust_with_streams(*conn);
-        }
-        let answer = answer.map(|admission| {
-            let namespace = admission.namespace.clone();
-            if self.sessions.contains_key(&session) {
-                self.intakes.admit(session, admission);
+        match answer {
+            Ok(admission) => {
+                // It may have gone while its key was looked at.
+                let Some(conn) = self.sessions.get(&session) else { return };
+                self.endpoint.trust_with_streams(*conn);
+                self.admit_contributor(session, admission);
             }
-            namespace
-        });
-        self.relay.publish_authorized(session, answer, now);
+            Err(reason) => self.relay.publish_authorized(session, Err(reason), now),
+        }
     }
 
     /// A publisher begins.
