@@ -183,9 +183,9 @@ pub(super) struct Handshakes {
     /// Clients come back with a ticket.
     #[arg(long)]
     resumed: bool,
-    /// Joins under way at once.
-    #[arg(long, default_value_t = 16)]
-    at_once: u32,
+    /// Joins under way at once: 16, or 4 of those who come back, since a client keeps 8 tickets.
+    #[arg(long)]
+    at_once: Option<u32>,
     /// Length of the measured span.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -199,7 +199,7 @@ pub(super) fn handshakes(args: &Handshakes) -> Result<()> {
         relay: args.relay.get()?,
         pid: args.relay.pid,
         resumed: args.resumed,
-        at_once: args.at_once,
+        at_once: args.at_once.unwrap_or(if args.resumed { 4 } else { 16 }),
         span: span(args.seconds)?,
         draft: args.relay.draft()?,
     })?;
@@ -261,7 +261,7 @@ pub(super) struct Sink {
 
 pub(super) fn sink(args: &Sink) -> Result<()> {
     let level = limit::Level::new(args.level)?;
-    let (silence, patience) = (Duration::from_secs(3), Duration::from_mins(1));
+    let (silence, patience) = (Duration::from_secs(1), Duration::from_mins(1));
     print(&limit::sink(args.listen, level, args.peers, silence, patience)?)
 }
 

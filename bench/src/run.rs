@@ -58,6 +58,8 @@ pub struct Run {
     pub upstream_subscriptions: u32,
     /// Bytes the publishers sent.
     pub publisher_uplink_bytes: u64,
+    /// Datagrams the limit program sent, from its start on.
+    pub datagrams: u64,
     /// Object latency against the schedule, in milliseconds.
     pub latency_ms: Quantiles,
     /// From setting out to the first media, in milliseconds.

@@ -136,14 +136,16 @@ impl Generator {
         self.checked = checked;
     }
 
-    /// Connects the publishers and waits until the relay lets them publish.
+    /// Connects the publishers and waits until the relay lets them publish: one after the other, since many keys from one
+    /// address at once look like guesses.
     pub(super) fn connect_publisher(&mut self) -> Result<()> {
         for at in 0..self.targets.len() {
             self.connect(Owner::Publisher(at))?;
+            self.until(Duration::from_secs(20), "a publisher's namespace", |it| {
+                it.publishers[at].as_ref().is_some_and(Publisher::is_announced)
+            })?;
         }
-        self.until(Duration::from_secs(20), "the publishers' namespaces", |it| {
-            it.publishers.iter().all(|it| it.as_ref().is_some_and(Publisher::is_announced))
-        })
+        Ok(())
     }
 
     /// Counts from here on, and only the objects in `window`.

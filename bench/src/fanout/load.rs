@@ -146,6 +146,7 @@ pub fn run(options: &Options) -> Result<Run> {
         receive_buffer_errors: after.buffer_errors.saturating_sub(before.buffer_errors),
         upstream_subscriptions: generator.upstream_subscriptions(),
         publisher_uplink_bytes,
+        datagrams: 0,
         latency_ms: Quantiles::of(&ledger.latency),
         join_ms: Quantiles::of(&generator.joins),
         resident_bytes: [alone.resident_bytes, after.relay.resident_bytes],

@@ -106,6 +106,16 @@ impl Publisher {
                     let error = weir_moqt::RequestError::new(code, "no such track");
                     self.wire.session.reject(request, &error)?;
                 }
+                // moq-relay joins a group by FETCH, and waits for the answer; the subscription begins with a group anyway.
+                Event::Fetch { request, .. } | Event::TrackStatus { request, .. } => {
+                    let code = weir_moqt::RequestCode::DoesNotExist;
+                    let error = weir_moqt::RequestError::new(code, "nothing is kept");
+                    self.wire.session.reject(request, &error)?;
+                }
+                // The namespace was published on its own.
+                Event::SubscribeNamespace { request, .. } => {
+                    self.wire.session.accept(request, Params::default(), &[])?;
+                }
                 Event::Unsubscribed { .. } => {
                     self.subscription = None;
                     self.encoder = None;

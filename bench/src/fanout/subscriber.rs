@@ -106,6 +106,10 @@ impl Subscriber {
                     let params = Params { filter, ..Params::default() };
                     self.wire.session.subscribe(&self.track, params)?;
                 }
+                // A relay that lets everybody publish asks everybody; here is nothing.
+                Event::SubscribeNamespace { request, .. } => {
+                    self.wire.session.accept(request, Params::default(), &[])?;
+                }
                 Event::SubscribeOk { .. } => self.live |= self.aim == Aim::Accepted,
                 Event::RequestError { error, .. } => {
                     bail!("the relay refuses a subscriber: {}", error.reason)

@@ -98,6 +98,7 @@ pub fn run(options: &Options) -> Result<Run> {
         system_seconds: cost.system.as_secs_f64(),
         core_busy_seconds: core.busy.as_secs_f64(),
         lost: if short { sent - acknowledged } else { 0 },
+        datagrams: sent,
         stolen_share: core.stolen.as_secs_f64() / seconds,
         waited_share: after.waited.saturating_sub(before.waited).as_secs_f64() / seconds,
         ..Run::default()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rustls::Side;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weir_xdp::udp::UdpPort;
 use weir_xdp::{Outcome, Port, Transmit};
 
@@ -21,7 +21,7 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(25);
 const SOCKET_BUFFER_BYTES: usize = 64 << 20;
 
 /// What a sink saw.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Sink {
     /// Datagrams.
     pub datagrams: u64,

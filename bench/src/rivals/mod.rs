@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::limit::Sink;
 use crate::machine::Facts;
 use crate::run::Run;
 use crate::statistics::paired_ratio;
@@ -26,6 +27,9 @@ const VALIDITY_SUBSCRIBERS: u32 = 50;
 
 /// How far the two may be apart.
 pub const VALIDITY_TOLERANCE: f64 = 0.03;
+
+/// Share of the limit program's datagrams that must have come.
+const ARRIVED_MIN: f64 = 0.99;
 
 /// What a run may take beyond its spans: joins, cache, drain.
 const RUN_SLACK: Duration = Duration::from_secs(90);
@@ -122,7 +126,7 @@ impl<'a> Session<'a> {
         };
         let passes = |it: &Contender| if it.every_pass() { plan.passes } else { plan.few_passes };
         let rows = plan.contenders.iter().map(passes).sum::<u32>() * plan.rows.len() as u32;
-        let around = if plan.around { 2 * aa_pairs(plan) + 2 * 2 + 5 } else { 0 };
+        let around = if plan.around { 2 * aa_pairs(plan) + 2 * 2 + 7 } else { 0 };
         let curve = plan.curve.len() as u32 * curve_contenders(plan).len() as u32;
         let all = rows + around + curve;
         Ok(Self { plan, progress, results, began: Instant::now(), done: 0, all })
@@ -244,8 +248,14 @@ impl<'a> Session<'a> {
                 self.results.handshakes.insert(name.to_owned(), value);
             }
         }
-        if let Some(value) = self.tool(contender, Start::default(), "storm", &[])? {
-            self.results.storm = Some(value);
+        self.results.storm = self.tool(contender, Start::default(), "storm", &[])?;
+        let rival = Contender::MoqRelayBest;
+        if self.plan.contenders.contains(&rival) {
+            let arguments = ["--seconds", &seconds];
+            if let Some(value) = self.tool(rival, Start::default(), "handshakes", &arguments)? {
+                self.results.handshakes.insert("moq-relay full".to_owned(), value);
+            }
+            self.results.rival_storm = self.tool(rival, Start::default(), "storm", &[])?;
         }
         let row = REFERENCE;
         let subscribers = if self.plan.quick { 100 } else { 400 };
@@ -323,7 +333,7 @@ impl<'a> Session<'a> {
         let mut sink = plan.layout.load.command(&plan.layout.own);
         let address = plan.layout.load.address.to_string();
         sink.args(["sink", "--listen", &address, "--level", &level, "--peers", &peers]);
-        let sink = Background::start(sink)?;
+        let sink = Program::start(sink)?;
         std::thread::sleep(Duration::from_millis(200));
         let mut command = plan.layout.relay.command(&plan.layout.own);
         command.args(["limit", "--level", &level, "--to", &address, "--subs", &peers]);
@@ -335,8 +345,13 @@ impl<'a> Session<'a> {
             &plan.warm_up.min(Duration::from_secs(1)).as_secs_f64().to_string(),
         ]);
         let said = finish(command, plan.span + plan.warm_up + RUN_SLACK)?;
-        drop(sink);
-        Ok(serde_json::from_str(&said)?)
+        let mut run: Run = serde_json::from_str(&said)?;
+        // It ends by itself a second after the last datagram.
+        let seen: Sink = serde_json::from_str(&sink.finish(RUN_SLACK)?)?;
+        if (seen.datagrams as f64) < run.datagrams as f64 * ARRIVED_MIN {
+            run.lost = run.lost.max(run.datagrams - seen.datagrams);
+        }
+        Ok(run)
     }
 
     /// One of the other measurements of this program, on a fresh relay.
@@ -360,12 +375,13 @@ impl<'a> Session<'a> {
         self.done += 1;
         match outcome {
             Ok(value) => {
-                self.report(&format!("{tool} {}: done", arguments.join(" ")))?;
+                self.report(&format!("{} {tool} {}: done", contender.name(), arguments.join(" ")))?;
                 Ok(Some(value))
             }
             Err(error) => {
-                self.report(&format!("{tool}: failed: {error:#}"))?;
-                self.results.failures.push(format!("{tool}: {error:#}"));
+                let text = format!("{} {tool}: {error:#}", contender.name());
+                self.report(&format!("{text}; failed"))?;
+                self.results.failures.push(text);
                 Ok(None)
             }
         }
@@ -413,49 +429,56 @@ fn shape_arguments(row: &Row) -> Vec<String> {
     .collect()
 }
 
-/// A process that ends with this value.
-struct Background(Child);
+/// A program under way, and where it prints; it ends with this value.
+struct Program {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
 
-impl Background {
+impl Program {
     fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(command.spawn()?))
+        let stem = format!("weir-bench-{:016x}", fastrand::u64(..));
+        let file = |ending: &str| std::env::temp_dir().join(format!("{stem}.{ending}"));
+        let (out, err) = (file("out"), file("err"));
+        // What failed is wanted, not where.
+        command.env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+        command.stdout(std::fs::File::create(&out)?).stderr(std::fs::File::create(&err)?);
+        let child = command.spawn().context("cannot run ip")?;
+        Ok(Self { child, out, err })
+    }
+
+    /// Waits for its end, or for the end of patience, and gives what it printed.
+    fn finish(mut self, patience: Duration) -> Result<String> {
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                return Err(anyhow!("not done within {} s", patience.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        if !status.success() {
+            bail!("{status}: {}", contender::last_lines(&text(&self.err)));
+        }
+        Ok(text(&self.out))
     }
 }
 
-impl Drop for Background {
+impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // Gone already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.out);
+        let _ = std::fs::remove_file(&self.err);
     }
 }
 
-/// Runs a command to its end, or to the end of patience, and gives what it printed.
-fn finish(mut command: Command, patience: Duration) -> Result<String> {
-    let folder = std::env::temp_dir();
-    let stem = format!("weir-bench-{:016x}", fastrand::u64(..));
-    let (out, err) = (folder.join(format!("{stem}.out")), folder.join(format!("{stem}.err")));
-    command.stdin(Stdio::null());
-    command.stdout(std::fs::File::create(&out)?).stderr(std::fs::File::create(&err)?);
-    let mut child = Background(command.spawn().context("cannot run ip")?);
-    let deadline = Instant::now() + patience;
-    let status = loop {
-        if let Some(status) = child.0.try_wait()? {
-            break Some(status);
-        }
-        if Instant::now() >= deadline {
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    drop(child);
-    let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    let (said, complained) = (text(&out), text(&err));
-    let _ = std::fs::remove_file(&out);
-    let _ = std::fs::remove_file(&err);
-    match status {
-        Some(status) if status.success() => Ok(said),
-        Some(status) => bail!("{status}: {}", contender::last_lines(&complained)),
-        None => Err(anyhow!("not done within {} s", patience.as_secs())),
-    }
+/// Runs a command to its end.
+fn finish(command: Command, patience: Duration) -> Result<String> {
+    Program::start(command)?.finish(patience)
 }

@@ -48,6 +48,8 @@ pub struct Results {
     pub handshakes: BTreeMap<String, serde_json::Value>,
     /// Joins while others watch.
     pub storm: Option<serde_json::Value>,
+    /// The same of moq-relay.
+    pub rival_storm: Option<serde_json::Value>,
     /// What did not come to an end.
     pub failures: Vec<String>,
 }
@@ -382,11 +384,15 @@ impl Results {
                 );
             }
         }
-        if let Some(storm) = &self.storm {
+        for (name, storm) in [("weir", &self.storm), ("moq-relay", &self.rival_storm)] {
+            let Some(storm) = storm else { continue };
+            let ms = |value: &serde_json::Value| {
+                value.as_f64().map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"))
+            };
             let _ = writeln!(
                 text,
-                "\n{} joins in {} s while {} watch: the watching ones lost {} of {} objects (before: {} of {}), latency p99 {} ms (before: {} ms); \
-                 first media of the joining ones after p50 {} ms, p99 {} ms.",
+                "\n{name}: {} joins in {} s while {} watch. The watching ones lost {} of {} objects (before: {} of {}); latency p99 {} (before: {}). \
+                 Joined: {}, with first media after p50 {}, p99 {}.",
                 storm["joining"],
                 storm["seconds"],
                 storm["watching"],
@@ -394,10 +400,11 @@ impl Results {
                 storm["storm"]["expected"],
                 storm["calm"]["lost"],
                 storm["calm"]["expected"],
-                storm["storm"]["latency_ms"]["p99"],
-                storm["calm"]["latency_ms"]["p99"],
-                storm["join_ms"]["p50"],
-                storm["join_ms"]["p99"],
+                ms(&storm["storm"]["latency_ms"]["p99"]),
+                ms(&storm["calm"]["latency_ms"]["p99"]),
+                storm["joined"],
+                ms(&storm["join_ms"]["p50"]),
+                ms(&storm["join_ms"]["p99"]),
             );
         }
         let _ = writeln!(text, "\nCommand lines:\n");
