@@ -13,6 +13,9 @@ pub struct Limits {
     pub connections_per_address: u32,
     /// New QUIC connections from one address within a second.
     pub connections_per_address_per_second: u32,
+    /// QUIC connections that have not finished their handshake; beyond it strangers must first prove their address by a
+    /// Retry. 0 asks everybody, at the price of a round trip.
+    pub half_open: u32,
     /// Sessions with one token.
     pub sessions_per_token: u32,
     /// Sessions of one viewer.
@@ -27,6 +30,7 @@ impl Default for Limits {
         Self {
             connections_per_address: 4_096,
             connections_per_address_per_second: 1_000,
+            half_open: 1_000,
             sessions_per_token: relay.sessions_per_token_max,
             sessions_per_viewer: relay.sessions_per_viewer_max,
             viewers_per_broadcast: relay.viewers_per_broadcast_max,
@@ -45,6 +49,7 @@ impl Limits {
                 self.connections_per_address_per_second,
                 shards,
             ),
+            half_open_max: share(self.half_open, shards) as usize,
             ..quic::Limits::default()
         }
     }
@@ -81,6 +86,8 @@ mod tests {
         }
         let limits = Limits { connections_per_address: 64, ..Limits::default() };
         assert_eq!(limits.quic(2).connections_per_prefix_max, 52);
+        let always = Limits { half_open: 0, ..Limits::default() };
+        assert_eq!((always.quic(1).half_open_max, always.quic(4).half_open_max), (0, 0));
         assert_eq!(Limits::default().quic(1), quic::Limits::default());
     }
 }
