@@ -13,7 +13,7 @@ help:
 	@echo 'make test             every check; one group alone: make $(GROUPS)'
 	@echo 'make test-zero-copy   the port tests over emulated network cards without a copy (minutes; not part of make test)'
 	@echo 'make build            release binary at $$CARGO_TARGET_DIR/release/weir'
-	@echo 'make bench            Weir beside moq-relay and the limit program (about 80 min; ARGS=--quick: 10 min); needs root'
+	@echo 'make bench            Weir beside moq-relay and the limit program (about 90 min; ARGS=--quick: 10 min); needs root'
 	@echo 'make bench-model      viewers per machine and machines per million from bench/results (ARGS="--cores 32 --nic 100 --bitrate 5M")'
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'

@@ -341,8 +341,7 @@ pub(super) fn rivals(args: Rivals) -> Result<()> {
         args.rows.iter().map(find).collect::<Result<_>>()?
     };
     let named = if args.contenders.is_empty() {
-        let usual = Contender::ALL.into_iter().filter(|it| *it != Contender::WeirUring);
-        usual.collect()
+        Contender::ALL.to_vec()
     } else {
         let find = |name: &String| {
             Contender::by_name(name).ok_or_else(|| anyhow!("there is no contender {name}"))
@@ -359,7 +358,7 @@ pub(super) fn rivals(args: Rivals) -> Result<()> {
         (curve, _) => curve.to_vec(),
     };
     let (passes, few_passes, seconds, warm_up) =
-        if args.quick { (2, 1, 3.0, 1.0) } else { (8, 4, 10.0, 3.0) };
+        if args.quick { (2, 1, 2.0, 1.0) } else { (8, 4, 10.0, 3.0) };
     let passes = args.passes.unwrap_or(passes);
     ensure!(passes >= 1, "at least one pass");
     let plan = Plan {

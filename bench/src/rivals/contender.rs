@@ -62,7 +62,7 @@ impl Contender {
 
     /// Those measured in every pass; the others bound the picture and need fewer.
     pub fn every_pass(self) -> bool {
-        !matches!(self, Self::Limit(0 | 1) | Self::MoqRelayDefault)
+        !matches!(self, Self::Limit(0 | 1) | Self::MoqRelayDefault | Self::WeirXdp)
     }
 }
 
