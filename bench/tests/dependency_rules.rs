@@ -19,11 +19,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("weir-moqt", &[]),
     ("weir-relay", &["weir-moqt"]),
     ("weir-control", &[]),
+    ("weir-host", &[]),
     (
         "weir",
         &[
             "weir-control",
             "weir-feed",
+            "weir-host",
             "weir-moqt",
             "weir-packager",
             "weir-relay",
