@@ -12,6 +12,7 @@ mod area;
 mod backoff;
 mod ebpf;
 pub mod frame;
+pub mod keeper;
 pub mod ladder;
 mod netlink;
 pub mod program;

@@ -3,9 +3,23 @@
 //! held until all shards listen. It accepts nothing itself.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::keeper;
+
+/// Connections that may wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
+
+/// Listens on `address` alone.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    keeper::bind(&socket, address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// A TCP address that nobody but sockets with `SO_REUSEPORT` can bind, until this is dropped.
 #[derive(Debug)]
@@ -19,7 +33,7 @@ impl Reservation {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Connections of a run before this one may still be in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
+        keeper::bind(&socket, address)?;
         // Both count when others bind, long after ours (Linux, inet_csk_bind_conflict).
         socket.set_reuse_address(false)?;
         socket.set_reuse_port(true)?;
@@ -37,7 +51,7 @@ impl Reservation {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
 
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
 

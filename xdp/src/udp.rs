@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     Counters, Datagram, Ecn, Outcome, Port, Transmit,
     area::{Area, Arrived},
-    sys,
+    keeper, sys,
 };
 
 /// Datagrams or coalesced trains read by one system call.
@@ -130,7 +130,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     }
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    keeper::bind(&socket, address)?;
     Ok(socket.into())
 }
 
@@ -381,10 +381,12 @@ fn ask_for_buffers(socket: &UdpSocket, asked: usize) -> io::Result<SocketBuffers
     let socket = socket2::SockRef::from(socket);
     // The forced option exceeds the host's maximum but needs CAP_NET_ADMIN. Neither may succeed:
     // what counts is what is granted.
-    for (forced, plain) in
-        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-    {
-        if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, forced, asked as i32).is_err() {
+    let force = || match (force_buffers(socket.as_fd(), asked), keeper::current()) {
+        (Err(_), Some(keeper)) if asked == SOCKET_BUFFER_BYTES => keeper.widen(socket.as_fd()),
+        (forced, _) => forced,
+    };
+    if force().is_err() {
+        for plain in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
             sys::set_option(socket.as_fd(), libc::SOL_SOCKET, plain, asked as i32)?;
         }
     }
@@ -394,6 +396,18 @@ fn ask_for_buffers(socket: &UdpSocket, asked: usize) -> io::Result<SocketBuffers
         receive: socket.recv_buffer_size()? / 2,
         send: socket.send_buffer_size()? / 2,
     })
+}
+
+fn force_buffers(socket: BorrowedFd<'_>, asked: usize) -> io::Result<()> {
+    [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE]
+        .into_iter()
+        .try_for_each(|option| sys::set_option(socket, libc::SOL_SOCKET, option, asked as i32))
+}
+
+/// Gives a socket the buffers of [`SOCKET_BUFFER_BYTES`] whatever the host's maximum. Needs
+/// `CAP_NET_ADMIN`.
+pub(crate) fn widen(socket: BorrowedFd<'_>) -> io::Result<()> {
+    force_buffers(socket, SOCKET_BUFFER_BYTES)
 }
 
 fn to_quinn(ecn: Ecn) -> EcnCodepoint {

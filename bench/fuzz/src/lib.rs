@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame", run: weir_xdp::frame::fuzz_frame },
     Target { name: "netlink", run: weir_xdp::fuzz_netlink },
     Target { name: "uring_message", run: weir_xdp::uring::fuzz_message },
+    Target { name: "keeper", run: weir_xdp::keeper::fuzz_keeper },
     Target { name: "xdp_program", run: weir_xdp::program::fuzz_program },
     Target { name: "token", run: weir_relay::fuzzing::fuzz_token },
     Target { name: "trust", run: weir_relay::fuzzing::fuzz_trust },

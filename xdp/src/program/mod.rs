@@ -108,7 +108,14 @@ pub struct Program {
 /// The program in its place on an interface. Dropping it takes the program off.
 #[derive(Debug)]
 pub struct Attached {
-    _link: OwnedFd,
+    link: OwnedFd,
+}
+
+impl From<Attached> for OwnedFd {
+    /// The program leaves when this and its copies are closed.
+    fn from(attached: Attached) -> Self {
+        attached.link
+    }
 }
 
 impl Program {
@@ -163,7 +170,7 @@ impl Program {
             Attach::Driver => 4,
         };
         match bpf::link_xdp(self.fd.as_fd(), interface, mode) {
-            Ok(link) => Ok(Attached { _link: link }),
+            Ok(link) => Ok(Attached { link }),
             Err(source) => Err(match source.raw_os_error() {
                 Some(libc::EBUSY | libc::EEXIST) => Error::Occupied { interface },
                 Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Error::new("a BPF link", source),

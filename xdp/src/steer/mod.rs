@@ -24,9 +24,12 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use crate::sys::{
-    self,
-    bpf::{self, Map, MapKind, ProgramKind},
+use crate::{
+    keeper,
+    sys::{
+        self,
+        bpf::{self, Map, MapKind, ProgramKind},
+    },
 };
 
 /// Most shards that one group can have: each then still owns two values of the byte.
@@ -46,6 +49,16 @@ impl Key {
     /// A key from random bits; 22 of them count.
     pub fn new(random: u64) -> Self {
         let [mask, first, second, ..] = random.to_le_bytes();
+        Self { mask, first: first | 1, second: second | 1 }
+    }
+
+    /// Those 22 bits, for the process that attaches the selector.
+    pub(crate) fn bytes(self) -> [u8; 3] {
+        [self.mask, self.first, self.second]
+    }
+
+    /// A key from [`Key::bytes`].
+    pub(crate) fn from_bytes([mask, first, second]: [u8; 3]) -> Self {
         Self { mask, first: first | 1, second: second | 1 }
     }
 
@@ -126,7 +139,11 @@ pub fn attach<S: AsFd>(group: &[S], key: Key) -> io::Result<Selector> {
     if n < 2 {
         return Ok(Selector::Single);
     }
-    match attach_extended(group, n, key) {
+    let extended = match keeper::current() {
+        Some(keeper) => keeper.steer(&group.iter().map(AsFd::as_fd).collect::<Vec<_>>(), key),
+        None => attach_extended(group, n, key),
+    };
+    match extended {
         Ok(()) => Ok(Selector::Extended),
         Err(refused) => {
             attach_classic(group, n, key)?;
@@ -145,7 +162,7 @@ pub fn attach_by_byte<S: AsFd>(group: &[S], at: u32) -> io::Result<()> {
     }
 }
 
-fn attach_extended<S: AsFd>(group: &[S], n: u16, key: Key) -> io::Result<()> {
+pub(crate) fn attach_extended<S: AsFd>(group: &[S], n: u16, key: Key) -> io::Result<()> {
     let map: Map<u32, u64> = Map::create(MapKind::ReuseportSockets, u32::from(n))?;
     for (index, socket) in (0_u32..).zip(group) {
         map.put(index, socket.as_fd().as_raw_fd() as u64)?;

@@ -54,6 +54,9 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub(crate) struct SharedWords(Mapping);
 
+// SAFETY: through a shared reference the words are reached as atomics alone.
+unsafe impl Sync for SharedWords {}
+
 impl SharedWords {
     /// Maps what `fd` offers at `offset`.
     pub(crate) fn of(fd: BorrowedFd<'_>, offset: i64, bytes: usize) -> io::Result<Self> {
@@ -98,6 +101,11 @@ impl SharedWords {
 pub(crate) struct LentBytes(Mapping);
 
 impl LentBytes {
+    /// Maps memory that another process may map too.
+    pub(crate) fn of(memory: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        Mapping::new(Some(memory), 0, bytes).map(Self)
+    }
+
     pub(crate) fn zeros(bytes: usize) -> io::Result<Self> {
         Mapping::new(None, 0, bytes).map(Self)
     }

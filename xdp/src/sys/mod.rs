@@ -2,19 +2,14 @@
 //! The system calls of this crate, one safe function each. It owns the memory layouts that the
 //! kernel expects; it knows nothing of what they are for.
 //!
-//! For a syscall filter: at start `bpf`, `setsockopt`, `sched_getaffinity`, `sched_setaffinity`
-//! (and, in std, socket2 and quinn-udp, `socket`, `bind`, `getsockname`, `getsockopt`, `fcntl`,
-//! `ioctl`, `uname`); while running `recvmmsg` and `sendmsg`, and the socket calls above once
-//! more when a port finds out that it gave up its offloads for nothing. `poll` is for tools. A port over
-//! frames adds `mmap`, `epoll_create1` and `epoll_ctl` at start; while running `sendto` and `recvfrom`
-//! (rings and netlink), and `bpf` and `getsockopt` for its numbers. A port over `io_uring` adds
-//! `io_uring_setup`, `io_uring_register` and `mmap` at start and when it comes back after a loss, and
-//! `io_uring_enter` while running.
+//! Those of a serving process are on the list of `engine/host/src/seccomp/table.rs`. With a keeper `bpf` and
+//! the making of `AF_XDP` sockets are its calls alone.
 
 pub(crate) mod bpf;
 #[cfg(test)]
 pub(crate) mod forbid;
 pub(crate) mod memory;
+pub(crate) mod passing;
 pub(crate) mod uring;
 pub(crate) mod xsk;
 

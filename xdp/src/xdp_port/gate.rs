@@ -5,12 +5,16 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::atomic::Ordering,
 };
 
 use crate::{
     frame::Mac,
+    keeper,
     netlink::{Interface, Netlink},
     program::{self, Attach, Attached, Budget, Place, Program, Shape, Tally},
+    sys::memory::SharedWords,
     xsk::FRAME_BYTES_MAX,
 };
 
@@ -67,6 +71,9 @@ pub enum Refused {
     /// The program was refused.
     #[error(transparent)]
     Program(#[from] program::Error),
+    /// The process that holds our privileges did not place it.
+    #[error("{0}")]
+    Keeper(io::Error),
     /// The kernel did not say what the network looks like.
     #[error("the network cannot be looked at: {0}")]
     Netlink(#[from] io::Error),
@@ -75,11 +82,34 @@ pub enum Refused {
 /// An interface with our program on it. The program leaves with the last port.
 #[derive(Debug)]
 pub struct Gate {
-    program: Program,
-    _attached: Attached,
+    hold: Hold,
     pub(super) interface: Interface,
     pub(super) mac: Mac,
     pub(super) networks: Vec<Network>,
+}
+
+/// What holds the program on its interface.
+#[derive(Debug)]
+enum Hold {
+    /// We do.
+    Own(Program, #[expect(dead_code, reason = "held for what its end does")] Attached),
+    /// We hold the link; the program's maps are the keeper's, which lays their counters out.
+    Kept { _link: OwnedFd, tallies: SharedWords },
+}
+
+/// A program just placed.
+pub(crate) struct Placed {
+    pub(crate) view: View,
+    pub(crate) program: Program,
+    pub(crate) attached: Attached,
+}
+
+/// The interface that a node listens at, and what is reached over it.
+pub(crate) struct View {
+    pub(crate) interface: Interface,
+    mac: Mac,
+    networks: Vec<Network>,
+    places: Vec<Place>,
 }
 
 /// One network that is reached over the interface: itself, or an 802.1Q interface on it.
@@ -91,10 +121,9 @@ pub(super) struct Network {
     pub(super) mtu: usize,
 }
 
-impl Gate {
-    /// Finds the interface and places the program on it, with all addresses that are listened on
-    /// open and all slots still empty: everything passes until ports put their sockets there.
-    pub fn open(options: &Options) -> Result<Self, Refused> {
+impl View {
+    /// Looks without changing anything; needs no privilege.
+    fn new(options: &Options) -> Result<Self, Refused> {
         let mut netlink = Netlink::new()?;
         let interfaces = netlink.interfaces()?;
         let addresses = netlink.addresses()?;
@@ -112,14 +141,55 @@ impl Gate {
         if places.is_empty() {
             return Err(Refused::NoAddress(name()));
         }
+        Ok(Self { interface, mac, networks, places })
+    }
+}
+
+impl Placed {
+    /// Finds the interface and places the program on it.
+    pub(crate) fn new(options: &Options) -> Result<Self, Refused> {
+        View::new(options)?.place(options)
+    }
+}
+
+impl View {
+    fn place(self, options: &Options) -> Result<Placed, Refused> {
+        let interface = &self.interface;
         let queues = interface.queues.clamp(1, QUEUES_MAX);
         let frame_bytes_max = (interface.mtu + ETHERNET_TAGGED) as u16;
         let program = Program::load(Shape::new(queues, frame_bytes_max), options.budget)?;
-        for place in places {
-            program.open(place)?;
+        for place in &self.places {
+            program.open(*place)?;
         }
         let attached = program.attach(interface.index, options.attach)?;
-        Ok(Self { program, _attached: attached, interface, mac, networks })
+        Ok(Placed { view: self, program, attached })
+    }
+}
+
+impl Gate {
+    /// Finds the interface and places the program on it, with all addresses that are listened on
+    /// open and all slots still empty: everything passes until ports put their sockets there. Where
+    /// this process has a [keeper](crate::keeper), that places it, as it was told at its start.
+    pub fn open(options: &Options) -> Result<Self, Refused> {
+        let view = View::new(options)?;
+        let (view, hold) = match keeper::current() {
+            None => {
+                let Placed { view, program, attached } = view.place(options)?;
+                (view, Hold::Own(program, attached))
+            }
+            Some(keeper) => {
+                let port = options.listen.port();
+                let (index, link, memory) = keeper.gate(port).map_err(Refused::Keeper)?;
+                if index != view.interface.index {
+                    return Err(Refused::NoInterface(view.interface.name));
+                }
+                let words = SharedWords::of(memory.as_fd(), 0, keeper::TALLY_BYTES);
+                let tallies = words.map_err(Refused::Keeper)?;
+                (view, Hold::Kept { _link: link, tallies })
+            }
+        };
+        let View { interface, mac, networks, .. } = view;
+        Ok(Self { hold, interface, mac, networks })
     }
 
     /// Whether frames come through it now; nothing if it will never be so again and another gate is
@@ -154,11 +224,22 @@ impl Gate {
 
     /// How many packets met each fate in the program so far.
     pub fn count(&self, tally: Tally) -> io::Result<u64> {
-        self.program.count(tally)
+        match &self.hold {
+            Hold::Own(program, _) => program.count(tally),
+            // A number of its own: nothing is read because of it.
+            Hold::Kept { tallies, .. } => {
+                Ok(tallies.double(tally as usize * 8).load(Ordering::Relaxed))
+            }
+        }
     }
 
-    pub(super) fn program(&self) -> &Program {
-        &self.program
+    /// Puts a socket into the slot of a queue.
+    pub(super) fn put(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        match (&self.hold, keeper::current()) {
+            (Hold::Own(program, _), _) => program.put(queue, 0, socket),
+            (Hold::Kept { .. }, Some(keeper)) => keeper.put(queue, socket),
+            (Hold::Kept { .. }, None) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 }
 

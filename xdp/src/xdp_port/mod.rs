@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+pub(crate) use gate::Placed;
 pub use gate::{Gate, MTU_MAX, Options, QUEUES_MAX, Refused};
 use paths::Paths;
 
@@ -121,7 +122,7 @@ impl Frames {
     pub fn open(gate: Arc<Gate>, queues: &[u32], mode: Mode) -> io::Result<Self> {
         let sockets = Sockets::open(gate.interface.index, queues, mode)?;
         for (queue, socket) in sockets.queues() {
-            gate.program().put(queue, 0, socket)?;
+            gate.put(queue, socket)?;
         }
         let opened = Instant::now();
         Ok(Self {

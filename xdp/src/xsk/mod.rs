@@ -17,12 +17,21 @@ use ring::{Consumer, Producer};
 use socket2::Socket;
 use umem::{CHUNK_BYTES, Umem, UmemFrame};
 
-use crate::sys::xsk::{self, RingKind};
+use crate::{
+    keeper,
+    sys::{
+        memory::LentBytes,
+        xsk::{self, RingKind},
+    },
+};
 
 /// Entries of each ring. 2,048 frames of 1,500 bytes are 2.5 ms of 10 Gb/s: a shard that is late by
 /// a turn loses nothing. Half of a queue's chunks are for what arrives and half for what leaves:
 /// 2 x 2,048 x 4 KiB = 16 MiB for each queue, pinned.
 pub(crate) const RING_ENTRIES: u32 = 2_048;
+
+/// Bytes of the umem of one queue.
+pub(crate) const QUEUE_BYTES: usize = 2 * RING_ENTRIES as usize * CHUNK_BYTES as usize;
 
 /// Bytes that a frame may have, with its Ethernet header.
 pub(crate) const FRAME_BYTES_MAX: usize = CHUNK_BYTES as usize - 256;
@@ -74,7 +83,9 @@ impl Sockets {
     /// list; there must be one.
     pub(crate) fn open(interface: u32, queues: &[u32], mode: Mode) -> io::Result<Self> {
         let chunks = 2 * RING_ENTRIES * queues.len() as u32;
-        let mut umem = Umem::new(chunks)?;
+        // The kernel pins these pages, which takes a privilege or a high limit.
+        let is_kept = keeper::current().is_some();
+        let mut umem = if is_kept { Umem::shared(chunks) } else { Umem::new(chunks) }?;
         let mut bound: Vec<Queue> = Vec::with_capacity(queues.len());
         for number in queues {
             let umem_of = bound.first().map(|queue| &queue.socket);
@@ -230,9 +241,10 @@ impl Queue {
         umem: &mut Umem,
         umem_of: Option<&Socket>,
     ) -> io::Result<Self> {
-        let socket = xsk::socket()?;
+        let new_umem = umem_of.is_none().then(|| umem.memory()).flatten();
+        let socket = keeper::frame_socket(new_umem)?;
         let fd = socket.as_fd();
-        if umem_of.is_none() {
+        if umem_of.is_none() && new_umem.is_none() {
             xsk::register_umem(fd, umem.area(), CHUNK_BYTES)?;
         }
         for ring in [RingKind::Receive, RingKind::Transmit, RingKind::Fill, RingKind::Completion] {
@@ -251,7 +263,6 @@ impl Queue {
             fill.push([*address]).expect("an empty ring has room for as many as it has entries");
         }
         fill.submit();
-        xsk::raise_send_buffer(&socket, SEND_BUFFER_BYTES)?;
         // A socket that shares a umem takes the mode of the first.
         let flags = match (umem_of, mode) {
             (Some(_), _) => xsk::SHARED_UMEM,
@@ -285,6 +296,23 @@ impl Queue {
             self.completion.release();
         }
     }
+}
+
+/// A socket that is bound to nothing, with room for what is under way. Needs `CAP_NET_RAW`, and
+/// `CAP_NET_ADMIN` for the room.
+pub(crate) fn socket() -> io::Result<Socket> {
+    let socket = xsk::socket()?;
+    xsk::raise_send_buffer(&socket, SEND_BUFFER_BYTES)?;
+    Ok(socket)
+}
+
+/// The same with `memory` for its umem, of as many chunks as fit. Needs `CAP_IPC_LOCK` too where that
+/// is more than a process may pin. The pages stay pinned when the mapping made here ends.
+pub(crate) fn socket_over(memory: BorrowedFd<'_>, bytes: usize) -> io::Result<Socket> {
+    let area = LentBytes::of(memory, bytes)?;
+    let socket = socket()?;
+    xsk::register_umem(socket.as_fd(), &area, CHUNK_BYTES)?;
+    Ok(socket)
 }
 
 /// Binds, and waits for a queue that a socket has just left.

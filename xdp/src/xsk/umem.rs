@@ -3,9 +3,12 @@
 
 #![expect(unsafe_code, reason = "the frames that are ours are looked at through the mapping")]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
 
-use crate::sys::memory::LentBytes;
+use crate::sys::{memory::LentBytes, passing::shared_memory};
 
 /// Bytes of a chunk: one page, the most that aligned chunks may have. Some drivers take 256 bytes
 /// of it for themselves and round what remains down to whole KiB, and 3 KiB still hold MTU 1,500.
@@ -19,6 +22,8 @@ pub(super) struct UmemFrame(u32);
 #[derive(Debug)]
 pub(super) struct Umem {
     bytes: LentBytes,
+    /// What it is mapped from, where another process makes it known to the kernel.
+    shared: Option<OwnedFd>,
     free: Vec<UmemFrame>,
     /// Whether the kernel has it, by chunk.
     lent: Vec<bool>,
@@ -27,8 +32,24 @@ pub(super) struct Umem {
 impl Umem {
     pub(super) fn new(chunks: u32) -> io::Result<Self> {
         let bytes = LentBytes::zeros(chunks as usize * CHUNK_BYTES as usize)?;
+        Ok(Self::over(bytes, None, chunks))
+    }
+
+    /// The same in memory that another process can map.
+    pub(super) fn shared(chunks: u32) -> io::Result<Self> {
+        let bytes = chunks as usize * CHUNK_BYTES as usize;
+        let memory = shared_memory(bytes)?;
+        Ok(Self::over(LentBytes::of(memory.as_fd(), bytes)?, Some(memory), chunks))
+    }
+
+    fn over(bytes: LentBytes, shared: Option<OwnedFd>, chunks: u32) -> Self {
         let free = (0..chunks).rev().map(UmemFrame).collect();
-        Ok(Self { bytes, free, lent: vec![false; chunks as usize] })
+        Self { bytes, shared, free, lent: vec![false; chunks as usize] }
+    }
+
+    /// What it is mapped from, if it is shared.
+    pub(super) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.as_ref().map(OwnedFd::as_fd)
     }
 
     pub(super) fn area(&self) -> &LentBytes {
