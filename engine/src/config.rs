@@ -9,6 +9,7 @@ mod interop;
 mod limits;
 mod media;
 mod moqt;
+mod security;
 
 use std::{
     fmt,
@@ -28,6 +29,7 @@ pub use self::limits::Limits;
 pub use self::media::MediaAddress;
 use self::media::MediaAddresses;
 pub use self::moqt::{Drafts, Moqt, Redirects};
+pub use self::security::{Seccomp, Security};
 use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub interop: Interop,
     /// How much one token, viewer, address or broadcast may take.
     pub limits: Limits,
+    /// What the process may ask of its host.
+    pub security: Security,
     /// What is logged and how.
     pub log: Log,
     /// `weir relay`: the relays above.
@@ -205,6 +209,8 @@ pub struct Overrides {
     pub public_media: Option<Vec<MediaAddress>>,
     /// `--open-interop`, `WEIR_OPEN_INTEROP` (separated by commas).
     pub open_interop: Option<Vec<OpenTree>>,
+    /// `WEIR_SECCOMP`.
+    pub seccomp: Option<Seccomp>,
     /// `--log-format`, `WEIR_LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
     /// `--log`, `WEIR_LOG`.
@@ -244,6 +250,8 @@ pub struct Up {
     pub redirects: Vec<(Namespace, String)>,
     /// How much one token, viewer, address or broadcast may take.
     pub limits: Limits,
+    /// What the process may ask of its host.
+    pub security: Security,
     /// Shards, pins, listeners and links.
     pub topology: Topology,
 }
@@ -273,6 +281,8 @@ pub struct Edge {
     pub redirects: Vec<(Namespace, String)>,
     /// How much one address, token or viewer may take.
     pub limits: Limits,
+    /// What the process may ask of its host.
+    pub security: Security,
     /// Whether any certificate of an upstream will do.
     pub insecure: bool,
 }
@@ -385,6 +395,7 @@ impl Default for Config {
             drain: Drain::default(),
             interop: Interop::default(),
             limits: Limits::default(),
+            security: Security::default(),
             log: Log::default(),
             relay: Relay::default(),
         }
@@ -473,6 +484,7 @@ impl Config {
         set(&mut self.drain.deadline, over.drain_deadline.as_ref());
         set(&mut self.interop.open, over.open_interop.as_ref());
         set(&mut self.public.media, over.public_media.as_ref());
+        set(&mut self.security.seccomp, over.seccomp.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
         if let Some(upstream) = &over.upstream {
@@ -503,6 +515,7 @@ impl Config {
             open_trees: self.interop.open.iter().map(|tree| tree.0.clone()).collect(),
             redirects: self.moqt.redirects.list(),
             limits: self.limits.clone(),
+            security: self.security,
             topology: topology::resolve(self, host)?,
         })
     }
@@ -546,6 +559,7 @@ impl Config {
             drafts: self.moqt.drafts.list().to_vec(),
             redirects: self.moqt.redirects.list(),
             limits: self.limits.clone(),
+            security: self.security,
             insecure: relay.insecure,
         })
     }
@@ -616,6 +630,7 @@ impl Overrides {
                 .map(|addresses| addresses.0),
             open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?
                 .map(|trees| trees.0),
+            seccomp: parsed(get("WEIR_SECCOMP"), "WEIR_SECCOMP")?,
             log_format: parsed(get("WEIR_LOG_FORMAT"), "WEIR_LOG_FORMAT")?,
             log: get("WEIR_LOG"),
             upstream: get("WEIR_UPSTREAM"),

@@ -17,6 +17,10 @@ impl Roles for Binary {
         node::edge::run(edge)
     }
 
+    fn keeper(&self) -> Result<(), Failure> {
+        node::confine::keep()
+    }
+
     fn play(&self, options: PlayOptions) -> Result<(), Failure> {
         play::run(&options)
     }

@@ -1,7 +1,10 @@
 //! `weir up` with `shards.port = "xdp"` as an operator runs it, in a network namespace of its own with a viewer in another
-//! across a veth pair: every packet of the viewers comes through the XDP program, and the recording is whole.
+//! across a veth pair: every packet of the viewers comes through the XDP program, and the recording is whole. Privileges are with
+//! its keeper alone meanwhile.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it finds something wrong")]
+
+mod process;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -9,9 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use process::{WEIR, confined};
 use serde_json::Value;
-
-const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
 /// Ends a test that has already failed.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -114,6 +116,9 @@ fn viewers_on_two_shards_are_served_by_frames_past_the_kernel() {
             Guard(play.spawn().unwrap())
         })
         .collect();
+    // nsenter(1) has become the node.
+    confined::expect(node.0.id());
+    let keepers = confined::children(node.0.id());
     for (number, mut viewer) in viewers.into_iter().enumerate() {
         assert!(viewer.0.wait().unwrap().success(), "viewer {number}: {}", log());
         let bytes = fs::metadata(dir.join(format!("{number}.mp4"))).unwrap().len();
@@ -142,6 +147,17 @@ fn viewers_on_two_shards_are_served_by_frames_past_the_kernel() {
     assert!(taken > 50 && received(0) + received(1) > 50, "{taken} taken: {}", log());
     assert_eq!(sample("weir_xdp_packets_total{shard=\"0\",fate=\"empty_slot\"}"), 0);
     assert!(log().matches("packet port refused").count() == 1, "said once: {}", log());
+    let [keeper] = keepers[..] else { unreachable!("one keeper for the program: {keepers:?}") };
+    // To bind low ports, to set up interfaces, to make raw sockets, to pin memory, to load BPF programs.
+    let held = u64::from_str_radix(&confined::of(keeper, "CapEff"), 16).unwrap();
+    assert_eq!(held & !(1 << 10 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 39), 0, "{held:x}");
+    assert_eq!(confined::of(keeper, "NoNewPrivs"), "1");
     drop(node);
+    // It ends with the node, which was killed.
+    let until = Instant::now() + PATIENCE;
+    while confined::is_alive(keeper) {
+        assert!(Instant::now() < until, "the keeper outlives its node");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let _ = fs::remove_dir_all(&dir);
 }

@@ -37,6 +37,9 @@ pub(super) struct Common {
     log: Option<String>,
 }
 
+/// How a node starts the keeper of its privileges.
+pub const KEEPER_COMMAND: &str = "keeper";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run all roles on this machine
@@ -64,6 +67,9 @@ pub(super) enum Command {
     Publish(Publish),
     /// Empty the node that runs on a data directory, and end it
     Drain(Drain),
+    /// Hold the network privileges of a node; started by the node itself
+    #[command(hide = true, name = KEEPER_COMMAND)]
+    Keeper,
     /// Show and check the configuration
     #[command(subcommand)]
     Config(Config),

@@ -20,7 +20,7 @@ use clap::{Parser, error::ErrorKind};
 use self::args::{Command, Weir};
 pub use self::{
     announce::{Addresses, Claim, Ready, ReadyDemo, card, edge_card},
-    args::{PlayOptions, PlayOutput, PublishOptions, PublishSource},
+    args::{KEEPER_COMMAND, PlayOptions, PlayOutput, PublishOptions, PublishSource},
     failure::Failure,
     publish::PublishUrls,
 };
@@ -40,6 +40,9 @@ pub trait Roles {
 
     /// `weir play`: runs until the broadcast or the duration ends.
     fn play(&self, options: PlayOptions) -> Result<(), Failure>;
+
+    /// `weir keeper`: runs until the process that started it ends.
+    fn keeper(&self) -> Result<(), Failure>;
 
     /// `weir publish`: runs until the file or the operator ends it.
     fn publish(&self, options: PublishOptions) -> Result<(), Failure>;
@@ -79,6 +82,9 @@ fn run(
     if let Command::Config(args::Config::Print) = weir.command {
         return failure::written(out.write_all(config::MANUAL.as_bytes()));
     }
+    if let Command::Keeper = weir.command {
+        return roles.keeper();
+    }
     let from_environment = Overrides::from_environment(&environment)?;
     let file =
         weir.common.config.clone().or_else(|| {
@@ -112,6 +118,8 @@ fn run(
         Command::Input(command) => short::input(&config, command, out),
         Command::Token(command) => short::token(&config, command, out),
         Command::SigningKey(command) => short::signing_key(&config, command, out),
+        // Done above, without a configuration.
+        Command::Keeper => Ok(()),
         Command::Config(_) => short::check(&config, file.as_deref(), out),
     }
 }

@@ -23,6 +23,10 @@ impl Roles for Noted {
         Ok(())
     }
 
+    fn keeper(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn publish(&self, _: PublishOptions) -> Result<(), Failure> {
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::quic;
 /// Runs until SIGINT, or until it is empty after SIGTERM or `weir drain`.
 pub fn run(edge: Edge) -> Result<(), Failure> {
     crate::guard::abort_on_stray_panics();
+    super::confine::confine(&edge.topology, &edge.data_dir, edge.security);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -2,6 +2,7 @@
 //! the control threads, and takes everything down again. It decides nothing about media or tokens;
 //! it only connects those who do.
 
+pub mod confine;
 mod control;
 mod demo;
 mod drain;
@@ -26,6 +27,7 @@ use weir_control::{Store, Timestamp, Withdraw, http};
 use weir_moqt::{Draft, Namespace};
 use weir_relay::auth::{self, Revocation, Subject, TrustedKey};
 use weir_ring::link;
+use weir_xdp::keeper;
 use weir_xdp::ladder::Ladder;
 use weir_xdp::program::{Attach, Budget};
 use weir_xdp::{steer, tcp, udp, xdp_port};
@@ -201,6 +203,7 @@ impl Shards {
                 "XDP program placed"
             );
         }
+        let keeps_frames = ladder.gate().is_some();
         let epoch = Instant::now();
         let snapshots: Vec<Arc<Mutex<shard::Snapshot>>> =
             (0..count).map(|_| Arc::default()).collect();
@@ -261,6 +264,10 @@ impl Shards {
                 shards.stop(Duration::from_secs(1)).await;
                 return Err(error);
             }
+        }
+        if !keeps_frames {
+            // All is bound and attached: nothing needs a privilege any more.
+            keeper::dismiss();
         }
         if let Some(store) = store {
             store.reset_input_states().await?;
@@ -336,6 +343,7 @@ impl Shards {
         if tokio::time::timeout(patience, joined).await.is_err() {
             tracing::warn!("a shard did not stop in time");
         }
+        keeper::dismiss();
     }
 
     /// Hands keys and revocations to the shards now and whenever the store changes.

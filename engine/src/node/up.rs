@@ -37,6 +37,7 @@ const READY_KEY: &str = "ready-file";
 /// Runs until SIGINT, until SIGTERM or `weir drain` has emptied it, or until a second signal.
 pub fn run(up: Up) -> Result<(), Failure> {
     crate::guard::abort_on_stray_panics();
+    super::confine::confine(&up.topology, &up.data_dir, up.security);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -266,7 +267,7 @@ impl http::Site for Site {
 }
 
 pub(super) fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|error| Failure::listen(flag, address, &error))
+    weir_xdp::tcp::listen(address).map_err(|error| Failure::listen(flag, address, &error))
 }
 
 pub(super) fn local(listener: &TcpListener, fallback: SocketAddr) -> SocketAddr {

@@ -8,6 +8,8 @@
     reason = "each test file uses a part, and a failing test panics"
 )]
 
+pub mod confined;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
