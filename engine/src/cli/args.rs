@@ -67,6 +67,9 @@ pub(super) enum Command {
     Publish(Publish),
     /// Empty the node that runs on a data directory, and end it
     Drain(Drain),
+    /// Check what this machine needs to be fast, set it, and take it back
+    #[command(subcommand)]
+    Host(Host),
     /// Hold the network privileges of a node; started by the node itself
     #[command(hide = true, name = KEEPER_COMMAND)]
     Keeper,
@@ -419,6 +422,37 @@ pub(super) struct Drain {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Host {
+    /// Show each thing, what it is set to and what it should be; changes nothing, exit code 1 if something is missing
+    Check {
+        /// Interfaces to look at; again for more [default: all with hardware behind them]
+        #[arg(long, value_name = "NAME")]
+        interface: Vec<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set what is not as it should be, until the machine starts again, and record what was changed
+    Init {
+        /// Interfaces to set up; again for more [default: all with hardware behind them]
+        #[arg(long, value_name = "NAME")]
+        interface: Vec<String>,
+        /// The record
+        #[arg(long, value_name = "FILE", default_value = HOST_RECORD)]
+        state: PathBuf,
+    },
+    /// Set back what init changed, unless somebody else has changed it since
+    Undo {
+        /// The record
+        #[arg(long, value_name = "FILE", default_value = HOST_RECORD)]
+        state: PathBuf,
+    },
+}
+
+/// Where `weir host init` keeps what it changed: for the host, not for one data directory of it.
+const HOST_RECORD: &str = "/var/lib/weir/host.json";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Config {

@@ -8,6 +8,7 @@ mod announce;
 mod args;
 mod drain;
 mod failure;
+mod host;
 mod publish;
 mod short;
 #[cfg(test)]
@@ -85,6 +86,10 @@ fn run(
     if let Command::Keeper = weir.command {
         return roles.keeper();
     }
+    let weir = match weir {
+        Weir { command: Command::Host(command), .. } => return host::host(command, out),
+        weir => weir,
+    };
     let from_environment = Overrides::from_environment(&environment)?;
     let file =
         weir.common.config.clone().or_else(|| {
@@ -119,7 +124,7 @@ fn run(
         Command::Token(command) => short::token(&config, command, out),
         Command::SigningKey(command) => short::signing_key(&config, command, out),
         // Done above, without a configuration.
-        Command::Keeper => Ok(()),
+        Command::Keeper | Command::Host(_) => Ok(()),
         Command::Config(_) => short::check(&config, file.as_deref(), out),
     }
 }
