@@ -506,6 +506,12 @@ impl Endpoint {
         !self.dirty.is_empty() || self.held.is_some() || !self.replies.is_empty()
     }
 
+    /// How `quinn-proto` finds connections, in its own words.
+    #[cfg(test)]
+    pub(super) fn routes(&self) -> String {
+        format!("{:?}", self.inner)
+    }
+
     fn transmit(&mut self, index: u32, port: &mut dyn Port, now: Instant) -> std::io::Result<bool> {
         let slot = index as usize;
         let segments = port.max_segments();

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rustls::Side;
 use rustls::pki_types::ServerName;
-use rustls::quic::{ClientConnection, DirectionalKeys, KeyChange, Keys, Version};
+use rustls::quic::{
+    ClientConnection, DirectionalKeys, KeyChange, Keys, PacketKey, Secrets, Version,
+};
 use weir_xdp::Datagram;
 
 use super::tests::{Wire, address, server};
@@ -40,6 +42,13 @@ pub(super) struct Handmade {
     wire: Wire,
     tls: ClientConnection,
     spaces: [Space; 3],
+    /// What the keys of the next phase are made of (RFC 9001 §6).
+    secrets: Option<Secrets>,
+    /// The key phase bit, and the keys from which the server's packets of the phase before are read.
+    phase: bool,
+    earlier: Option<Box<dyn PacketKey>>,
+    /// Times the server went on to the next keys.
+    pub(super) key_updates_heard: usize,
     /// The server's connection id.
     peer: Vec<u8>,
     /// The server's name for the session.
@@ -99,6 +108,10 @@ impl Handmade {
             wire: Wire::default(),
             tls: tls.expect("TLS for QUIC"),
             spaces,
+            secrets: None,
+            phase: false,
+            earlier: None,
+            key_updates_heard: 0,
             peer: DCID.to_vec(),
             id: None,
             closed: None,
@@ -148,7 +161,10 @@ impl Handmade {
             }
             match change {
                 Some(KeyChange::Handshake { keys }) => self.spaces[1].keys = Some(keys),
-                Some(KeyChange::OneRtt { keys, .. }) => self.spaces[2].keys = Some(keys),
+                Some(KeyChange::OneRtt { keys, next }) => {
+                    self.spaces[2].keys = Some(keys);
+                    self.secrets = Some(next);
+                }
                 None => return,
             }
         }
@@ -157,6 +173,15 @@ impl Handmade {
     /// Sends frames in a 1-RTT packet.
     pub(super) fn send(&mut self, frames: &[u8]) {
         self.send_in(2, frames);
+    }
+
+    /// Goes on to the next keys, asked or not: from the next packet on (RFC 9001 §6.1).
+    pub(super) fn update_keys(&mut self) {
+        let next = self.secrets.as_mut().expect("a handshake").next_packet_keys();
+        let keys = self.spaces[2].keys.as_mut().expect("a handshake");
+        keys.local.packet = next.local;
+        self.earlier = Some(std::mem::replace(&mut keys.remote.packet, next.remote));
+        self.phase = !self.phase;
     }
 
     /// The same from another address.
@@ -175,7 +200,8 @@ impl Handmade {
         let number = space.next;
         space.next += 1;
         let mut header = if at == 2 {
-            [&[0x43][..], &self.peer].concat()
+            let phase = u8::from(self.phase) << 2;
+            [&[0x43 | phase][..], &self.peer].concat()
         } else {
             let mut header = vec![if at == 0 { 0xc3 } else { 0xe3 }, 0, 0, 0, 1];
             for id in [&self.peer[..], SCID] {
@@ -273,10 +299,23 @@ impl Handmade {
         let bytes = usize::from(packet[0] & 3) + 1;
         let (header, payload) = packet.split_at_mut(number_at + bytes);
         let number = header[number_at..].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        let Ok(frames) = keys.remote.packet.decrypt_in_place(number, header, payload) else {
-            return;
+        let decrypt = |key: &dyn PacketKey| {
+            let mut payload = payload.to_vec();
+            key.decrypt_in_place(number, header, &mut payload).ok().map(<[u8]>::to_vec)
         };
-        let frames = frames.to_vec();
+        let same_phase = at < 2 || self.phase == (header[0] & 0x04 != 0);
+        let mut frames = match &self.earlier {
+            _ if same_phase => decrypt(&*keys.remote.packet),
+            Some(earlier) => decrypt(&**earlier),
+            None => None,
+        };
+        if frames.is_none() && !same_phase {
+            self.update_keys();
+            let keys = self.spaces[2].keys.as_ref().expect("a handshake");
+            frames = decrypt(&*keys.remote.packet);
+            self.key_updates_heard += usize::from(frames.is_some());
+        }
+        let Some(frames) = frames else { return };
         self.spaces[at].largest = self.spaces[at].largest.max(Some(number));
         self.read(at, &frames);
     }

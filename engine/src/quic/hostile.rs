@@ -1,4 +1,4 @@
-//! What strangers send before any handshake (H1 to H9, H13, H14, H18): datagrams written by hand, Initial packets
+//! What strangers send before any handshake (H1 to H9, H13 to H15): datagrams written by hand, Initial packets
 //! protected with the keys that RFC 9001 §5.2 gives to everybody. Shows that the limits set on `quinn-proto` hold; what
 //! needs a finished handshake is [`super::hostile_inside`]'s.
 
@@ -13,7 +13,7 @@ use super::tests::{Wire, address, server};
 use super::{Endpoint, Limits};
 
 /// RFC 9000 §14.1.
-const INITIAL_BYTES_MIN: usize = 1200;
+pub(super) const INITIAL_BYTES_MIN: usize = 1200;
 
 const V1: u32 = 1;
 
@@ -24,20 +24,24 @@ const CRYPTO_BUFFER_EXCEEDED: u64 = 0x0d;
 const INVALID_TOKEN: u64 = 0x0b;
 
 /// A server that hears what strangers send.
-struct Target {
-    now: Instant,
-    endpoint: Endpoint,
+pub(super) struct Target {
+    pub(super) now: Instant,
+    pub(super) endpoint: Endpoint,
     wire: Wire,
 }
 
 impl Target {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         let now = Instant::now();
-        Self { now, endpoint: server(limits, now).0, wire: Wire::default() }
+        Self::of(server(limits, now).0, now)
+    }
+
+    pub(super) fn of(endpoint: Endpoint, now: Instant) -> Self {
+        Self { now, endpoint, wire: Wire::default() }
     }
 
     /// Delivers one datagram and returns what it draws.
-    fn hear(&mut self, from: &str, data: &[u8]) -> Vec<Vec<u8>> {
+    pub(super) fn hear(&mut self, from: &str, data: &[u8]) -> Vec<Vec<u8>> {
         self.now += Duration::from_micros(10);
         let (from, data) = (address(from), BytesMut::from(data));
         self.endpoint.handle_datagram(Datagram { from, to: None, ecn: None, data }, self.now);
@@ -49,17 +53,18 @@ impl Target {
 }
 
 /// An Initial packet of a client: who it says it is, and what it carries.
-struct Initial<'a> {
-    dcid: &'a [u8],
-    token: &'a [u8],
-    frames: &'a [u8],
+pub(super) struct Initial<'a> {
+    pub(super) dcid: &'a [u8],
+    pub(super) token: &'a [u8],
+    pub(super) frames: &'a [u8],
+    pub(super) number: u32,
     /// Added to the length field, which then lies.
-    lie: usize,
+    pub(super) lie: usize,
 }
 
 impl Default for Initial<'_> {
     fn default() -> Self {
-        Self { dcid: b"8-octets", token: b"", frames: b"", lie: 0 }
+        Self { dcid: b"8-octets", token: b"", frames: b"", number: 0, lie: 0 }
     }
 }
 
@@ -73,7 +78,7 @@ fn keys(dcid: &[u8]) -> Keys {
 
 impl Initial<'_> {
     /// Writes and protects it (RFC 9001 §5), padded to `size` bytes.
-    fn protect(&self, size: usize) -> Vec<u8> {
+    pub(super) fn protect(&self, size: usize) -> Vec<u8> {
         let mut header = vec![0xc3];
         header.extend(V1.to_be_bytes());
         for id in [self.dcid, SCID] {
@@ -88,9 +93,10 @@ impl Initial<'_> {
         payload.resize(payload.len().max(size.saturating_sub(before_payload + tag)), 0);
         header.extend(varint_2(4 + payload.len() + tag + self.lie));
         let number_at = header.len();
-        header.extend(0_u32.to_be_bytes());
+        header.extend(self.number.to_be_bytes());
         let keys = keys(self.dcid).local;
-        let tag = keys.packet.encrypt_in_place(0, &header, &mut payload).expect("encrypts");
+        let number = u64::from(self.number);
+        let tag = keys.packet.encrypt_in_place(number, &header, &mut payload).expect("encrypts");
         payload.extend(tag.as_ref());
         let sample = payload[..keys.header.sample_len()].to_vec();
         let (first, rest) = header.split_at_mut(1);
@@ -347,4 +353,40 @@ fn an_acknowledgement_of_a_thousand_ranges_is_read_once_and_refused() {
     ack.push(0);
     ack.extend([0; 1_000]);
     assert_eq!(verdict(&ack), Some(PROTOCOL_VIOLATION));
+}
+
+#[test]
+fn h15_ids_that_strangers_choose_meet_a_keyed_hash_and_later_packets_only_ids_of_ours() {
+    /// Who is found by which id of theirs and of ours, in the order of the tables.
+    fn tables() -> (Vec<String>, String) {
+        let mut target = Target::new(Limits::default());
+        for at in 0..64_u64 {
+            // Ids alike but for a few bits, as one chooses them against a hash one knows.
+            let initial = Initial { dcid: &at.to_be_bytes(), frames: &[1], ..Initial::default() };
+            target.hear("198.51.100.7:999", &initial.protect(INITIAL_BYTES_MIN));
+        }
+        assert_eq!(target.endpoint.connections(), 64);
+        let routes = target.endpoint.routes();
+        let part = |name: &str| {
+            let (_, rest) = routes.split_once(&format!("{name}: {{")).expect("a table");
+            rest.split_once('}').expect("its end").0.to_owned()
+        };
+        let theirs = part("connection_ids_initial");
+        let theirs = theirs.split("), ").map(|entry| entry.trim_end_matches(')').to_owned());
+        (theirs.collect(), part("connection_ids"))
+    }
+    let (mut one, ours) = tables();
+    let (mut other, _) = tables();
+    assert_eq!(one.len(), 64);
+    // A hash without a key puts the same ids in the same places on every machine; under random keys two tables agree
+    // in one of 64! cases.
+    assert_ne!(one, other);
+    one.sort();
+    other.sort();
+    assert_eq!(one, other, "the same ids");
+    // What is looked up by a cheaper hash are ids that we made by chance.
+    for at in 0..64_u64 {
+        assert!(!ours.contains(&format!("{:?}", at.to_be_bytes())), "{ours}");
+    }
+    assert_eq!(ours.matches("ConnectionHandle").count(), 64, "{ours}");
 }

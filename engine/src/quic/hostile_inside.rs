@@ -1,4 +1,4 @@
-//! What a stranger sends once its handshake is done (H10 to H12, H17, H20): frames written by hand in packets that are
+//! What a stranger sends once its handshake is done (H10 to H12, H17, H19, H20): frames written by hand in packets that are
 //! protected as they should be. Shows that the limits of `quinn-proto` that we rely on are set and hold.
 
 use std::time::Duration;
@@ -12,6 +12,9 @@ use super::tests::address;
 
 /// Error codes of RFC 9000 §20.1.
 const INTERNAL_ERROR: u64 = 0x01;
+
+/// A frame that is acknowledged and does nothing else (RFC 9000 §19.2).
+const PING: &[u8] = &[0x01];
 
 /// Bytes of frames in one packet.
 const PACKET: usize = 1_100;
@@ -130,6 +133,34 @@ fn h17_who_moves_to_and_fro_draws_no_more_than_a_question_for_each_of_a_few_move
     client.send_from("203.0.113.10:53", &[0x01]);
     assert_eq!(client.endpoint.counters().moves_refused, refused);
     assert!(client.towards(Some(address("203.0.113.10:53"))) > 0);
+}
+
+#[test]
+fn h19_the_server_changes_its_own_keys_long_before_their_limit() {
+    let mut client = Handmade::new(Limits::default());
+    // Every second packet draws an acknowledgement, and of those no thousand goes out under the first keys.
+    for _ in 0..2_100 {
+        client.send(PING);
+    }
+    assert!(client.key_updates_heard > 0);
+    assert_eq!((client.closed, client.ended.as_deref()), (None, None));
+    // What comes after, it does at 10,000 packets below the limit of the cipher: those of RFC 9001 §6.6 for all we offer.
+    let offered = rustls::crypto::aws_lc_rs::default_provider().cipher_suites;
+    let mut limited = 0;
+    for suite in offered.iter().filter_map(rustls::SupportedCipherSuite::tls13) {
+        let Some(quic) = suite.quic_suite() else { continue };
+        let keys = quic.keys(b"8-octets", rustls::Side::Server, rustls::quic::Version::V1);
+        let (packets, forgeries) =
+            (keys.local.packet.confidentiality_limit(), keys.local.packet.integrity_limit());
+        let name = suite.common.suite;
+        if name == rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 {
+            assert!(forgeries <= 1 << 36, "{name:?}");
+        } else {
+            assert!(packets <= 1 << 23 && forgeries <= 1 << 52, "{name:?}");
+        }
+        limited += 1;
+    }
+    assert_eq!(limited, 3);
 }
 
 #[test]

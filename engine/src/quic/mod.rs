@@ -15,6 +15,8 @@ mod handmade;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod hostile_crowd;
+#[cfg(test)]
 mod hostile_inside;
 mod path;
 #[cfg(test)]

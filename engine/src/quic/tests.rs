@@ -103,19 +103,8 @@ impl Pair {
         (server, der): (Endpoint, rustls::pki_types::CertificateDer<'static>),
         now: Instant,
     ) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(der).expect("a certificate");
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
-        tls.enable_early_data = true;
-        let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(Arc::new(tls));
-        let config = ClientConfig::new(Arc::new(crypto.expect("QUIC ciphers")));
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let config = client(provider, alpn, der);
 
         let endpoint = Arc::new(EndpointConfig::default());
         let mut client = quinn_proto::Endpoint::new(endpoint, None, true, None);
@@ -254,6 +243,32 @@ impl Pair {
         }
         all
     }
+}
+
+/// A client that trusts one certificate and would send early data if it were let.
+fn client(
+    provider: rustls::crypto::CryptoProvider,
+    alpn: &[&[u8]],
+    der: rustls::pki_types::CertificateDer<'static>,
+) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(der).expect("a certificate");
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    tls.enable_early_data = true;
+    let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(Arc::new(tls));
+    ClientConfig::new(Arc::new(crypto.expect("QUIC ciphers")))
+}
+
+/// A client of raw QUIC whose first flight is one datagram: X25519 alone.
+pub(super) fn raw_client(der: rustls::pki_types::CertificateDer<'static>) -> ClientConfig {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    client(provider, &[b"moqt-18"], der)
 }
 
 /// A server endpoint with a certificate of its own.
