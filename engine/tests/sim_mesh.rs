@@ -19,6 +19,7 @@ use sim::edge::nobody;
 use sim::{Setup, World};
 use weir::mesh::State;
 use weir_moqt::Draft;
+use weir_relay::Subject;
 use weir_xdp::virt::Link;
 
 /// Behind three hops of 20 ms with 2 % loss: a lost tail of an object costs a probe timeout on each.
@@ -327,6 +328,31 @@ fn a_key_withdrawn_at_the_engine_ends_sessions_three_tiers_down_within_a_second(
     let (code, reason) = world.watchers[viewer].ended.clone().unwrap();
     let told = code == weir_moqt::SessionCode::Unauthorized.wire() && reason.contains("revoked");
     assert!(told || reason == "reset by peer", "{code} {reason}");
+}
+
+#[test]
+fn a_token_and_a_viewer_revoked_at_the_engine_end_three_tiers_down_within_a_second_and_no_other() {
+    let (mut world, _, edge, other) = three_tiers();
+    let [anna, bert] = ["anna", "bert"].map(|name| world.watch_edge_as(edge, Draft::D18, name));
+    for viewer in [anna, bert] {
+        await_pictures(&mut world, viewer, 5);
+    }
+    let viewers = |world: &World| {
+        let relay = world.edges[edge].snapshot().relay;
+        relay.sessions - relay.sessions_above
+    };
+    assert_eq!(viewers(&world), 3);
+    world.revoke_on_every_tier([
+        Subject::Token("token of anna".to_owned()),
+        Subject::Viewer("bert".to_owned()),
+    ]);
+    world.await_that("the end of both", seconds(1), |world| viewers(world) == 1);
+    // What they are told may be lost; see the story of the key.
+    world.await_that("both to hear", seconds(20), |world| {
+        [anna, bert].iter().all(|viewer| world.watchers[*viewer].ended.is_some())
+    });
+    assert_eq!(world.watchers[other].ended, None);
+    world.check_live(other, seconds(4));
 }
 
 #[test]

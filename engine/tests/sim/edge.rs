@@ -10,8 +10,8 @@ use weir::mesh::{self, NodeKey, Trust, Uplink, UpstreamUrl};
 use weir::quic::{self, Steering};
 use weir::shard::{self, MeshSnapshot, RingSizes, Shard, rings};
 use weir_moqt::Draft;
-use weir_relay::NodeKeys;
 use weir_relay::auth::{self, TrustedKey};
+use weir_relay::{NodeKeys, Revocation, Subject};
 use weir_xdp::steer::Key;
 use weir_xdp::virt::{Link, VirtPort};
 
@@ -23,6 +23,16 @@ const SIGNING: [u8; 32] = [9; 32];
 
 /// What the engine says; without its viewers' key when that is withdrawn.
 pub(super) fn trust(tokens: &tls::Tokens, issued: Duration, with_key: bool) -> (Trust, Bytes) {
+    trust_without(tokens, issued, with_key, Vec::new())
+}
+
+/// The same, and what is revoked.
+fn trust_without(
+    tokens: &tls::Tokens,
+    issued: Duration,
+    with_key: bool,
+    revocations: Vec<Revocation>,
+) -> (Trust, Bytes) {
     let (kid, org) = (tls::KID.to_owned(), ORG.to_owned());
     let key = TrustedKey { kid, org, public: tokens.public() };
     let keys = if with_key { vec![key] } else { Vec::new() };
@@ -31,7 +41,7 @@ pub(super) fn trust(tokens: &tls::Tokens, issued: Duration, with_key: bool) -> (
         issued,
         hashing: HASHING,
         nodes: vec![NodeKeys::hash(&HASHING, NODE_SECRET)],
-        viewers: auth::Trust { serial, keys, revocations: Vec::new() },
+        viewers: auth::Trust { serial, keys, revocations },
     };
     let sealed = trust.seal(&SIGNING).expect("few keys");
     (trust, sealed)
@@ -180,8 +190,20 @@ impl World {
 
     /// The engine withdraws the key that signs viewers' tokens.
     pub fn withdraw_key(&mut self) {
+        self.set_trust(false, Vec::new());
+    }
+
+    /// The engine revokes these for all its viewers, wherever they are.
+    pub fn revoke_on_every_tier(&mut self, subjects: impl IntoIterator<Item = Subject>) {
+        let at = self.wall().as_secs();
+        let revocation =
+            |subject| Revocation { org: ORG.to_owned(), subject, at, until: at + 86_400 };
+        self.set_trust(true, subjects.into_iter().map(revocation).collect());
+    }
+
+    fn set_trust(&mut self, with_key: bool, revocations: Vec<Revocation>) {
         let (now, wall) = (self.now, self.wall());
-        let (trust, sealed) = trust(&self.tokens, wall, false);
+        let (trust, sealed) = trust_without(&self.tokens, wall, with_key, revocations);
         for node in &mut self.nodes {
             node.shard.set_trust(&trust, sealed.clone(), now, wall);
         }
@@ -195,6 +217,14 @@ impl World {
     pub fn watch_shard_of(&mut self, edge: usize, shard: u16, draft: Draft) -> usize {
         let Edge { address, shards, key, .. } = self.edges[edge];
         self.watch_at(address, (shard, shards, key), draft, Duration::from_hours(24))
+    }
+
+    /// A viewer with a name at the first shard of an edge.
+    pub fn watch_edge_as(&mut self, edge: usize, draft: Draft, name: &str) -> usize {
+        let Edge { address, shards, key, .. } = self.edges[edge];
+        let day = Duration::from_hours(24);
+        let token = self.tokens.mint_for(super::INPUT, self.wall(), day, Some(name));
+        self.watch_with(address, (0, shards, key), draft, &token)
     }
 
     /// A bare client at a shard of an edge.

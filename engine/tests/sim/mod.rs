@@ -437,13 +437,23 @@ impl World {
         draft: Draft,
         lifetime: Duration,
     ) -> usize {
-        let index = self.watchers.len();
         let token = self.tokens.mint(INPUT, self.wall(), lifetime);
+        self.watch_with(server, (shard, shards, key), draft, &token)
+    }
+
+    fn watch_with(
+        &mut self,
+        server: SocketAddr,
+        (shard, shards, key): (u16, u16, Key),
+        draft: Draft,
+        token: &str,
+    ) -> usize {
+        let index = self.watchers.len();
         let own = viewer_address(index);
         let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
         let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
         let chance = chance(Place::Viewer(index), 0);
-        self.watchers.push(Watcher::dial(port, server, byte, draft, &token, chance, self.now));
+        self.watchers.push(Watcher::dial(port, server, byte, draft, token, chance, self.now));
         index
     }
 

@@ -46,13 +46,28 @@ impl Tokens {
     }
 
     pub(super) fn mint(&self, input: &str, wall: Duration, lifetime: Duration) -> String {
+        self.mint_for(input, wall, lifetime, None)
+    }
+
+    /// The same for a viewer with a name, by which it and its one token can be revoked.
+    pub(super) fn mint_for(
+        &self,
+        input: &str,
+        wall: Duration,
+        lifetime: Duration,
+        viewer: Option<&str>,
+    ) -> String {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
         header.kid = Some(KID.to_owned());
         let iat = wall.as_secs();
-        let claims = serde_json::json!({
+        let mut claims = serde_json::json!({
             "iss": super::ORG, "sub": input, "aud": "playback",
             "iat": iat, "exp": iat + lifetime.as_secs(),
         });
+        if let Some(viewer) = viewer {
+            claims["vid"] = viewer.into();
+            claims["jti"] = format!("token of {viewer}").into();
+        }
         let private = self.0.to_pkcs8().expect("PKCS #8");
         let key = jsonwebtoken::EncodingKey::from_ed_der(private.as_ref());
         jsonwebtoken::encode(&header, &claims, &key).expect("a token")
