@@ -146,6 +146,11 @@ fn viewers_on_two_shards_are_served_by_frames_past_the_kernel() {
     // The page is laid out four times a second, shard by shard.
     assert!(taken > 50 && received(0) + received(1) > 50, "{taken} taken: {}", log());
     assert_eq!(sample("weir_xdp_packets_total{shard=\"0\",fate=\"empty_slot\"}"), 0);
+    // A shard takes who comes by its queue, and who does not move stays there.
+    let handed =
+        |shard| sample(&format!("weir_quic_datagrams_handed_over_total{{shard=\"{shard}\"}}"));
+    let (handed, received) = (handed(0) + handed(1), received(0) + received(1));
+    assert!(handed * 50 <= received, "{handed} of {received} were handed over");
     assert!(log().matches("packet port refused").count() == 1, "said once: {}", log());
     let [keeper] = keepers[..] else { unreachable!("one keeper for the program: {keepers:?}") };
     // To bind low ports, to set up interfaces, to make raw sockets, to pin memory, to load BPF programs.

@@ -209,6 +209,43 @@ fn a_broadcast_that_nobody_resumes_ends_for_its_viewers() {
 }
 
 #[test]
+fn viewers_stay_on_the_shard_whose_queue_they_came_by_and_moved_ones_are_handed_over() {
+    let mut world = World::new(&Setup { shards: 2, ..Setup::default() });
+    world.receive_by_queue();
+    world.publish();
+    let viewers: Vec<usize> = (0..6).map(|_| world.watch(0, Draft::D18, DAY)).collect();
+    world.run(seconds(4));
+    let handed = |world: &World| world.nodes.iter().map(|it| it.shard.snapshot().handed_over).sum();
+    let dropped =
+        |world: &World| world.nodes.iter().map(|it| it.shard.snapshot().hand_over_dropped).sum();
+    let none: u64 = handed(&world);
+    assert_eq!(none, 0, "nobody has moved");
+    for node in &world.nodes {
+        let snapshot = node.shard.snapshot();
+        assert!(snapshot.quic.connections_opened > 0, "both queues have viewers");
+    }
+    // One port further is the other queue.
+    for viewer in &viewers[..3] {
+        world.rebind(*viewer, 5001);
+    }
+    // The node learns of it from their next packet: an acknowledgement of what was still under way, or the sign of life
+    // after ten seconds of silence.
+    world.run(seconds(18));
+    let (handed, dropped): (u64, u64) = (handed(&world), dropped(&world));
+    assert!(handed > 100 && dropped == 0, "{handed} handed over, {dropped} dropped");
+    let video = world.truth.video();
+    for viewer in &viewers {
+        assert_eq!(world.watchers[*viewer].ended, None, "viewer {viewer}");
+        world.check_order(*viewer, &video);
+        let last = world.watchers[*viewer].seen(&video).last().expect("it saw pictures");
+        assert!(world.now - last.at < seconds(2), "viewer {viewer} is live again");
+    }
+    for viewer in &viewers[3..] {
+        world.check_all(*viewer, LAG);
+    }
+}
+
+#[test]
 fn link_overrun_resumes_at_the_next_group() {
     let tiny = link::Options { depth: 128, slot_bytes: 4096 };
     let mut world = World::new(&Setup { shards: 2, link: tiny, ..Setup::default() });

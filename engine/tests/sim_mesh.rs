@@ -72,6 +72,19 @@ fn await_pictures(world: &mut World, viewer: usize, more: usize) {
 }
 
 #[test]
+fn edge_behind_the_queues_of_a_card_has_its_uplinks_on_every_shard() {
+    let mut world = World::new(&Setup::default());
+    world.publish();
+    let edge = world.add_edge("edge", 3, &[world.engine()]);
+    // All answers of the engine come by one queue, whichever shard dialled.
+    world.edge_receives_by_queue(edge);
+    world.await_way(edge, seconds(5));
+    let viewer = world.watch_edge(edge, Draft::D18);
+    await_pictures(&mut world, viewer, 30);
+    world.check_mesh();
+}
+
+#[test]
 fn a_viewer_three_tiers_down_sees_every_object_in_order_despite_loss() {
     let (mut world, region, edge, viewer) = three_tiers();
     world.run(seconds(10));

@@ -11,14 +11,12 @@ use quinn_proto::{
     TransportConfig, VarInt,
 };
 use weir_moqt::Draft;
+use weir_xdp::steer::ID_BYTES;
 
 use super::congestion;
 
 /// ALPN token of HTTP/3 (RFC 9114 §3.1): WebTransport sessions arrive under it.
 pub(super) const ALPN_H3: &[u8] = b"h3";
-
-/// Length of our connection ids: one byte of steering, seven of randomness.
-const CID_BYTES: usize = 8;
 
 /// Most bytes of datagrams that wait in one connection, each way. Past it they are dropped, and counted
 /// on the way out.
@@ -123,11 +121,11 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// The shard whose connection a short-header packet belongs to (RFC 9000 §17.3). Packets with
-    /// long headers belong to whoever receives them: a client's first id is its own choice.
+    /// The shard whose connection a packet belongs to: that of its id, if the id is one of ours. A client's
+    /// first Initials have an id of its own choice and belong to whoever receives them.
     pub(crate) fn owner(self, datagram: &[u8]) -> Option<u16> {
         if datagram.first()? & 0x80 != 0 {
-            return None;
+            return weir_xdp::steer::issuer_of(datagram, self.shards, self.key);
         }
         weir_xdp::steer::shard_of(datagram, self.shards, self.key)
     }
@@ -151,18 +149,17 @@ struct ShardCids {
 
 impl ConnectionIdGenerator for ShardCids {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; CID_BYTES];
+        let mut bytes = [0; ID_BYTES];
         match &mut self.dice {
-            Some(dice) => dice.fill(&mut id),
-            None => random(&mut id),
+            Some(dice) => dice.fill(&mut bytes),
+            None => random(&mut bytes),
         }
         let Steering { shard, shards, key } = self.steering;
-        id[0] = weir_xdp::steer::cid_first_byte(shard, shards, key, id[0]);
-        ConnectionId::new(&id)
+        ConnectionId::new(&weir_xdp::steer::id(shard, shards, key, bytes))
     }
 
     fn cid_len(&self) -> usize {
-        CID_BYTES
+        ID_BYTES
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {

@@ -717,6 +717,15 @@ fn shards_know_the_packets_of_each_others_connections() {
             let first = weir_xdp::steer::cid_first_byte(shard, 3, steering(0).key, random);
             assert_eq!(steering(1).owner(&[0x40, first, 1, 2]), Some(shard));
             assert_eq!(steering(1).owner(&[0xc0, first, 1, 2, 3, 4, 5, 6]), None);
+            let id = weir_xdp::steer::id(shard, 3, steering(0).key, [random; 8]);
+            let handshake = [&[0xe0, 0, 0, 0, 1, 8][..], &id].concat();
+            assert_eq!(steering(1).owner(&handshake), Some(shard), "a long header with our id");
+            let initial = [&[0xc0, 0, 0, 0, 1, 8, first][..], &[9; 7]].concat();
+            assert_eq!(
+                steering(1).owner(&initial),
+                None,
+                "a client chose it, so it belongs to whoever receives it"
+            );
         }
     }
 }

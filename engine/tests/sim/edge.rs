@@ -123,6 +123,11 @@ impl World {
         SocketAddr::new(Ipv4Addr::new(10, 0, 2, at as u8 + 1).into(), 4433)
     }
 
+    /// Its shards have a queue each, of a card that knows addresses and no connection ids.
+    pub fn edge_receives_by_queue(&self, edge: usize) {
+        self.net.spread_by_sender(self.edges[edge].address);
+    }
+
     /// The process dies without a word.
     pub fn kill(&mut self, edge: usize) {
         self.edges[edge].alive.clear();

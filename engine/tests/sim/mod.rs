@@ -483,6 +483,18 @@ impl World {
         index
     }
 
+    /// The node's shards have a queue each, of a card that knows addresses and no connection ids.
+    pub fn receive_by_queue(&self) {
+        self.net.spread_by_sender(self.server);
+    }
+
+    /// Gives a viewer another port, as a NAT does that forgets; what is under way to the old one is lost.
+    pub fn rebind(&mut self, viewer: usize, port: u16) {
+        let address = SocketAddr::new(viewer_address(viewer), port);
+        let port = self.net.port(address).expect("a free port");
+        self.watchers[viewer].rebind(port);
+    }
+
     /// What the link from the node to a viewer does from now on.
     pub fn set_downlink(&self, viewer: usize, link: Link) {
         let own = viewer_address(viewer);

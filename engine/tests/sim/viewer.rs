@@ -99,6 +99,11 @@ impl Watcher {
         }
     }
 
+    /// Sends and receives by another port from now on.
+    pub(super) fn rebind(&mut self, port: VirtPort) {
+        self.port = port;
+    }
+
     /// Closes its connection.
     pub fn leave(&mut self, now: Instant) {
         self.endpoint.close_all(0, "left", now);

@@ -11,15 +11,20 @@
 //! Between byte and shard stands a keyed permutation of the 256 bytes, so that outsiders cannot
 //! tell which ids name which shard, while every shard still gets its equal share of random ids.
 //!
-//! One thing the kernel can get wrong: it may coalesce datagrams of several connections from one
-//! client socket into one train before it selects, and the first of them decides. A shard that
-//! gets a datagram with [`shard_of`] of another hands it over.
+//! Two things bring a datagram to another shard than its id names. The kernel may coalesce datagrams of
+//! several connections from one client socket into one train before it selects, and the first of them
+//! decides. And a network card that has a queue for each shard chooses by addresses and knows no
+//! ids: there the shard whose queue an Initial came by owns the connection, and a datagram comes by
+//! another queue only after a change of address, or if it answers what we dialled. So a shard that gets a
+//! short header with [`shard_of`] of another hands it over, and a long one with [`issuer_of`] another:
+//! the last bytes of an id show that one of our shards made it, which no client's first id does.
 
 mod classic;
 pub(crate) mod extended;
 mod interpret;
 
 use std::{
+    hash::{DefaultHasher, Hasher},
     io,
     os::fd::{AsFd, AsRawFd},
 };
@@ -43,13 +48,29 @@ pub struct Key {
     /// Odd, so that multiplying modulo 256 can be undone.
     first: u8,
     second: u8,
+    /// What the seals of ids depend on.
+    secret: u64,
 }
 
+/// Bytes of the ids that we make: one that names the shard, four of chance, three of seal.
+pub const ID_BYTES: usize = 8;
+const SEALED_BYTES: usize = 5;
+
 impl Key {
-    /// A key from random bits; 22 of them count.
+    /// A key from random bits; 22 of them count for the permutation, all for the seals.
     pub fn new(random: u64) -> Self {
         let [mask, first, second, ..] = random.to_le_bytes();
-        Self { mask, first: first | 1, second: second | 1 }
+        Self { mask, first: first | 1, second: second | 1, secret: random }
+    }
+
+    /// The seal of an id. Who forges one has a datagram of his handed from one shard to another, and
+    /// nothing else: 24 bits are enough, and one strange id in 16 million passes for ours.
+    fn seal(self, sealed: [u8; SEALED_BYTES]) -> [u8; ID_BYTES - SEALED_BYTES] {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.secret);
+        hasher.write(&sealed);
+        let [a, b, c, ..] = hasher.finish().to_le_bytes();
+        [a, b, c]
     }
 
     /// Those 22 bits, for the process that attaches the selector.
@@ -110,6 +131,29 @@ pub fn cid_first_byte(shard: u16, n: u16, key: Key, random: u8) -> u8 {
     assert!(n <= SHARDS_MAX && shard < n, "shard {shard} of {n}, at most {SHARDS_MAX}");
     let choices = (256 - shard).div_ceil(n);
     key.unmix((shard + n * (u16::from(random) % choices)) as u8)
+}
+
+/// A connection id of `shard` out of `n` from random bytes.
+pub fn id(shard: u16, n: u16, key: Key, random: [u8; ID_BYTES]) -> [u8; ID_BYTES] {
+    let mut id = random;
+    id[0] = cid_first_byte(shard, n, key, random[0]);
+    if let Some((sealed, seal)) = id.split_first_chunk_mut::<SEALED_BYTES>() {
+        seal.copy_from_slice(&key.seal(*sealed));
+    }
+    id
+}
+
+/// The shard that made the destination id of a long header (RFC 8999 section 5.1), out of `n`; nothing if the id
+/// is none of ours, as that of a client's first Initials.
+pub fn issuer_of(datagram: &[u8], n: u16, key: Key) -> Option<u16> {
+    const ID_LENGTH_AT: usize = LONG_ID_AT - 1;
+    let is_long = datagram.first()? & LONG_HEADER != 0;
+    if !is_long || usize::from(*datagram.get(ID_LENGTH_AT)?) != ID_BYTES {
+        return None;
+    }
+    let id = datagram.get(LONG_ID_AT..)?.first_chunk::<ID_BYTES>()?;
+    let (sealed, seal) = id.split_first_chunk::<SEALED_BYTES>()?;
+    if key.seal(*sealed) == seal { shard_of(datagram, n, key) } else { None }
 }
 
 /// Which program selects the socket of a group.
@@ -200,7 +244,11 @@ pub fn fuzz_steer(input: &[u8]) {
         let id = cid_first_byte(shard, n, key, random);
         assert_eq!(shard_of(&[0x40, id], n, key), Some(shard), "short header");
         assert_eq!(shard_of(&[0xc0, 0, 0, 0, 1, 8, id], n, key), Some(shard), "long header");
+        let long = [&[0xc0, 0, 0, 0, 1, 8][..], &self::id(shard, n, key, [random; 8])].concat();
+        assert_eq!(issuer_of(&long, n, key), Some(shard), "an id of ours");
     }
+    let issuer = issuer_of(datagram, n, key);
+    assert!(issuer.is_none() || issuer == shard, "issued by {issuer:?}");
 }
 
 #[cfg(test)]

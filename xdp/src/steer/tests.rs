@@ -167,3 +167,23 @@ fn selection_needs_a_choice_and_a_limit() {
     assert!(matches!(attach(&one, key()), Ok(Selector::Single)));
     assert!(attach::<UdpSocket>(&[], key()).is_ok());
 }
+
+#[test]
+fn long_header_with_an_id_of_ours_names_its_shard_and_a_strangers_does_not() {
+    let key = Key::new(0x5ea1_0f1d_0000_0003);
+    for shard in 0..5 {
+        for random in 0..=255 {
+            let ours = id(shard, 5, key, [random, 1, random, 2, random, 3, 4, 5]);
+            for first in [0xc0, 0xe3, 0x80] {
+                let long =
+                    |id: &[u8]| [&[first, 0, 0, 0, 1, id.len() as u8], id, &[8; 30]].concat();
+                assert_eq!(issuer_of(&long(&ours), 5, key), Some(shard));
+                assert_eq!(issuer_of(&long(&ours), 5, Key::new(4)), None, "another process");
+                assert_eq!(issuer_of(&long(&[random; 8]), 5, key), None, "a client's choice");
+                assert_eq!(issuer_of(&long(&[&ours[..], &[0]].concat()), 5, key), None, "longer");
+                assert_eq!(issuer_of(&long(&ours)[..13], 5, key), None, "cut");
+            }
+            assert_eq!(issuer_of(&[&[0x40][..], &ours].concat(), 5, key), None, "a short header");
+        }
+    }
+}

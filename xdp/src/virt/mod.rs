@@ -141,6 +141,12 @@ impl Network {
         Ok((0..n).map(|index| VirtPort::new(self.world.clone(), address, index)).collect())
     }
 
+    /// From now on each datagram to the ports of an address goes to the one that its sender's address and
+    /// port lead to, whatever its connection id: the receive queues of a network card.
+    pub fn spread_by_sender(&self, address: SocketAddr) {
+        self.world.borrow_mut().spread_by_sender(address);
+    }
+
     /// Sets what every link does that has not been set on its own.
     pub fn set_default_link(&self, link: Link) {
         self.world.borrow_mut().set_default_link(link);

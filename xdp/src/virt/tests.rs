@@ -313,3 +313,29 @@ fn shards_of_one_address_get_the_datagrams_that_name_them() {
         assert_eq!(count, 40);
     }
 }
+
+#[test]
+fn queues_of_one_address_get_the_datagrams_of_their_senders() {
+    let mut pair = pair_over(Link::default());
+    let shared = address(2, 443);
+    let mut queues = pair.network.port_group(shared, 2, Key::new(99)).expect("free");
+    pair.network.spread_by_sender(shared);
+    let mut neighbour = pair.sender.local_addr();
+    neighbour.set_port(neighbour.port() + 1);
+    let mut neighbour = pair.network.port(neighbour).expect("free");
+    for random in 0..40 {
+        for sender in [&mut pair.sender, &mut neighbour] {
+            let contents = &[0x40, random * 6];
+            let (segment_size, ecn, src_ip) = (None, None, None);
+            let transmit = Transmit { destination: shared, src_ip, ecn, contents, segment_size };
+            assert_eq!(sender.send(&transmit).expect("no errors"), Outcome::Sent);
+        }
+    }
+    pair.advance_ms(0);
+    for queue in &mut queues {
+        let mut senders = Vec::new();
+        while queue.recv(&mut |datagram| senders.push(datagram.from)).expect("no errors") > 0 {}
+        assert_eq!(senders.len(), 40);
+        assert!(senders.iter().all(|sender| *sender == senders[0]), "one sender each");
+    }
+}

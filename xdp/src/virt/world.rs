@@ -107,8 +107,14 @@ impl World {
         };
         let address = SocketAddr::new(address.ip(), port);
         let members = (0..n).map(|_| Some(Socket::new(self.now))).collect();
-        self.sockets.insert(address, Group { members, key });
+        self.sockets.insert(address, Group { members, key: Some(key) });
         Ok(address)
+    }
+
+    pub(super) fn spread_by_sender(&mut self, address: SocketAddr) {
+        if let Some(group) = self.sockets.get_mut(&address) {
+            group.key = None;
+        }
     }
 
     pub(super) fn close(&mut self, address: SocketAddr, index: usize) {
@@ -336,13 +342,14 @@ impl LinkState {
 #[derive(Debug)]
 struct Group {
     members: Vec<Option<Socket>>,
-    key: Key,
+    /// What connection ids name members by; without it senders are spread over them.
+    key: Option<Key>,
 }
 
 impl Group {
     fn select(&mut self, datagram: &Datagram) -> Option<&mut Socket> {
         let n = self.members.len();
-        let shard = shard_of(&datagram.data, n as u16, self.key);
+        let shard = self.key.and_then(|key| shard_of(&datagram.data, n as u16, key));
         let by_address =
             || fingerprint(datagram.from.ip()) as usize + datagram.from.port() as usize;
         let index = shard.map_or_else(|| by_address() % n, usize::from);
