@@ -2,11 +2,13 @@
 //! test of anything but the machine it runs on, so it runs by hand alone:
 //! `cargo test --release -p weir-xdp --test cost -- --ignored --nocapture`
 
-#![expect(unsafe_code, reason = "clock_gettime(2) has no safe wrapper for the time of a thread")]
+#![expect(unsafe_code, reason = "the time of a thread and epoll(7) have no safe wrapper")]
 
 use std::{
     io::Write as _,
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
+    sync::Barrier,
 };
 
 use weir_xdp::{
@@ -37,8 +39,17 @@ fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+/// With somebody who waits for it to be readable, as a shard does: the kernel looks there at each send.
 fn udp() -> Box<dyn Port> {
-    Box::new(UdpPort::bind(any()).expect("free"))
+    let port = UdpPort::bind(any()).expect("free");
+    let fd = port.fd().expect("a socket").as_raw_fd();
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    // SAFETY: the call takes a number.
+    let waiter = unsafe { libc::epoll_create1(0) };
+    // SAFETY: the pointer is to one event, which outlives the call. The waiter is never closed.
+    let added = unsafe { libc::epoll_ctl(waiter, libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+    assert_eq!(added, 0, "{}", std::io::Error::last_os_error());
+    Box::new(port)
 }
 
 fn uring(zero_copy_from: usize) -> Box<dyn Port> {
@@ -66,24 +77,31 @@ fn send_cost(port: &mut dyn Port, peers: &[SocketAddr], segments: usize) -> f64 
     (thread_seconds() - start) / (TURNS * SENDS) as f64
 }
 
-/// Seconds per datagram of 60 bytes, such as an acknowledgement, sent by another thread.
+/// Seconds per datagram of 60 bytes, such as an acknowledgement, sent by another thread. What the kernel does for a ring
+/// while this thread waits counts too.
 fn receive_cost(port: &mut dyn Port, sender: &UdpSocket) -> f64 {
     const BURST: usize = 32;
     let to = port.local_addr();
-    let (mut spent, mut count) = (0.0, 0);
-    for _ in 0..TURNS {
-        std::thread::scope(|scope| {
-            scope.spawn(|| (0..BURST).for_each(|_| drop(sender.send_to(&[1; 60], to))));
+    let gate = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..TURNS {
+                gate.wait();
+                (0..BURST).for_each(|_| drop(sender.send_to(&[1; 60], to)));
+                gate.wait();
+            }
         });
         let start = thread_seconds();
-        let mut taken = 0;
-        while taken < BURST {
-            taken += port.recv(&mut drop).expect("the socket works");
+        for _ in 0..TURNS {
+            gate.wait();
+            gate.wait();
+            let mut taken = 0;
+            while taken < BURST {
+                taken += port.recv(&mut drop).expect("the socket works");
+            }
         }
-        spent += thread_seconds() - start;
-        count += taken;
-    }
-    spent / count as f64
+        (thread_seconds() - start) / (TURNS * BURST) as f64
+    })
 }
 
 /// Medians of both and of their paired ratios, with the range of the middle half.

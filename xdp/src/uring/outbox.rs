@@ -1,5 +1,5 @@
-//! What a port over `io_uring` sends in a turn: small sends gathered for one system call, trains by
-//! reference, and what the socket had no room for. It owns their order and what becomes of each; the
+//! What a port over `io_uring` sends in a turn: small sends gathered for one system call, trains from
+//! where they are, and what the socket had no room for. It owns their order and what becomes of each; the
 //! memory that the kernel reads is [`crate::sys::uring`]'s.
 
 use std::{io, os::fd::BorrowedFd};
@@ -11,8 +11,10 @@ use crate::{
     udp::{Attempt, UdpPort},
 };
 
-/// From how many bytes on a send leaves at once and from where it is. Below, a copy is cheaper than
-/// a system call: 4 KiB take about 100 ns to copy, a call about 200.
+/// From how many bytes on a send leaves at once and from where it is: with what was gathered, or if
+/// that is nothing by a plain call. Measured over loopback (`xdp/tests/cost.rs`), gathered sends of up to
+/// three packets take 11 to 14 % less processor time than those of a plain port; from four packets on
+/// they take 4 to 8 % more, by the ring alone and by a plain call likewise.
 const BY_REFERENCE_FROM: usize = 4 * 1024;
 
 /// Sends of one shard that the kernel has not answered for good.
@@ -85,6 +87,9 @@ impl Outbox {
             return Ok(Outcome::Sent);
         }
         if contents.len() >= BY_REFERENCE_FROM {
+            if !self.sender.is_waiting() {
+                return piece.send(kernel, contents);
+            }
             return self.send_by_reference(piece, &label, contents, kernel, counters);
         }
         let mut number = self.sender.push_copy(label.name(), label.control(), contents);

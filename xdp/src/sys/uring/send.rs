@@ -110,9 +110,10 @@ impl Sender {
         self.counts
     }
 
-    /// Whether sends wait for [`Self::enter`].
+    /// Whether [`Self::enter`] has something to do: sends wait, or memory may be free again.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.open > 0 || self.slots.contains(&Slot::Open)
+        let in_use = |slot: &Slot| matches!(slot, Slot::Open | Slot::Read);
+        self.open > 0 || self.slots.iter().any(in_use)
     }
 
     /// Takes a copy of the bytes, to be sent by the next [`Self::enter`]. The number of the send, or
