@@ -226,7 +226,7 @@ mod tests {
             Request::Bind { address: address("[2001:db8::1]:1") },
             Request::Umem,
             Request::Widen,
-            Request::Steer { key: Key::new(0x1234_5678_9abc) },
+            Request::Steer { key: Key::from_bytes([0xbc, 0x9b, 0x79]) },
         ];
         for request in requests {
             let bytes = request.encode();

@@ -78,9 +78,9 @@ impl Key {
         [self.mask, self.first, self.second]
     }
 
-    /// A key from [`Key::bytes`].
+    /// A key from [`Key::bytes`]: it names shards, and its seals are nobody's.
     pub(crate) fn from_bytes([mask, first, second]: [u8; 3]) -> Self {
-        Self { mask, first: first | 1, second: second | 1 }
+        Self { mask, first: first | 1, second: second | 1, secret: 0 }
     }
 
     /// Mixes a byte. Each step can be undone, so all 256 results occur. Folding the high half onto
