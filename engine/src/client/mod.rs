@@ -2,6 +2,7 @@
 //! draft is spoken. It owns one MoQT session and what has to wait to be put in order; it opens no connection, reads no
 //! clock and never looks into media. `weir play`, the simulation and the benchmarks drive it, each over its own transport.
 
+mod arrivals;
 mod contributor;
 mod outbox;
 mod sequence;
@@ -130,7 +131,8 @@ pub struct Limits {
     /// How long a group without progress keeps a newer one waiting. A relay that gives a group up says so by a reset; this is for
     /// one that is repaired: a packet lost twice on a path whose queue is full (round trip 0.4 s) takes 2 s.
     pub stall_patience: Duration,
-    /// How long a group of which nothing was seen keeps a newer one waiting: streams overtake each other by a few round trips at most.
+    /// How long a group of which nothing was seen keeps a newer one waiting, unless a stream between those of its
+    /// neighbours is known to be on its way, which is waited for like a group that was begun.
     pub gap_patience: Duration,
     /// Redirects within one session that are followed for one track.
     pub redirects: u32,

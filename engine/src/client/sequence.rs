@@ -1,5 +1,6 @@
 //! Puts the objects of one track into order: the joining fetch first, then group after group, each from one stream or
-//! several. A group that stalls is given up for a newer one, so what waits is bounded. It knows no session and no stream.
+//! several. A group that stalls is given up for a newer one, so what waits is bounded. It knows no session, and of streams
+//! only in which order they were opened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -8,6 +9,8 @@ use bytes::Bytes;
 use weir_moqt::Location;
 
 use super::Limits;
+use super::arrivals::Arrivals;
+use super::splice::GROUPS_APART_MAX;
 
 /// An object that is complete.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub(super) struct Sequence {
     held: usize,
     /// Since when something newer waits.
     blocked_since: Option<Instant>,
+    /// Stream of the group that was current before.
+    behind: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +54,8 @@ struct Group {
     objects: BTreeMap<u64, Whole>,
     streams_open: usize,
     reset: bool,
+    /// Its first stream.
+    stream: Option<u64>,
 }
 
 impl Sequence {
@@ -67,8 +74,8 @@ impl Sequence {
     }
 
     /// When [`Self::release`] has to be called again though nothing arrives.
-    pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
-        Some(self.blocked_since? + self.patience(limits))
+    pub(super) fn deadline(&self, limits: &Limits, arrivals: &Arrivals) -> Option<Instant> {
+        Some(self.blocked_since? + self.patience(limits, arrivals))
     }
 
     /// No further stream comes: gaps are no longer waited for.
@@ -82,11 +89,13 @@ impl Sequence {
     }
 
     /// A stream of this group began. False when the group is done with.
-    pub(super) fn open(&mut self, group: u64) -> bool {
+    pub(super) fn open(&mut self, group: u64, stream: u64) -> bool {
         if self.is_past(group) {
             return false;
         }
-        self.groups.entry(group).or_default().streams_open += 1;
+        let group = self.groups.entry(group).or_default();
+        group.streams_open += 1;
+        group.stream.get_or_insert(stream);
         true
     }
 
@@ -148,7 +157,12 @@ impl Sequence {
     }
 
     /// The next thing that is due.
-    pub(super) fn release(&mut self, now: Instant, limits: &Limits) -> Option<Released> {
+    pub(super) fn release(
+        &mut self,
+        now: Instant,
+        limits: &Limits,
+        arrivals: &Arrivals,
+    ) -> Option<Released> {
         if let Some(whole) = self.fetched.pop_front() {
             return Some(Released::Object(whole));
         }
@@ -187,7 +201,8 @@ impl Sequence {
             };
             let since = *self.blocked_since.get_or_insert(now);
             let ahead = self.groups.range(current.saturating_add(1)..).count();
-            let late = now >= since + self.patience(limits) || (self.ending && !self.joining);
+            let late =
+                now >= since + self.patience(limits, arrivals) || (self.ending && !self.joining);
             if !late && !crowded && ahead <= limits.groups_ahead {
                 return None;
             }
@@ -198,7 +213,11 @@ impl Sequence {
             // A group we joined at its very end has no stream of its own and is not lost.
             let whole = !self.groups.contains_key(&current)
                 && self.next.is_some_and(|next| next.object > 0);
-            let lost = newer - current - u64::from(whole);
+            let mut lost = newer - current - u64::from(whole);
+            if lost > GROUPS_APART_MAX {
+                // Another count, as when a standby has taken over: what lies between is not known, but something may.
+                lost = 1;
+            }
             self.leave(newer);
             if lost > 0 {
                 return Some(Released::Skipped(lost));
@@ -233,6 +252,7 @@ impl Sequence {
     fn leave(&mut self, group: u64) {
         let kept = self.groups.split_off(&group);
         let dropped = std::mem::replace(&mut self.groups, kept);
+        self.behind = dropped.values().filter_map(|group| group.stream).max().or(self.behind);
         let bytes: usize =
             dropped.values().flat_map(|g| g.objects.values()).map(|o| o.payload.len()).sum();
         self.held -= bytes;
@@ -244,9 +264,15 @@ impl Sequence {
         self.next.is_some_and(|next| group < next.group)
     }
 
-    fn patience(&self, limits: &Limits) -> std::time::Duration {
+    fn patience(&self, limits: &Limits, arrivals: &Arrivals) -> std::time::Duration {
         let unseen = self.next.is_some_and(|next| !self.groups.contains_key(&next.group));
-        if unseen && !self.joining { limits.gap_patience } else { limits.stall_patience }
+        if !unseen || self.joining {
+            return limits.stall_patience;
+        }
+        // A stream between those of its neighbours is on its way: most likely it is this group's.
+        let after = self.groups.values().find_map(|group| group.stream);
+        let repaired = after.is_some_and(|after| arrivals.is_due(self.behind, after));
+        if repaired { limits.stall_patience } else { limits.gap_patience }
     }
 }
 
@@ -268,6 +294,11 @@ mod tests {
         }
     }
 
+    /// Groups are sent one after the other on streams of their own.
+    fn stream(group: u64) -> u64 {
+        group * 4 + 3
+    }
+
     fn start() -> Instant {
         Instant::now()
     }
@@ -275,7 +306,7 @@ mod tests {
     /// Everything that is due: objects as (group, object), skips as (the largest number, groups).
     fn due(sequence: &mut Sequence, now: Instant) -> Vec<(u64, u64)> {
         let limits = Limits::default();
-        std::iter::from_fn(|| sequence.release(now, &limits))
+        std::iter::from_fn(|| sequence.release(now, &limits, &Arrivals::default()))
             .map(|released| match released {
                 Released::Object(whole) => (whole.location.group, whole.location.object),
                 Released::Skipped(groups) => (u64::MAX, groups),
@@ -288,7 +319,7 @@ mod tests {
     fn live_objects_wait_for_the_joining_fetch() {
         let now = start();
         let mut sequence = Sequence::new(true);
-        assert!(sequence.open(4));
+        assert!(sequence.open(4, stream(4)));
         sequence.push(whole(4, 2));
         sequence.push_fetched(whole(4, 0));
         assert_eq!(due(&mut sequence, now), [(4, 0)]);
@@ -302,23 +333,23 @@ mod tests {
     fn a_group_waits_for_the_one_before_it_and_no_longer_than_patience() {
         let now = start();
         let mut sequence = Sequence::new(false);
-        assert!(sequence.open(1) && sequence.open(2));
+        assert!(sequence.open(1, stream(1)) && sequence.open(2, stream(2)));
         sequence.push(whole(1, 0));
         sequence.push(whole(2, 0));
         assert_eq!(due(&mut sequence, now), [(1, 0)]);
         let limits = Limits::default();
-        let deadline = sequence.deadline(&limits).expect("a group waits");
+        let deadline = sequence.deadline(&limits, &Arrivals::default()).expect("a group waits");
         assert_eq!(deadline, now + limits.stall_patience);
         assert_eq!(due(&mut sequence, deadline), [(u64::MAX, 1), (2, 0)]);
-        assert!(!sequence.open(1), "what comes of the old group is not wanted");
+        assert!(!sequence.open(1, stream(1)), "what comes of the old group is not wanted");
     }
 
     #[test]
     fn a_finished_group_gives_way_at_once() {
         let now = start();
         let mut sequence = Sequence::new(false);
-        sequence.open(1);
-        sequence.open(2);
+        sequence.open(1, stream(1));
+        sequence.open(2, stream(2));
         sequence.push(whole(2, 0));
         sequence.push(whole(1, 0));
         sequence.close(1, false);
@@ -329,15 +360,54 @@ mod tests {
     fn a_reset_group_counts_as_lost_and_a_missing_one_after_a_short_wait() {
         let now = start();
         let mut sequence = Sequence::new(false);
-        sequence.open(1);
+        sequence.open(1, stream(1));
         sequence.push(whole(1, 0));
         sequence.close(1, true);
         assert_eq!(due(&mut sequence, now), [(1, 0), (u64::MAX, 1)]);
-        sequence.open(4);
+        sequence.open(4, stream(4));
         sequence.push(whole(4, 0));
         assert_eq!(due(&mut sequence, now), []);
         let later = now + Limits::default().gap_patience;
         assert_eq!(due(&mut sequence, later), [(u64::MAX, 2), (4, 0)]);
+    }
+
+    #[test]
+    fn a_group_whose_first_packet_is_repaired_is_waited_for_and_one_that_was_never_sent_is_not() {
+        let now = start();
+        let limits = Limits::default();
+        for sent in [true, false] {
+            let (mut sequence, mut arrivals) = (Sequence::new(false), Arrivals::default());
+            let due = |sequence: &mut Sequence, arrivals: &Arrivals, now: Instant| {
+                let mut groups = Vec::new();
+                while let Some(released) = sequence.release(now, &limits, arrivals) {
+                    groups.push(match released {
+                        Released::Object(whole) => whole.location.group,
+                        _ => u64::MAX,
+                    });
+                }
+                groups
+            };
+            // Without the second group, the third has the stream behind that of the first.
+            for (group, stream) in [(1, 7), (3, if sent { 15 } else { 11 })] {
+                arrivals.saw(weir_moqt::StreamId(stream), now);
+                sequence.open(group, stream);
+                sequence.push(whole(group, 0));
+                sequence.close(group, false);
+            }
+            assert_eq!(due(&mut sequence, &arrivals, now), [1]);
+            let later = now + limits.gap_patience;
+            if !sent {
+                assert_eq!(due(&mut sequence, &arrivals, later), [u64::MAX, 3]);
+                continue;
+            }
+            assert_eq!(sequence.deadline(&limits, &arrivals), Some(now + limits.stall_patience));
+            assert!(due(&mut sequence, &arrivals, later).is_empty());
+            arrivals.saw(weir_moqt::StreamId(11), later);
+            sequence.open(2, 11);
+            sequence.push(whole(2, 0));
+            sequence.close(2, false);
+            assert_eq!(due(&mut sequence, &arrivals, later), [2, 3]);
+        }
     }
 
     #[test]
@@ -346,7 +416,7 @@ mod tests {
         let mut sequence = Sequence::new(true);
         sequence.push_fetched(whole(7, 0));
         sequence.join_done();
-        sequence.open(8);
+        sequence.open(8, stream(8));
         sequence.push(whole(8, 0));
         assert_eq!(due(&mut sequence, now), [(7, 0)]);
         assert_eq!(due(&mut sequence, now + Duration::from_millis(200)), [(8, 0)]);
@@ -357,13 +427,13 @@ mod tests {
         let now = start();
         let mut sequence = Sequence::new(true);
         sequence.push_fetched(whole(3, 0));
-        sequence.open(3);
+        sequence.open(3, stream(3));
         sequence.push(whole(3, 5));
         assert_eq!(due(&mut sequence, now), [(3, 0)]);
         let later = now + Limits::default().stall_patience;
-        let released = sequence.release(later, &Limits::default());
+        let released = sequence.release(later, &Limits::default(), &Arrivals::default());
         assert_eq!(released, Some(Released::JoinAbandoned));
-        sequence.open(4);
+        sequence.open(4, stream(4));
         sequence.push(whole(4, 0));
         // The hole is at 3/1 to 3/4; whoever cancels the fetch asks for the verdict.
         assert!(sequence.join_failed());
@@ -376,13 +446,13 @@ mod tests {
         let now = start();
         let mut sequence = Sequence::new(false);
         for group in 0..1000 {
-            sequence.open(group);
+            sequence.open(group, stream(group));
             sequence.push(whole(group, 1));
             due(&mut sequence, now);
             assert!(sequence.groups.len() <= Limits::default().groups_ahead + 2);
         }
         for group in 1000..2000 {
-            sequence.open(group);
+            sequence.open(group, stream(group));
             due(&mut sequence, now);
             assert!(sequence.groups.len() <= Limits::default().groups_held + 1);
         }

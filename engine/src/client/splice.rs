@@ -25,7 +25,7 @@ pub const REDIRECTS_MAX: u32 = 4;
 const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// Numbers further apart than this are not of the same count: two minutes of groups of 2 s.
-const GROUPS_APART_MAX: u64 = 64;
+pub(super) const GROUPS_APART_MAX: u64 = 64;
 
 /// Which of the two viewers an event comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -382,6 +382,8 @@ fn a_stream_that_is_late_is_waited_for_and_given_up_for_a_newer_group() {
     world.settle();
     assert_eq!(world.got("video"), [(0, 0)], "group 1 may still come");
     world.advance(Duration::from_millis(200));
+    assert_eq!(world.got("video"), [(0, 0)], "its stream is known to be on its way");
+    world.advance(Duration::from_secs(3));
     assert_eq!(world.got("video"), [(0, 0), (2, 0)]);
     assert_eq!(world.skipped(), 1);
     for (_, held) in std::mem::take(&mut world.down.held) {

@@ -16,9 +16,13 @@ use weir_packager::CATALOG_TRACK;
 use weir_packager::catalog::{Catalog, Kind};
 use weir_relay::Transport;
 
+use super::arrivals::Arrivals;
 use super::outbox::Outbox;
 use super::sequence::{Released, Sequence, Whole};
 use super::{Event, Join, Object, Options, Peer, Selection};
+
+/// The bit of a stream's id that says that bytes go one way (RFC 9000 section 2.1).
+const UNIDIRECTIONAL: u64 = 2;
 
 /// A viewer of one broadcast over one connection.
 ///
@@ -32,6 +36,8 @@ pub struct Viewer {
     tracks: Vec<Track>,
     asks: BTreeMap<RequestId, Ask>,
     readings: BTreeMap<StreamId, Reading>,
+    /// Streams that overtook others.
+    arrivals: Arrivals,
     /// Payload bytes of incomplete objects.
     incomplete: usize,
     events: VecDeque<Event>,
@@ -121,6 +127,7 @@ impl Viewer {
             tracks: Vec::new(),
             asks: BTreeMap::new(),
             readings: BTreeMap::new(),
+            arrivals: Arrivals::default(),
             incomplete: 0,
             events: VecDeque::new(),
             undelivered: 0,
@@ -151,6 +158,9 @@ impl Viewer {
         now: Instant,
     ) {
         if self.phase == Phase::Running {
+            if dir == Dir::Uni {
+                self.arrivals.saw(stream, now);
+            }
             let result = self.session.handle_stream(stream, dir, data, fin);
             self.after(result, now);
         }
@@ -159,6 +169,9 @@ impl Viewer {
     /// The relay reset its side of a stream.
     pub fn handle_reset(&mut self, stream: StreamId, code: u32, now: Instant) {
         if self.phase == Phase::Running {
+            if stream.0 & UNIDIRECTIONAL != 0 {
+                self.arrivals.saw(stream, now);
+            }
             let result = self.session.handle_reset(stream, u64::from(code));
             self.after(result, now);
         }
@@ -204,7 +217,7 @@ impl Viewer {
         let live = self.tracks.iter().filter(|track| !track.over);
         live.flat_map(|track| {
             let done = track.done.map(|done| done.since + limits.stall_patience);
-            done.into_iter().chain(track.sequence.deadline(limits))
+            done.into_iter().chain(track.sequence.deadline(limits, &self.arrivals))
         })
         .min()
     }
@@ -512,7 +525,7 @@ impl Viewer {
             None => of_fetch || track.filling,
             Some(group) => {
                 track.streams_open += 1;
-                track.sequence.open(group)
+                track.sequence.open(group, stream.0)
             }
         };
         let is_fetch = group.is_none();
@@ -573,6 +586,7 @@ impl Viewer {
     // What goes out.
 
     fn release(&mut self, now: Instant) {
+        self.arrivals.forget(self.options.limits.stall_patience, now);
         let mut at = 0;
         // A catalog may add tracks while this runs.
         while at < self.tracks.len() && self.phase == Phase::Running {
@@ -590,7 +604,8 @@ impl Viewer {
             {
                 track.sequence.end();
             }
-            let Some(released) = track.sequence.release(now, &self.options.limits) else { break };
+            let released = track.sequence.release(now, &self.options.limits, &self.arrivals);
+            let Some(released) = released else { break };
             let name = track.name.clone();
             match released {
                 Released::Object(whole) if self.is_catalog(&name) => {
