@@ -9,6 +9,7 @@ mod interop;
 mod limits;
 mod media;
 mod moqt;
+mod playback;
 mod security;
 
 use std::{
@@ -29,6 +30,7 @@ pub use self::limits::Limits;
 pub use self::media::MediaAddress;
 use self::media::MediaAddresses;
 pub use self::moqt::{Drafts, Moqt, Redirects};
+pub use self::playback::PlaybackAddresses;
 pub use self::security::{Seccomp, Security};
 use crate::mesh::{self, NodeKey, UpstreamUrl};
 use crate::topology::{self, HostFacts, Topology};
@@ -120,6 +122,8 @@ pub struct Public {
     pub host: String,
     /// Where publishers' media reaches this node from outside.
     pub media: Vec<MediaAddress>,
+    /// Every relay at which its broadcasts can be watched.
+    pub playback: PlaybackAddresses,
 }
 
 /// Section `[relay]`.
@@ -205,6 +209,8 @@ pub struct Overrides {
     pub drain_new_uri: Option<NewUri>,
     /// `WEIR_DRAIN_DEADLINE`.
     pub drain_deadline: Option<Deadline>,
+    /// `WEIR_PUBLIC_PLAYBACK` (separated by commas).
+    pub public_playback: Option<PlaybackAddresses>,
     /// `WEIR_PUBLIC_MEDIA` (separated by commas).
     pub public_media: Option<Vec<MediaAddress>>,
     /// `--open-interop`, `WEIR_OPEN_INTEROP` (separated by commas).
@@ -238,6 +244,8 @@ pub struct Up {
     pub public_host: Option<String>,
     /// Where publishers' media reaches it from outside.
     pub public_media: Vec<MediaAddress>,
+    /// Every relay at which its broadcasts can be watched.
+    pub public_playback: Vec<String>,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
     /// How it is emptied, unless the order says otherwise.
@@ -263,6 +271,8 @@ pub struct Edge {
     pub data_dir: PathBuf,
     /// Host in URLs, if one is configured.
     pub public_host: Option<String>,
+    /// Every relay at which its broadcasts can be watched.
+    pub public_playback: Vec<String>,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
     /// Shards, pins, listeners and links.
@@ -485,6 +495,7 @@ impl Config {
         set(&mut self.interop.open, over.open_interop.as_ref());
         set(&mut self.public.media, over.public_media.as_ref());
         set(&mut self.security.seccomp, over.seccomp.as_ref());
+        set(&mut self.public.playback, over.public_playback.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
         if let Some(upstream) = &over.upstream {
@@ -509,6 +520,7 @@ impl Config {
             ready_file: flags.ready_file,
             public_host: self.public_host()?,
             public_media: self.public.media.clone(),
+            public_playback: self.public.playback.list(),
             certificate: self.certificate()?,
             drain: self.drain.clone(),
             drafts: self.moqt.drafts.list().to_vec(),
@@ -550,6 +562,7 @@ impl Config {
         Ok(Edge {
             data_dir: self.data_dir.clone(),
             public_host: self.public_host()?,
+            public_playback: self.public.playback.list(),
             certificate: self.certificate()?,
             topology: topology::resolve(self, host)?,
             upstreams,
@@ -626,6 +639,7 @@ impl Overrides {
             moqt_drafts: parsed(get("WEIR_MOQT_DRAFTS"), "WEIR_MOQT_DRAFTS")?,
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
+            public_playback: parsed(get("WEIR_PUBLIC_PLAYBACK"), "WEIR_PUBLIC_PLAYBACK")?,
             public_media: parsed::<MediaAddresses>(get("WEIR_PUBLIC_MEDIA"), "WEIR_PUBLIC_MEDIA")?
                 .map(|addresses| addresses.0),
             open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?

@@ -368,6 +368,10 @@ pub(super) enum SigningKey {
 pub(super) struct Play {
     /// Playback URL: https:// for WebTransport, moqt:// for raw QUIC
     url: String,
+    /// Another relay that has the broadcast, such as https://HOST:PORT, for when the first one falls silent; may be
+    /// given several times
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    also: Vec<String>,
     /// Stop after this long, such as 10 (seconds) or 2m
     #[arg(long, value_name = "S", value_parser = parse_duration)]
     duration: Option<Duration>,
@@ -470,6 +474,8 @@ pub(super) enum Config {
 pub struct PlayOptions {
     /// Playback URL, token included.
     pub url: String,
+    /// Other relays that have the broadcast.
+    pub also: Vec<String>,
     /// When to stop; without it, at the end of the broadcast.
     pub duration: Option<Duration>,
     /// Where the MP4 goes.
@@ -529,6 +535,7 @@ impl std::fmt::Debug for PlayOptions {
         let place = self.url.split('?').next().unwrap_or_default();
         f.debug_struct("PlayOptions")
             .field("url", &format_args!("{place}?…"))
+            .field("also", &self.also.len())
             .field("duration", &self.duration)
             .field("output", &self.output)
             .field("insecure", &self.insecure)
@@ -541,6 +548,7 @@ impl From<Play> for PlayOptions {
     fn from(play: Play) -> Self {
         Self {
             url: play.url,
+            also: play.also,
             duration: play.duration,
             output: match play.output {
                 None => PlayOutput::Discard,

@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod contributor;
+mod fleet;
 mod outbox;
 mod sequence;
 mod splice;
@@ -22,6 +23,7 @@ use weir_moqt::{Dir, DoneCode, Draft, Namespace, RequestCode, StreamId, Transpor
 use weir_packager::catalog::Catalog;
 
 pub use contributor::{Contributor, Told};
+pub use fleet::{ADDRESSES_MAX, Fleet, Step};
 pub use splice::{Leg, MOVES_PER_MINUTE_MAX, Outcome, REDIRECTS_MAX, Splice};
 pub use url::{PlaybackUrl, PublishUrl, UrlError};
 pub use viewer::Viewer;
@@ -61,6 +63,8 @@ pub struct Options {
     pub authority: Option<String>,
     /// Which tracks.
     pub selection: Selection,
+    /// Media tracks that the catalog is expected to name; asked for beside it, which saves a round trip.
+    pub expected: Vec<String>,
     /// From where.
     pub join: Join,
     /// Caps.
@@ -77,6 +81,7 @@ impl Options {
             path: None,
             authority: None,
             selection: Selection::Catalog,
+            expected: Vec::new(),
             join: Join::NewestGroup,
             limits: Limits::default(),
         }

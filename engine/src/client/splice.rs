@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_moqt::Location;
-use weir_packager::catalog::Catalog;
+use weir_packager::catalog::{Catalog, Kind};
 
 use super::{Event, Object};
 
@@ -57,6 +57,8 @@ pub struct Splice {
     moves: u64,
     /// Redirects since the last object.
     redirects: u32,
+    /// Nothing is heard from the current connection.
+    doubted: bool,
 }
 
 /// What has been delivered of a track.
@@ -100,15 +102,17 @@ impl Splice {
     }
 
     /// A move begins: events of the next connection may come. `within` is how long the current one will last. False when
-    /// one is under way or there were too many.
+    /// one is under way or there were too many on a relay's word; those away from a silent relay have their own pauses.
     pub fn begin(&mut self, within: Option<Duration>, now: Instant) -> bool {
         while self.begun.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {
             self.begun.pop_front();
         }
-        if self.next.is_some() || self.begun.len() >= MOVES_PER_MINUTE_MAX {
+        if self.next.is_some() || (!self.doubted && self.begun.len() >= MOVES_PER_MINUTE_MAX) {
             return false;
         }
-        self.begun.push_back(now);
+        if !self.doubted {
+            self.begun.push_back(now);
+        }
         // What comes in the last moments is worth waiting for, the close at the deadline is not.
         let patience = within.map_or(PATIENCE, |within| (within * 3 / 4).min(PATIENCE));
         self.next = Some(Next {
@@ -120,6 +124,24 @@ impl Splice {
             later: Vec::new(),
         });
         true
+    }
+
+    /// Nothing is heard from the current connection, or something is again: whether a move waits for what it still owes.
+    pub fn doubt(&mut self, doubted: bool) {
+        self.doubted = doubted;
+        self.settle();
+    }
+
+    /// Whether a move is under way.
+    pub fn is_moving(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// The media tracks of the broadcast, as far as told.
+    pub fn media_tracks(&self) -> Vec<String> {
+        let known = self.catalog.iter().flat_map(|catalog| &catalog.tracks);
+        let media = known.filter(|track| track.kind != Kind::Unknown);
+        media.map(|track| track.name.clone()).collect()
     }
 
     /// Whether anything has come that another connection has to continue.
@@ -249,7 +271,8 @@ impl Splice {
     /// Makes the change where it is due, and says when the move is complete.
     fn settle(&mut self) {
         let Some(next) = &self.next else { return };
-        if next.flows && (next.current_ended.is_some() || next.held_bytes > HELD_BYTES_MAX) {
+        let over = self.doubted || next.current_ended.is_some();
+        if next.flows && (over || next.held_bytes > HELD_BYTES_MAX) {
             return self.cut();
         }
         let moved = |name: &Arc<str>| next.lanes.get(name).is_some_and(|lane| lane.moved);
@@ -307,6 +330,7 @@ impl Splice {
     fn complete(&mut self) {
         let Some(next) = self.next.take() else { return };
         self.moves += 1;
+        self.doubted = false;
         self.outcome = Some(Outcome::Moved);
         for event in next.later {
             self.pass(event);
@@ -505,6 +529,34 @@ mod tests {
         story.hear(Leg::Current, end());
         story.objects(Leg::Next, "v", &[(9, 0)]);
         assert_eq!(story.got["v"], [(7, 0), (u64::MAX, 2), (9, 0)], "a loss is told");
+    }
+
+    #[test]
+    fn a_silent_connection_is_gone_on_with_at_the_first_object_of_the_next_and_may_come_back_before()
+     {
+        let mut story = Story::new();
+        story.objects(Leg::Current, "v", &[(7, 0), (7, 1)]);
+        story.objects(Leg::Current, "a", &[(7, 0)]);
+        story.splice.doubt(true);
+        story.begin();
+        // Heard again before the next one has anything: it is believed again.
+        story.splice.doubt(false);
+        story.objects(Leg::Next, "v", &[(7, 0), (7, 1), (7, 2)]);
+        assert_eq!(story.outcome, None);
+        story.splice.doubt(true);
+        story.take();
+        assert_eq!(story.outcome, Some(Outcome::Moved));
+        story.objects(Leg::Next, "v", &[(7, 3)]);
+        story.objects(Leg::Next, "a", &[(7, 0), (7, 1), (8, 0)]);
+        assert_eq!(story.got["v"], [(7, 0), (7, 1), (7, 2), (7, 3)]);
+        assert_eq!(story.got["a"], [(7, 0), (7, 1), (8, 0)]);
+
+        // Moves of its own are not counted with those that relays order.
+        for _ in 0..=MOVES_PER_MINUTE_MAX {
+            story.splice.doubt(true);
+            story.begin();
+            story.splice.abandon();
+        }
     }
 
     #[test]

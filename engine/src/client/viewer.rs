@@ -137,7 +137,13 @@ impl Viewer {
             options,
         };
         match viewer.options.selection.clone() {
-            Selection::Catalog => viewer.watch(CATALOG_TRACK),
+            Selection::Catalog => {
+                viewer.watch(CATALOG_TRACK);
+                let expected = std::mem::take(&mut viewer.options.expected);
+                for name in &expected {
+                    viewer.watch(name);
+                }
+            }
             Selection::Named(names) => names.iter().for_each(|name| viewer.watch(name)),
         }
         viewer

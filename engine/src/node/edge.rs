@@ -80,6 +80,7 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
     let site = Arc::new(Site {
         certificate: Arc::clone(&certificate),
         addresses: addresses.clone(),
+        playback: edge.public_playback.clone(),
         metrics: Box::new(shards.metrics()),
         draining: desk.flag(),
         ailment: Box::new(shards.ailment()),

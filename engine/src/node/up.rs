@@ -89,6 +89,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
     let site = Arc::new(Site {
         certificate: Arc::clone(&certificate),
         addresses: addresses.clone(),
+        playback: up.public_playback.clone(),
         metrics: Box::new(shards.metrics()),
         draining: desk.flag(),
         ailment: Box::new(|| None),
@@ -215,6 +216,8 @@ pub(super) async fn keep_fresh(certificate: Arc<Certificate>) {
 pub(super) struct Site {
     pub(super) certificate: Arc<Certificate>,
     pub(super) addresses: Addresses,
+    /// All relays that have what this node has.
+    pub(super) playback: Vec<String>,
     pub(super) metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// Why the node is of no use to viewers, if it is not.
     pub(super) ailment: Box<dyn Fn() -> Option<String> + Send + Sync>,
@@ -243,6 +246,10 @@ impl http::Site for Site {
             }
             _ => self.addresses.webtransport_base(),
         }
+    }
+
+    fn playback_addresses(&self) -> &[String] {
+        &self.playback
     }
 
     fn publish_urls(&self, host: Option<&str>, input: &str, key: &str) -> serde_json::Value {

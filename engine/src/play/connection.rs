@@ -19,12 +19,15 @@ use weir_relay::{Transport, WriteError};
 use super::trust;
 use crate::cli::Failure;
 use crate::client::{DRAFTS, Peer, PlaybackUrl};
+use crate::quic::pulse::PROBE_EVERY;
 
 /// From the name to an open session.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Silence after which the relay is gone, and how often we break ours.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// From the name to an open session, when there are other addresses.
+const CONNECT_PATIENCE_OF_SEVERAL: Duration = Duration::from_secs(3);
 /// Media on its way to us: 2 s at 64 Mb/s.
 const RECEIVE_WINDOW: u32 = 16 << 20;
 /// Chunks between streams and viewer: 64 x 32 KB = 2 MB.
@@ -77,8 +80,27 @@ impl Connection {
         insecure: bool,
         draft: Option<Draft>,
     ) -> Result<Self, Failure> {
-        let opened = Self::dial(url, insecure, draft);
-        tokio::time::timeout(CONNECT_PATIENCE, opened).await.unwrap_or_else(|_| {
+        Self::open_within(CONNECT_PATIENCE, url, insecure, draft, KEEP_ALIVE).await
+    }
+
+    /// The same to one of several addresses: it is given less time, and a relay that sends nothing is made to answer.
+    pub(crate) async fn open_probed(
+        url: &PlaybackUrl,
+        insecure: bool,
+        draft: Option<Draft>,
+    ) -> Result<Self, Failure> {
+        Self::open_within(CONNECT_PATIENCE_OF_SEVERAL, url, insecure, draft, PROBE_EVERY).await
+    }
+
+    async fn open_within(
+        patience: Duration,
+        url: &PlaybackUrl,
+        insecure: bool,
+        draft: Option<Draft>,
+        keep_alive: Duration,
+    ) -> Result<Self, Failure> {
+        let opened = Self::dial(url, insecure, draft, keep_alive);
+        tokio::time::timeout(patience, opened).await.unwrap_or_else(|_| {
             Err(Failure::new(format!("{} does not answer", url.authority()))
                 .help("check host and port, and that UDP passes every firewall on the way"))
         })
@@ -88,6 +110,7 @@ impl Connection {
         url: &PlaybackUrl,
         insecure: bool,
         draft: Option<Draft>,
+        keep_alive: Duration,
     ) -> Result<Self, Failure> {
         let drafts: Vec<Draft> =
             DRAFTS.iter().copied().filter(|d| draft.is_none_or(|w| w == *d)).collect();
@@ -100,7 +123,7 @@ impl Connection {
         let crypto = QuicClientConfig::try_from(tls)
             .map_err(|error| Failure::new(format!("cannot set up TLS: {error}")))?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
+        config.transport_config(Arc::new(transport(keep_alive)));
 
         let addresses = tokio::net::lookup_host((url.host.as_str(), url.port))
             .await
@@ -160,6 +183,21 @@ impl Connection {
 
     pub(crate) fn draft(&self) -> Draft {
         self.draft
+    }
+
+    /// Datagrams that came so far, and the round trip.
+    pub(crate) fn heard(&self) -> (u64, Duration) {
+        let stats = quinn::Connection::stats(&self.session);
+        (stats.udp_rx.datagrams, stats.path.rtt)
+    }
+
+    /// Whether it ended without a word from the relay.
+    pub(crate) fn is_lost(&self) -> bool {
+        use quinn::ConnectionError as E;
+        let reason = quinn::Connection::close_reason(&self.session);
+        let said =
+            reason.is_some_and(|it| matches!(it, E::ApplicationClosed(_) | E::LocallyClosed));
+        self.closed && !said
     }
 
     /// For people.
@@ -403,11 +441,11 @@ async fn write(
     }
 }
 
-fn transport() -> TransportConfig {
+fn transport(keep_alive: Duration) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(keep_alive))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
     config
 }

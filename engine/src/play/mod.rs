@@ -31,14 +31,21 @@ pub fn run(options: &PlayOptions) -> Result<(), Failure> {
             .help("a playback URL is https://HOST:PORT/playback/ID?tok=TOKEN; `weir token mint ID` prints one")
             .usage()
     })?;
+    let others = options.also.iter().map(|uri| url.moved(uri));
+    let urls = std::iter::once(Ok(url.clone())).chain(others).collect::<Result<Vec<_>, _>>();
+    let urls = urls.map_err(|error| {
+        Failure::new(error.to_string())
+            .help("--also takes https://HOST:PORT or moqt://HOST:PORT")
+            .usage()
+    })?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start a runtime: {error}")))?
-        .block_on(play(options, &url))
+        .block_on(play(options, urls))
 }
 
-async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
+async fn play(options: &PlayOptions, mut urls: Vec<PlaybackUrl>) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let recording = match &options.output {
@@ -47,13 +54,15 @@ async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
         PlayOutput::Stdout => Some(Recording::new(Box::new(std::io::stdout()))),
     };
     let progress = progress();
-    progress.set_message(format!("connecting to {}", url.authority()));
-    let connection = tokio::select! {
-        connected = Connection::open(url, options.insecure, options.draft) => connected?,
+    let connected = tokio::select! {
+        connected = connect(&urls, options, &progress) => connected,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let roam = Roam::new(connection, url.clone(), options.clone());
+    let (connection, at) = connected?;
+    urls.rotate_left(at);
+    let Some(url) = urls.first().cloned() else { return Ok(()) };
+    let roam = Roam::new(connection, url, urls, options.clone());
     progress.set_message(format!("watching over {}", roam.describe()));
     let mut playback =
         Playback { roam, report: Report::default(), recording, progress, refusal: None, end: None };
@@ -71,6 +80,28 @@ async fn play(options: &PlayOptions, url: &PlaybackUrl) -> Result<(), Failure> {
         Some(recording) => recording.verdict(),
         None => Ok(()),
     }
+}
+
+/// A connection to the first address that answers, and its place.
+async fn connect(
+    urls: &[PlaybackUrl],
+    options: &PlayOptions,
+    progress: &ProgressBar,
+) -> Result<(Connection, usize), Failure> {
+    let mut failure = Failure::new("no address");
+    for (at, url) in urls.iter().enumerate() {
+        progress.set_message(format!("connecting to {}", url.authority()));
+        let opened = if urls.len() > 1 {
+            Connection::open_probed(url, options.insecure, options.draft).await
+        } else {
+            Connection::open(url, options.insecure, options.draft).await
+        };
+        match opened {
+            Ok(connection) => return Ok((connection, at)),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 struct Playback {

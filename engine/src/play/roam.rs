@@ -1,12 +1,13 @@
 //! A viewer on one connection after the other: follows GOAWAY to the next address while the current connection still
-//! brings media, and leaves it when the next one has taken over. What is given when is [`Splice`]'s decision.
+//! brings media, leaves a relay that falls silent for another of the broadcast's addresses, and drops a connection when
+//! the next one has taken over. What is given when is [`Splice`]'s decision, who is silent [`Fleet`]'s.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use crate::cli::{Failure, PlayOptions};
-use crate::client::{Event, Leg, Outcome, PlaybackUrl, Splice, Viewer};
+use crate::client::{Event, Fleet, Leg, Outcome, PlaybackUrl, Splice, Step, Viewer};
 
 /// How long the last packets of a connection may take to leave.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -25,9 +26,11 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(connection: Connection, url: PlaybackUrl) -> Self {
-        let viewer = Viewer::new(url.options(connection.draft()));
-        Self { connection, viewer, url }
+    /// `expected` are the media tracks, as far as known.
+    fn new(connection: Connection, url: PlaybackUrl, expected: Vec<String>) -> Self {
+        let mut options = url.options(connection.draft());
+        options.expected = expected;
+        Self { connection, viewer: Viewer::new(options), url }
     }
 
     async fn leave(mut self) {
@@ -48,6 +51,7 @@ struct Destination {
 
 pub(super) struct Roam {
     splice: Splice,
+    fleet: Fleet,
     current: Seat,
     next: Option<Seat>,
     dialling: Option<(PlaybackUrl, Dialling)>,
@@ -56,21 +60,31 @@ pub(super) struct Roam {
     is_redirected: bool,
     /// How watching ended while no viewer could say so.
     end: Option<Event>,
+    /// How the current connection was lost; the end, unless another relay is found.
+    lost: Option<Event>,
     options: PlayOptions,
     /// Why the last try to move failed.
     failure: Option<String>,
 }
 
 impl Roam {
-    pub(super) fn new(connection: Connection, url: PlaybackUrl, options: PlayOptions) -> Self {
+    /// `urls` are all addresses of the broadcast, the one of `connection` first.
+    pub(super) fn new(
+        connection: Connection,
+        url: PlaybackUrl,
+        urls: Vec<PlaybackUrl>,
+        options: PlayOptions,
+    ) -> Self {
         Self {
             splice: Splice::default(),
-            current: Seat::new(connection, url),
+            fleet: Fleet::new(urls, fastrand::u64(..), Instant::now()),
+            current: Seat::new(connection, url, Vec::new()),
             next: None,
             dialling: None,
             destination: None,
             is_redirected: false,
             end: None,
+            lost: None,
             options,
             failure: None,
         }
@@ -99,6 +113,7 @@ impl Roam {
         if due.is_some_and(|at| at <= now) {
             self.dial(now);
         }
+        self.listen(now);
         self.current.viewer.drive(&mut self.current.connection, now);
         if let Some(next) = &mut self.next {
             next.viewer.drive(&mut next.connection, now);
@@ -118,6 +133,7 @@ impl Roam {
             self.current.viewer.poll_timeout(),
             self.next.as_ref().and_then(|next| next.viewer.poll_timeout()),
             self.splice.poll_timeout(),
+            self.fleet.poll_timeout(),
             self.destination.as_ref().and_then(|to| to.try_at),
         ];
         let wake = wake.into_iter().flatten().min().unwrap_or(far);
@@ -168,6 +184,12 @@ impl Roam {
                 match &event {
                     Event::GoAway { uri, timeout } => self.sent_away(uri, *timeout, now),
                     Event::Redirected { uri } => self.redirected(uri, now),
+                    Event::Ended { .. } if self.is_lost() => {
+                        self.lost = Some(event);
+                        self.fleet.lost(now);
+                        self.splice.doubt(true);
+                        continue;
+                    }
                     _ => {}
                 }
                 // It has nothing to say any more but that it closes.
@@ -195,9 +217,11 @@ impl Roam {
             Some(Outcome::Moved) => {
                 let Some(next) = self.next.take() else { return };
                 let authority = next.url.authority();
+                self.fleet.moved(&next.url, now);
                 let old = std::mem::replace(&mut self.current, next);
                 tokio::spawn(old.leave());
                 self.destination = None;
+                self.lost = None;
                 self.failure = None;
                 tracing::info!(to = authority, "moved");
             }
@@ -208,10 +232,50 @@ impl Roam {
                 if let Some(next) = self.next.take() {
                     tokio::spawn(next.leave());
                 }
-                self.retry(now);
+                if self.fleet.is_silent() {
+                    self.destination = None;
+                    self.fleet.failed(now);
+                } else {
+                    self.retry(now);
+                }
             }
             None => {}
         }
+    }
+
+    /// Whether the current relay went without a word and there is another one to go to.
+    fn is_lost(&self) -> bool {
+        self.fleet.has_others() && self.current.connection.is_lost() && !self.is_redirected
+    }
+
+    /// Listens for the current relay, and looks for another one when it is silent.
+    fn listen(&mut self, now: Instant) {
+        let (heard, rtt) = self.current.connection.heard();
+        match self.fleet.poll_step(heard, rtt, now) {
+            // The connection keeps itself alive as often.
+            None | Some(Step::Probe) => {}
+            Some(Step::Doubt) => {
+                tracing::info!(relay = self.current.url.authority(), "the relay is silent");
+                self.splice.doubt(true);
+            }
+            Some(Step::Believe) => {
+                tracing::info!(relay = self.current.url.authority(), "the relay is heard again");
+                self.splice.doubt(false);
+                if self.destination.is_none() {
+                    self.splice.abandon();
+                }
+            }
+            // A move that the relay ordered before it fell silent is as good.
+            Some(Step::Dial(_)) if self.splice.is_moving() => self.fleet.answered(now),
+            Some(Step::Dial(url)) => {
+                self.destination = None;
+                self.splice.begin(None, now);
+                self.dialling = Some((*url.clone(), self.connect(*url)));
+            }
+            Some(Step::Abandon) => self.splice.abandon(),
+            Some(Step::Over) => self.end = self.lost.take(),
+        }
+        self.settle(now);
     }
 
     fn sent_away(&mut self, uri: &str, timeout: Option<Duration>, now: Instant) {
@@ -261,7 +325,14 @@ impl Roam {
 
     fn connect(&self, url: PlaybackUrl) -> Dialling {
         let (insecure, draft) = (self.options.insecure, self.options.draft);
-        Box::pin(async move { Connection::open(&url, insecure, draft).await })
+        let several = self.fleet.has_others();
+        Box::pin(async move {
+            if several {
+                Connection::open_probed(&url, insecure, draft).await
+            } else {
+                Connection::open(&url, insecure, draft).await
+            }
+        })
     }
 
     fn dial(&mut self, now: Instant) {
@@ -281,7 +352,9 @@ impl Roam {
         if std::mem::take(&mut self.is_redirected) {
             match answer {
                 Ok(connection) => {
-                    let old = std::mem::replace(&mut self.current, Seat::new(connection, url));
+                    self.fleet.moved(&url, Instant::now());
+                    let seat = Seat::new(connection, url, Vec::new());
+                    let old = std::mem::replace(&mut self.current, seat);
                     tokio::spawn(old.leave());
                 }
                 Err(failure) => self.give_up(&failure.to_string()),
@@ -289,7 +362,10 @@ impl Roam {
             return;
         }
         match answer {
-            Ok(connection) => self.next = Some(Seat::new(connection, url)),
+            Ok(connection) => {
+                self.fleet.answered(Instant::now());
+                self.next = Some(Seat::new(connection, url, self.splice.media_tracks()));
+            }
             Err(failure) => {
                 tracing::warn!(to = url.authority(), %failure, "cannot move");
                 self.failure = Some(failure.to_string());

@@ -19,6 +19,7 @@ mod hostile_crowd;
 #[cfg(test)]
 mod hostile_inside;
 mod path;
+pub mod pulse;
 #[cfg(test)]
 mod tests;
 mod wheel;

@@ -219,6 +219,15 @@ impl World {
         self.watch_shard_of(edge, 0, draft)
     }
 
+    /// A viewer at the first of these edges, who knows the others.
+    pub fn watch_fleet(&mut self, edges: &[usize], draft: Draft) -> usize {
+        let viewer = self.watch_edge(edges[0], draft);
+        let others: Vec<SocketAddr> = edges[1..].iter().map(|at| self.edges[*at].address).collect();
+        let seed = dice(Place::Viewer(viewer), 1);
+        self.watchers[viewer].also(&others, seed, self.now);
+        viewer
+    }
+
     pub fn watch_shard_of(&mut self, edge: usize, shard: u16, draft: Draft) -> usize {
         let Edge { address, shards, key, .. } = self.edges[edge];
         self.watch_at(address, (shard, shards, key), draft, Duration::from_hours(24))

@@ -501,6 +501,16 @@ impl World {
         self.net.set_link_one_way(self.server.ip(), own, link);
     }
 
+    /// No packet passes between a viewer and a node.
+    pub fn cut_off(&self, viewer: usize, node: SocketAddr) {
+        self.net.cut(node.ip(), viewer_address(viewer));
+    }
+
+    /// Packets pass again.
+    pub fn reconnect(&self, viewer: usize, node: SocketAddr) {
+        self.net.heal(node.ip(), viewer_address(viewer));
+    }
+
     /// The addresses of the node and of a viewer at it.
     pub fn between(&self, viewer: usize) -> (IpAddr, IpAddr) {
         (self.server.ip(), viewer_address(viewer))

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir::client::{Event, Leg, Outcome, PlaybackUrl, Splice, Viewer};
+use weir::client::{Event, Fleet, Leg, Outcome, PlaybackUrl, Splice, Step, Viewer};
 use weir::quic::{self, ConnId, Endpoint, Steering};
 use weir_moqt::Draft;
 use weir_xdp::Port as _;
@@ -38,6 +38,9 @@ pub struct Watcher {
     /// Where it moves to.
     next: Option<Seat>,
     splice: Splice,
+    /// Where else it may go when its relay falls silent.
+    fleet: Fleet,
+    dials: u8,
     url: PlaybackUrl,
     draft: Draft,
     first_byte: u8,
@@ -82,6 +85,8 @@ impl Watcher {
             port,
             next: None,
             splice: Splice::default(),
+            fleet: Fleet::new([url.clone()], 0, now),
+            dials: 0,
             url,
             draft,
             first_byte,
@@ -102,6 +107,20 @@ impl Watcher {
     /// Sends and receives by another port from now on.
     pub(super) fn rebind(&mut self, port: VirtPort) {
         self.port = port;
+    }
+
+    /// It knows other relays that have the broadcast.
+    pub(super) fn also(&mut self, others: &[SocketAddr], seed: u64, now: Instant) {
+        let others =
+            others.iter().map(|to| self.url.moved(&format!("moqt://{to}")).expect("a URL"));
+        let urls: Vec<_> = std::iter::once(self.url.clone()).chain(others).collect();
+        self.fleet = Fleet::new(urls, seed, now);
+    }
+
+    /// Where it watches from.
+    #[allow(dead_code, reason = "not every story asks")]
+    pub fn relay(&self) -> (&str, u16) {
+        (&self.url.host, self.url.port)
     }
 
     /// Closes its connection.
@@ -135,8 +154,9 @@ impl Watcher {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let next = self.next.as_ref().and_then(|next| next.viewer.poll_timeout());
         let here = self.seat.viewer.poll_timeout();
-        let all = [self.endpoint.poll_timeout(), here, next, self.splice.poll_timeout()];
-        all.into_iter().flatten().min()
+        let own = [self.splice.poll_timeout(), self.fleet.poll_timeout()];
+        let all = [self.endpoint.poll_timeout(), here, next].into_iter().chain(own);
+        all.flatten().min()
     }
 
     pub(super) fn turn(&mut self, now: Instant) -> bool {
@@ -166,6 +186,7 @@ impl Watcher {
             next.handle_timeout(now);
         }
         self.splice.handle_timeout(now);
+        self.listen(now);
         self.take(now);
         self.seat.drive(&mut self.endpoint, now);
         if let Some(next) = &mut self.next {
@@ -176,13 +197,54 @@ impl Watcher {
         busy
     }
 
+    /// As `weir play` does, but that nothing keeps the connection alive by itself.
+    fn listen(&mut self, now: Instant) {
+        let heard = self.endpoint.traffic(self.seat.conn).map_or(0, |(received, _)| received);
+        let rtt = self.endpoint.rtt(self.seat.conn).unwrap_or_default();
+        match self.fleet.poll_step(heard, rtt, now) {
+            None | Some(Step::Over) => {}
+            Some(Step::Probe) => {
+                self.endpoint.probe(self.seat.conn);
+            }
+            Some(Step::Doubt) => self.splice.doubt(true),
+            Some(Step::Believe) => {
+                self.splice.doubt(false);
+                self.splice.abandon();
+            }
+            Some(Step::Dial(url)) => {
+                assert!(self.splice.begin(None, now), "one move at a time");
+                self.dials += 1;
+                let id = ([self.first_byte, 150 + self.dials], own(&self.port));
+                let expected = self.splice.media_tracks();
+                self.url = *url;
+                let draft = self.draft;
+                self.next = Some(Seat::dial_knowing(
+                    &mut self.endpoint,
+                    &self.url,
+                    id,
+                    draft,
+                    expected,
+                    now,
+                ));
+            }
+            Some(Step::Abandon) => self.splice.abandon(),
+        }
+    }
+
     /// Takes what the viewers tell, through the splice.
     fn take(&mut self, now: Instant) {
         loop {
             let next = self.next.as_mut();
             if let Some(event) = self.seat.viewer.poll_event() {
+                if matches!(event, Event::Ended { .. }) && self.fleet.is_silent() {
+                    self.fleet.lost(now);
+                    continue;
+                }
                 self.splice.handle_event(Leg::Current, event);
             } else if let Some(event) = next.and_then(|next| next.viewer.poll_event()) {
+                if matches!(event, Event::Ready) {
+                    self.fleet.answered(now);
+                }
                 if let Event::Ended { code, reason } = &event {
                     self.turned_away.push((*code, reason.clone()));
                 }
@@ -203,6 +265,9 @@ impl Watcher {
         let Some(mut left) = self.next.take() else { return false };
         if outcome == Outcome::Moved {
             std::mem::swap(&mut self.seat, &mut left);
+            self.fleet.moved(&self.url, now);
+        } else {
+            self.fleet.failed(now);
         }
         left.viewer.close();
         left.drive(&mut self.endpoint, now);
@@ -266,8 +331,19 @@ impl Seat {
     fn dial(
         endpoint: &mut Endpoint,
         url: &PlaybackUrl,
+        id: ([u8; 2], [u8; 2]),
+        draft: Draft,
+        now: Instant,
+    ) -> Self {
+        Self::dial_knowing(endpoint, url, id, draft, Vec::new(), now)
+    }
+
+    fn dial_knowing(
+        endpoint: &mut Endpoint,
+        url: &PlaybackUrl,
         ([first, second], [third, fourth]): ([u8; 2], [u8; 2]),
         draft: Draft,
+        expected: Vec<String>,
         now: Instant,
     ) -> Self {
         let limits = quic::Limits::default();
@@ -281,7 +357,9 @@ impl Seat {
         }));
         let to = SocketAddr::new(url.host.parse().expect("an IP address"), url.port);
         let conn = endpoint.connect(config, to, "localhost", now).expect("a connection");
-        Self { conn, viewer: Viewer::new(url.options(draft)), open: false }
+        let mut options = url.options(draft);
+        options.expected = expected;
+        Self { conn, viewer: Viewer::new(options), open: false }
     }
 
     fn hear(&mut self, event: quic::Event, now: Instant) {

@@ -133,10 +133,10 @@ class Story {
     },
   );
 
-  constructor(context: { after(end: () => void): void }) {
+  constructor(context: { after(end: () => void): void }, addresses: string[] = []) {
     // Also after a failure: its timers would keep the process.
     context.after(() => this.engine.handle({ kind: 'stop' }));
-    this.engine.handle({ kind: 'start', options: { source, certificateSha256: null, certificateUrl: null } });
+    this.engine.handle({ kind: 'start', options: { source, certificateSha256: null, certificateUrl: null, addresses } });
   }
 
   link(index: number): FakeLink {
@@ -280,4 +280,55 @@ test('an address that cannot be used leaves the viewer where it is', async (cont
   await story.stats();
   story.objects(0, story.video, [7, 3]);
   assert.deepEqual([story.links.length, story.shown], [1, 4]);
+});
+
+const B = `https://b.example:9/#cert-sha256=${HASH}`;
+
+/** The first connection speaks in the middle of group 7, then says nothing more. */
+async function silenced(context: { after(end: () => void): void }): Promise<Story> {
+  const story = new Story(context, [B]);
+  await story.watch();
+  await until('another connection', () => story.links.length === 2);
+  return story;
+}
+
+test('a relay that answers nothing any more is left for another address, and each object is shown once', async (context) => {
+  const story = await silenced(context);
+  assert.equal(story.link(1).options.source.url, `https://b.example:9/playback/lv_1?tok=${token}`);
+  assert.equal(story.link(0).closed, false, 'it may still be there');
+  story.link(1).accept();
+  story.join(1, [7, 4]);
+  story.objects(1, story.fetch, [7, 0], [7, 1], [7, 2], [7, 3], [7, 4]);
+  story.link(1).emit({ kind: 'fetch-end', request: story.fetch, complete: true });
+  assert.equal(story.link(0).closed, true);
+  story.objects(0, story.video, [7, 3]);
+  story.objects(1, story.video, [7, 5]);
+  assert.equal(story.shown, 6);
+  const stats = await story.stats();
+  assert.deepEqual([stats.moves, stats.reconnects, stats.stalls], [1, 0, 1]);
+  assert.deepEqual(story.phases(), ['connecting', 'live'], 'nothing of it is to be seen');
+});
+
+test('a silent relay that speaks again before the other has brought anything is believed', async (context) => {
+  const story = await silenced(context);
+  story.objects(0, story.video, [7, 3]);
+  await until('the other is left', () => story.link(1).closed);
+  story.objects(0, story.video, [7, 4]);
+  assert.deepEqual([story.shown, story.link(0).closed], [5, false]);
+});
+
+test('addresses that refuse are tried in turn until one has the broadcast', async (context) => {
+  const story = await silenced(context);
+  story.link(1).refuse(new Error('503'));
+  await until('the first address again', () => story.links.length === 3);
+  assert.equal(story.link(2).options.source.url, here);
+  story.link(2).refuse(new Error('no answer'));
+  await until('the other address again', () => story.links.length === 4);
+  story.link(3).accept();
+  story.join(3, [9, 0]);
+  story.objects(3, story.fetch, [9, 0]);
+  story.link(3).emit({ kind: 'fetch-end', request: story.fetch, complete: true });
+  story.objects(3, story.video, [9, 1]);
+  await until('pictures again', () => story.counters.lastGroup === 9 && story.counters.lastObject === 1);
+  assert.equal((await story.stats()).moves, 1);
 });

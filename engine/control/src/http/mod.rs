@@ -33,6 +33,11 @@ pub trait Site: Send + Sync + 'static {
     /// `https://HOST:PORT` of QUIC for a visitor who reached us as `host` (without port), if known.
     fn webtransport_base(&self, host: Option<&str>) -> String;
 
+    /// Every relay at which a broadcast of this node can be watched, as `https://HOST:PORT`, this one perhaps among them.
+    fn playback_addresses(&self) -> &[String] {
+        &[]
+    }
+
     /// The publish addresses of an input by protocol, for a visitor who reached us as `host`. The key
     /// is put in as it is.
     fn publish_urls(&self, host: Option<&str>, input: &str, key: &str) -> serde_json::Value;

@@ -227,6 +227,7 @@ async fn player(State(routes): State<Routes>, uri: Uri, headers: HeaderMap) -> R
     let site = &routes.0.site;
     json(&json!({
         "webtransport_url": site.webtransport_base(visited_host(&uri, &headers)),
+        "addresses": site.playback_addresses(),
         "cert_sha256": pinned(site.as_ref()),
     }))
 }
@@ -251,6 +252,7 @@ async fn demo(State(routes): State<Routes>, uri: Uri, headers: HeaderMap) -> Res
         "playback_url": format!("{base}/playback/{input}?tok={token}"),
         "page_path": format!("/watch/{input}?tok={token}"),
         "webtransport_url": base,
+        "addresses": inner.site.playback_addresses(),
         "cert_sha256": pinned(inner.site.as_ref()),
         "expires_at": minted.expires_at,
     }))

@@ -15,6 +15,7 @@ use crate::{Ingest, NewInput, Scope, TTL_MIN, testing::TempDir};
 
 struct TestSite {
     health: Health,
+    addresses: [String; 2],
 }
 
 impl Site for TestSite {
@@ -24,6 +25,10 @@ impl Site for TestSite {
 
     fn certificate_is_pinned(&self) -> bool {
         true
+    }
+
+    fn playback_addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     fn webtransport_base(&self, host: Option<&str>) -> String {
@@ -64,7 +69,10 @@ async fn running(demo: bool, health: Health, change: impl FnOnce(&mut Limits)) -
     let addr = tcp.local_addr().expect("bound");
     let options = Options {
         store: Some(store.clone()),
-        site: Arc::new(TestSite { health }),
+        site: Arc::new(TestSite {
+            health,
+            addresses: ["https://localhost:4443", "https://other:4443"].map(str::to_owned),
+        }),
         demo: demo.then(|| input.id.clone()),
         whip: None,
         limits,
@@ -154,6 +162,8 @@ async fn the_demo_is_playable_by_what_the_page_gets() {
     assert!(server.get("/demo.json").await.contains("cache-control: no-store"));
     let player = server.json("/player.json").await;
     assert_eq!(player["webtransport_url"], "https://localhost:4443");
+    let known = serde_json::json!(["https://localhost:4443", "https://other:4443"]);
+    assert_eq!((&player["addresses"], &demo["addresses"]), (&known, &known));
     let without = running(false, Health::Ok, |_| {}).await;
     assert_eq!(status(&without.get("/demo.json").await), "404");
 }

@@ -13,9 +13,7 @@ use weir_relay::SessionId;
 
 use super::super::{Backoff, UpstreamUrl};
 use crate::quic::ConnId;
-
-/// How often a sign of life is sent: 5 packets a second on each connection.
-const PROBE_EVERY: Duration = Duration::from_millis(200);
+use crate::quic::pulse::{self, PROBE_EVERY};
 
 /// An upstream is silent after this and [`SILENCE_ROUND_TRIPS`] without an acknowledgement. In that
 /// time there are three probes and as many repeats by QUIC's own timer. At 10 % loss each way one of
@@ -136,16 +134,15 @@ impl Slot {
     }
 }
 
-/// What is heard on one connection.
+/// What is heard on one connection, and when it is asked for more.
 pub(super) struct Pulse {
     next: Instant,
-    acks: u64,
-    heard: Instant,
+    heard: pulse::Pulse,
 }
 
 impl Pulse {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now, acks: 0, heard: now }
+        Self { next: now, heard: pulse::Pulse::new(now) }
     }
 
     pub(super) fn sent(&mut self, now: Instant) {
@@ -154,10 +151,6 @@ impl Pulse {
 
     /// The verdict, given how many acknowledgements have come so far.
     pub(super) fn is_silent(&mut self, acks: u64, rtt: Duration, now: Instant) -> bool {
-        if acks > self.acks {
-            self.acks = acks;
-            self.heard = now;
-        }
-        now.saturating_duration_since(self.heard) > SILENCE + rtt * SILENCE_ROUND_TRIPS
+        self.heard.look(acks, now) > SILENCE + rtt * SILENCE_ROUND_TRIPS
     }
 }

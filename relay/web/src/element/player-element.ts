@@ -211,6 +211,7 @@ export class WeirPlayer extends HTMLElement {
       ...(latency === null ? {} : { latency: Number(latency) }),
       certificateSha256: this.getAttribute('certificate'),
       certificateUrl: this.getAttribute('certificate-url'),
+      addresses: (this.getAttribute('addresses') ?? '').split(/\s+/).filter((address) => address !== ''),
     });
     this.#forward();
     this.#viewer.attach(this.video);

@@ -8,6 +8,8 @@ import type { State } from '../viewer/viewer.js';
 export interface Relay {
   base: string;
   certificate: string | null;
+  /** All relays that have what this node has. */
+  addresses: string[];
 }
 
 export async function getJson(path: string): Promise<Record<string, unknown> | null> {
@@ -25,17 +27,23 @@ export function text(value: unknown): string | null {
   return typeof value === 'string' && value !== '' ? value : null;
 }
 
+export function texts(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((entry) => typeof entry === 'string') : [];
+}
+
 /** Falls back to the page's own host: QUIC commonly listens on the port of HTTPS. */
 export async function findRelay(): Promise<Relay> {
   const json = await getJson('/player.json');
   return {
     base: text(json?.['webtransport_url']) ?? `https://${location.host}`,
     certificate: text(json?.['cert_sha256']),
+    addresses: texts(json?.['addresses']),
   };
 }
 
 /** Starts the player on a playback URL. */
-export function start(player: WeirPlayer, url: string, certificate: string | null): void {
+export function start(player: WeirPlayer, url: string, { certificate, addresses }: Omit<Relay, 'base'>): void {
+  if (addresses.length > 0) player.setAttribute('addresses', addresses.join(' '));
   if (certificate !== null) {
     player.setAttribute('certificate', certificate);
     player.setAttribute('certificate-url', '/certificate.sha256');

@@ -30,8 +30,7 @@ if (playback === null) {
   byId<HTMLElement>('state').hidden = true;
   player.hidden = true;
 } else {
-  const certificate = text(demo?.['cert_sha256']) ?? (await findRelay()).certificate;
-  start(player, playback, certificate);
+  start(player, playback, await findRelay());
   byId<HTMLElement>('facts').hidden = false;
   setInterval(showFigures, 500);
 }

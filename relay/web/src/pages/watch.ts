@@ -25,7 +25,7 @@ if (latency !== null) player.setAttribute('latency', latency);
 const relay = await findRelay();
 const playback = new URL(`/playback/${encodeURIComponent(id)}`, relay.base);
 if (token !== '') playback.searchParams.set('tok', token);
-start(player, playback.href, relay.certificate);
+start(player, playback.href, relay);
 
 function keep(value: string): void {
   try {

@@ -6,9 +6,10 @@ import type { Event } from '../moqt/session.js';
 import { type Catalog, type CatalogTrack, type Kind, parseCatalog } from './catalog.js';
 import { readChunk } from './chunk.js';
 import { DRAFT, type Ending, isAuthFailure } from './connection.js';
+import { Fleet, Silence } from './fleet.js';
 import { Lane, choose, sameBytes, sameKinds, undecodable } from './lane.js';
 import { type Asked, type Connect, Leg } from './leg.js';
-import { apart, askCertificate } from './move.js';
+import { apart, askCertificate, destinationOf, optionsFor } from './move.js';
 import { Mover, type Roaming } from './mover.js';
 import type { EngineOptions, EngineStats, FromEngine, Phase, ToEngine } from './protocol.js';
 import { Sink } from './sink.js';
@@ -18,6 +19,8 @@ const TICK_MS = 100;
 /** First pause before a new connection; doubles with each failure, and is spread by half. */
 const BACKOFF_MS = 250;
 const BACKOFF_MAX_MS = 8000;
+/** How long one of several addresses may take to answer. */
+const ANSWER_OF_SEVERAL_MS = 3000;
 /** How often an absent broadcast is asked for. */
 const OFFLINE_POLL_MS = 2000;
 /** No media for this long or two groups: the relay is asked whether it is still there. */
@@ -49,6 +52,8 @@ export class Engine implements Roaming {
   #leg: Leg | null = null;
   #lanes = new Map<Kind, Lane>();
   #mover = new Mover(this);
+  #fleet = new Fleet([]);
+  #silence = new Silence(0);
   /** Where the relay wants us, should its connection end before the move. */
   #aim: EngineOptions | null = null;
   #sink: Sink | null = null;
@@ -89,6 +94,14 @@ export class Engine implements Roaming {
     return this.#lanes;
   }
 
+  get fleet(): Fleet {
+    return this.#fleet;
+  }
+
+  cutOff(): void {
+    this.#tell('reconnecting', 'The relay does not answer.');
+  }
+
   connect(options: EngineOptions): Leg {
     return new Leg(options, (leg, event) => this.#onEvent(leg, event), this.dial);
   }
@@ -107,6 +120,8 @@ export class Engine implements Roaming {
     this.#stats.moves += 1;
     this.#heardAt = Date.now();
     this.#answeredAt = 0;
+    this.#silence = new Silence(this.#heardAt);
+    this.#fleet.moved(next.options.source.url);
     left?.connection.close(0, '');
     const { catalogHeld, goaway } = next;
     if (catalogHeld) this.#onCatalogEvent(next, catalogHeld, this.#heardAt);
@@ -117,6 +132,7 @@ export class Engine implements Roaming {
     switch (message.kind) {
       case 'start':
         this.#options = message.options;
+        this.#fleet = new Fleet([message.options.source.url, ...(message.options.addresses ?? [])]);
         if (!this.#running) void this.#run();
         break;
       case 'stop':
@@ -173,10 +189,19 @@ export class Engine implements Roaming {
       this.#attempts += 1;
       this.#tell('reconnecting', reason, pause);
       await this.#sleep(pause);
-      if (this.#aim) this.#options = this.#aim;
+      const next = this.#aim ?? (await this.#another(outcome));
+      if (next) this.#options = next;
       this.#aim = null;
       if (this.#options?.certificateUrl) await this.#refreshCertificate(this.#options.certificateUrl);
     }
+  }
+
+  /** Another address of the broadcast, when this one could not be had. */
+  async #another(outcome: Outcome): Promise<EngineOptions | null> {
+    const uri = outcome.kind === 'unreachable' && this.#fleet.hasOthers ? this.#fleet.next() : null;
+    const options = this.#options;
+    const to = options && uri !== null ? destinationOf(options.source.url, uri) : null;
+    return options && to ? optionsFor(options, to) : null;
   }
 
   async #attempt(): Promise<Outcome> {
@@ -192,7 +217,10 @@ export class Engine implements Roaming {
     this.#reconnectNow = false;
     this.#heardAt = Date.now();
     this.#answeredAt = 0;
+    this.#silence = new Silence(this.#heardAt);
     leg.askForCatalog();
+    const giveUp = (): void => leg.connection.close(0, '');
+    const timer = this.#fleet.hasOthers ? setTimeout(giveUp, ANSWER_OF_SEVERAL_MS) : undefined;
     try {
       await leg.connection.ready();
     } catch (error) {
@@ -200,6 +228,8 @@ export class Engine implements Roaming {
       const ending = await Promise.race([leg.connection.ended, Promise.resolve(null)]);
       if (ending && isAuthFailure(ending)) return { kind: 'ended', ending };
       return { kind: 'unreachable', reason: error instanceof Error ? error.message : String(error) };
+    } finally {
+      clearTimeout(timer);
     }
     if (this.#stats.connectMs !== null) this.#stats.reconnects += 1;
     this.#stats.connectMs = Date.now() - leg.started;
@@ -263,7 +293,7 @@ export class Engine implements Roaming {
     // What a connection that was left still brings is nobody's.
     if (leg !== this.#leg && !isNext) return;
     const now = Date.now();
-    this.#heardAt = now;
+    if (!isNext) this.#heardAt = now;
     if (event.kind === 'goaway') {
       leg.goaway ??= { uri: event.uri, timeoutMs: event.timeoutMs };
       if (!isNext) this.#mover.sentAway(event.uri, event.timeoutMs);
@@ -550,7 +580,31 @@ export class Engine implements Roaming {
     this.#leg.probe(now);
   }
 
+  /** With another address to go to, a relay that answers nothing is left at once. */
+  #listen(now: number): void {
+    const leg = this.#leg;
+    if (!leg || !this.#fleet.hasOthers || leg.catalogAt.group < 0) return;
+    const live = this.#mediaAt >= this.#heardAt;
+    const rtt = this.#stats.rttMs ?? 0;
+    switch (this.#silence.look(now, this.#heardAt, leg.status !== null, live, rtt)) {
+      case 'heard':
+        this.#mover.believe();
+        break;
+      case 'ask':
+        this.#probe(now);
+        break;
+      case 'silent':
+        if (!this.#mover.isRescuing) this.#stats.stalls += 1;
+        this.#mover.rescue();
+        break;
+      case 'wait':
+        break;
+    }
+  }
+
   #watchdog(now: number): void {
+    this.#listen(now);
+    if (this.#mover.isRescuing) return;
     const silent = now - this.#heardAt;
     const { status } = this.#leg ?? {};
     if (status && now - status.sent > ANSWER_MS && silent > ANSWER_MS) {

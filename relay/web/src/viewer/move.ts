@@ -61,7 +61,7 @@ export async function optionsFor(
   let certificateSha256 = to.certificateSha256;
   if (certificateSha256 === null && certificateUrl !== null) certificateSha256 = await ask(certificateUrl);
   // Nodes of one operator may share a certificate.
-  return { source, certificateUrl, certificateSha256: certificateSha256 ?? options.certificateSha256 };
+  return { ...options, source, certificateUrl, certificateSha256: certificateSha256 ?? options.certificateSha256 };
 }
 
 /** The fingerprint a host tells, or null. */

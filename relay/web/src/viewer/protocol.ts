@@ -23,6 +23,8 @@ export interface EngineOptions {
   certificateSha256: string | null;
   /** Where to ask for that hash again when a connection fails. */
   certificateUrl: string | null;
+  /** Other relays that have the broadcast: `https://host:port`, with `#cert-sha256=…` where that is pinned. */
+  addresses?: readonly string[];
 }
 
 export type ToEngine =
@@ -47,7 +49,7 @@ export interface EngineStats {
   rttMs: number | null;
   connectMs: number | null;
   reconnects: number;
-  /** Moves to another relay on the word of the last one, without a cut. */
+  /** Moves to another relay, on the word of the last one or because it fell silent. */
   moves: number;
   stalls: number;
   tracks: Partial<Record<Kind, TrackStats>>;

@@ -32,6 +32,11 @@ export interface ViewerOptions {
   certificateSha256?: string | null;
   /** Where that hash can be asked for again, for example `/certificate.sha256`. */
   certificateUrl?: string | null;
+  /**
+   * Other relays that have the broadcast, `https://host:port`, with `#cert-sha256=…` where the certificate is pinned: when
+   * the relay in use falls silent, the viewer goes on at another one.
+   */
+  addresses?: readonly string[];
   /** Base of playback URLs, so that `play` takes a bare id. Needs `getToken`. */
   base?: string;
   /** Called when there is no token yet and when it is about to end. */
@@ -69,7 +74,7 @@ export interface ViewerStats {
   rebuffers: number;
   jumps: number;
   reconnects: number;
-  /** Times a relay that was drained handed us to another one. */
+  /** Times we went on at another relay: handed over by one that was drained, or away from one that fell silent. */
   moves: number;
   firstFrameMs: number | null;
   tracks: Partial<Record<Kind, TrackStats>>;
@@ -157,7 +162,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
   async #begin(idOrUrl: string, run: number): Promise<void> {
     if (typeof WebTransport !== 'function') throw new Error('This browser has no WebTransport.');
     if (!mediaSourceClass()) throw new Error('This browser has no MediaSource.');
-    const { base, getToken, worker, certificateSha256, certificateUrl } = this.#options;
+    const { base, getToken, worker, certificateSha256, certificateUrl, addresses } = this.#options;
     let text = idOrUrl;
     if (!idOrUrl.includes('/') && base !== undefined) {
       const token = getToken ? await getToken() : '';
@@ -180,6 +185,7 @@ export class BroadcastViewer extends Emitter<ViewerEvents> {
         source,
         certificateSha256: certificateSha256 ?? null,
         certificateUrl: certificateUrl ? new URL(certificateUrl, location.href).href : null,
+        addresses: addresses ?? [],
       },
     });
     this.emit('transportchange', { transport: 'webtransport', draft: DRAFT });
