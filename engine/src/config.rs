@@ -64,6 +64,8 @@ pub struct Config {
     pub security: Security,
     /// What is logged and how.
     pub log: Log,
+    /// `weir up`: which of several engines this is.
+    pub engine: Engine,
     /// `weir relay`: the relays above.
     pub relay: Relay,
 }
@@ -124,6 +126,14 @@ pub struct Public {
     pub media: Vec<MediaAddress>,
     /// Every relay at which its broadcasts can be watched.
     pub playback: PlaybackAddresses,
+}
+
+/// Section `[engine]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// The term in which it publishes; a standby's is higher.
+    pub term: u8,
 }
 
 /// Section `[relay]`.
@@ -211,6 +221,8 @@ pub struct Overrides {
     pub drain_deadline: Option<Deadline>,
     /// `WEIR_PUBLIC_PLAYBACK` (separated by commas).
     pub public_playback: Option<PlaybackAddresses>,
+    /// `--term`, `WEIR_TERM`.
+    pub term: Option<u8>,
     /// `WEIR_PUBLIC_MEDIA` (separated by commas).
     pub public_media: Option<Vec<MediaAddress>>,
     /// `--open-interop`, `WEIR_OPEN_INTEROP` (separated by commas).
@@ -246,6 +258,8 @@ pub struct Up {
     pub public_media: Vec<MediaAddress>,
     /// Every relay at which its broadcasts can be watched.
     pub public_playback: Vec<String>,
+    /// The term in which it publishes.
+    pub term: u8,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
     /// How it is emptied, unless the order says otherwise.
@@ -407,6 +421,7 @@ impl Default for Config {
             limits: Limits::default(),
             security: Security::default(),
             log: Log::default(),
+            engine: Engine::default(),
             relay: Relay::default(),
         }
     }
@@ -496,6 +511,7 @@ impl Config {
         set(&mut self.public.media, over.public_media.as_ref());
         set(&mut self.security.seccomp, over.seccomp.as_ref());
         set(&mut self.public.playback, over.public_playback.as_ref());
+        set(&mut self.engine.term, over.term.as_ref());
         set(&mut self.log.format, over.log_format.as_ref());
         set(&mut self.log.filter, over.log.as_ref());
         if let Some(upstream) = &over.upstream {
@@ -521,6 +537,7 @@ impl Config {
             public_host: self.public_host()?,
             public_media: self.public.media.clone(),
             public_playback: self.public.playback.list(),
+            term: self.engine.term,
             certificate: self.certificate()?,
             drain: self.drain.clone(),
             drafts: self.moqt.drafts.list().to_vec(),
@@ -640,6 +657,7 @@ impl Overrides {
             drain_new_uri: parsed(get("WEIR_DRAIN_NEW_URI"), "WEIR_DRAIN_NEW_URI")?,
             drain_deadline: parsed(get("WEIR_DRAIN_DEADLINE"), "WEIR_DRAIN_DEADLINE")?,
             public_playback: parsed(get("WEIR_PUBLIC_PLAYBACK"), "WEIR_PUBLIC_PLAYBACK")?,
+            term: parsed(get("WEIR_TERM"), "WEIR_TERM")?,
             public_media: parsed::<MediaAddresses>(get("WEIR_PUBLIC_MEDIA"), "WEIR_PUBLIC_MEDIA")?
                 .map(|addresses| addresses.0),
             open_interop: parsed::<OpenTrees>(get("WEIR_OPEN_INTEROP"), "WEIR_OPEN_INTEROP")?

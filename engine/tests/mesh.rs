@@ -30,10 +30,26 @@ impl Node {
     }
 
     fn start_with(test: &str, name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_on(None, test, name, arguments, variables)
+    }
+
+    /// With a copy of the data of another node, which has ended.
+    fn start_on(
+        data: Option<&Path>,
+        test: &str,
+        name: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-mesh-{}-{test}", std::process::id()));
         let dir = dir.join(name);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
+        if let Some(data) = data {
+            let copied =
+                Command::new("cp").arg("-a").arg(data).arg(dir.join("data")).status().unwrap();
+            assert!(copied.success());
+        }
         let log = File::create(dir.join("log")).unwrap();
         let mut child = Command::new(WEIR)
             .args(arguments)
@@ -65,6 +81,15 @@ impl Node {
         }
         let ready = ready.to_str().unwrap().to_owned();
         Self::start(test, "engine", &[&arguments[..], &["--ready-file", &ready]].concat())
+    }
+
+    /// An engine on a copy of the data of one that has ended, in this term.
+    fn engine_on(data: &Path, test: &str, name: &str, term: &str) -> Self {
+        let mut arguments = vec!["up", "--demo", "--shards", "1", "--term", term];
+        for listener in ["--quic", "--rtmp", "--rtmps", "--srt", "--whip"] {
+            arguments.extend([listener, "127.0.0.1:0"]);
+        }
+        Self::start_on(Some(data), test, name, &arguments, &[])
     }
 
     /// An edge below `upstreams`.
@@ -306,6 +331,84 @@ fn sigterm_empties_an_edge_and_its_viewer_goes_on_at_the_other() {
     assert!(output.status.success(), "{}\n{}", text(&output.stderr), other.log());
 }
 
+#[test]
+fn f1_a_viewer_whose_edge_is_killed_goes_on_at_the_other_address_it_knows() {
+    let engine = Node::engine("silence");
+    let (key_file, _, _) = node_key(&engine);
+    let (input, token) = demo_token(&engine);
+    let edge = Node::relay("silence", "edge", &engine.upstream(), &key_file, "1");
+    let other = Node::relay("silence", "other", &engine.upstream(), &key_file, "1");
+    edge.wait_healthy();
+    other.wait_healthy();
+    let player = play_until_interrupted(&edge, &input, &token, &["--also", &other.upstream()]);
+    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    edge.signal("KILL");
+    wait_for("the viewer here", || other.metric("subscriptions") > 0, || other.log());
+    let sent = other.metric("objects_received_total");
+    wait_for("media", || other.metric("objects_received_total") > sent + 60, || other.log());
+    let output = interrupt(player);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), other.log());
+    let table = text(&output.stdout);
+    assert!(table.contains("moved ") && table.contains(&other.quic()), "{table}");
+}
+
+#[test]
+fn f2_an_edge_goes_over_to_the_engine_that_stands_by_when_the_first_is_killed_and_viewers_stay() {
+    let test = "standby";
+    let mut store = Node::engine(test);
+    let (key_file, _, _) = node_key(&store);
+    let (input, token) = demo_token(&store);
+    store.signal("INT");
+    assert!(store.child.wait().unwrap().success(), "{}", store.log());
+    let data = store.dir.join("data");
+    let first = Node::engine_on(&data, test, "first", "0");
+    let second = Node::engine_on(&data, test, "second", "1");
+    let upstreams = format!("{},{}", first.upstream(), second.upstream());
+    let edge = Node::relay(test, "edge", &upstreams, &key_file, "1");
+    wait_for("the first in use", || first_in_use(&edge), || edge.log());
+    let player = play_until_interrupted(&edge, &input, &token, &[]);
+    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    let (before, unasked) =
+        (edge.metric("mesh_switches_total"), second.metric("subscriptions_accepted_total"));
+    first.signal("KILL");
+    wait_for("the switch", || edge.metric("mesh_switches_total") > before, || edge.log());
+    let objects = edge.metric("objects_received_total");
+    wait_for("media again", || edge.metric("objects_received_total") > objects + 60, || edge.log());
+    assert!(second.metric("subscriptions_accepted_total") > unasked, "{}", second.log());
+    let output = interrupt(player);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
+    assert!(text(&output.stdout).contains("video"), "{}", text(&output.stdout));
+    assert!(edge.get("/healthz").contains("200 OK"));
+}
+
+/// A viewer at `at` that plays until it is told to stop.
+fn play_until_interrupted(at: &Node, input: &str, token: &str, more: &[&str]) -> Child {
+    let url = format!("moqt://{}/playback/{input}?tok={token}", at.quic());
+    Command::new(WEIR)
+        .args(["play", &url, "--insecure"])
+        .args(more)
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn interrupt(player: Child) -> Output {
+    let pid = player.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    player.wait_with_output().unwrap()
+}
+
+/// The first in order is in use, though the second may have been there first.
+fn first_in_use(edge: &Node) -> bool {
+    let page = edge.get("/metrics");
+    let state =
+        |line: &&str| line.starts_with("weir_upstream_state") && line.contains("place=\"0\"");
+    page.lines().find(state).is_some_and(|line| line.contains("state=\"active\""))
+        && page.contains("state=\"ready\"")
+}
+
 /// The first of two upstreams falls silent by a signal, while somebody watches at the edge.
 fn leaves_its_first_upstream(signal: &str) {
     let test = format!("failover-{signal}");
@@ -319,15 +422,7 @@ fn leaves_its_first_upstream(signal: &str) {
     second.wait_healthy();
     let upstreams = format!("{},{}", first.upstream(), second.upstream());
     let edge = Node::relay(test, "edge", &upstreams, &key_file, "1");
-    // The first in order is in use, though the second may have been there first.
-    let first_in_use = || {
-        let page = edge.get("/metrics");
-        let state =
-            |line: &&str| line.starts_with("weir_upstream_state") && line.contains("place=\"0\"");
-        page.lines().find(state).is_some_and(|line| line.contains("state=\"active\""))
-            && page.contains("state=\"ready\"")
-    };
-    wait_for("the first in use", first_in_use, || edge.log());
+    wait_for("the first in use", || first_in_use(&edge), || edge.log());
     let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
     let player = Command::new(WEIR)
         .args(["play", &url, "--insecure", "--duration", "20"])

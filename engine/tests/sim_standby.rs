@@ -1,4 +1,5 @@
-//! What a whole audience does when its relay dies (F1, F22), in virtual time. `SIM_SEED=n` repeats a run's network.
+//! What a whole audience does when its relay dies, and what edges do when their engine dies while another one stands by
+//! (F1, F2, F22), in virtual time. `SIM_SEED=n` repeats a run's network.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -15,6 +16,7 @@ mod sim;
 use std::time::Duration;
 
 use sim::{Setup, World};
+use weir::mesh::State;
 use weir_moqt::Draft;
 use weir_xdp::virt::Link;
 
@@ -120,4 +122,87 @@ fn a_publisher_that_says_nothing_is_no_dead_relay() {
     world.run(seconds(20));
     assert!(world.watchers.iter().all(|it| it.moves() == 0 && it.turned_away.is_empty()));
     assert_eq!(seats(&world, edges[0]), 3);
+}
+
+/// Group ids of one term.
+const TERM: u64 = 1 << 44;
+
+/// What a viewer saw of a track is what was published, in order, nothing twice, whichever engine it came from. Both were
+/// given the same samples, so the second one's groups are the first one's in the next term.
+fn check_content(world: &World, viewer: usize, track: &str) {
+    let truth = world.truth.track(track);
+    let (mut last, mut last_content) = (None, None);
+    for seen in world.watchers[viewer].seen(track) {
+        let (place, content) = ((seen.group, seen.object), (seen.group % TERM, seen.object));
+        let made = truth.get(&content).unwrap_or_else(|| panic!("{track} {place:?}: unknown"));
+        assert_eq!(made.fingerprint, seen.fingerprint, "viewer {viewer}: {track} {place:?}");
+        assert!(last < Some(place), "viewer {viewer}: {track} {place:?} after {last:?}");
+        assert!(last_content < Some(content), "viewer {viewer}: {track} {place:?} again");
+        (last, last_content) = (Some(place), Some(content));
+    }
+}
+
+#[test]
+fn f2_when_an_engine_dies_its_edges_go_over_to_the_one_that_stands_by_and_no_group_comes_twice() {
+    let mut world = World::new(&Setup { network: network(0.0), filler: 500, ..Setup::default() });
+    let standby = world.add_twin_in_term(1, Vec::new());
+    world.publish();
+    let edge = world.add_edge("edge", 1, &[world.engine(), standby]);
+    world.await_that("both engines ready, the first in use", seconds(30), |world| {
+        world.edges[edge].states() == [State::Active, State::Ready]
+    });
+    let viewers = [Draft::D22, Draft::D18, Draft::D16].map(|draft| world.watch_edge(edge, draft));
+    world.run(seconds(6));
+    let first = |world: &World| world.nodes[0].shard.snapshot().relay.subscriptions_accepted;
+    assert!(first(&world) > 0);
+    world.nodes[0].stalled = true;
+    let killed = world.now;
+    world.run(seconds(10));
+    let (video, tracks) = (world.truth.video(), world.truth.media().cloned().collect::<Vec<_>>());
+    for viewer in viewers {
+        for track in &tracks {
+            check_content(&world, viewer, track);
+        }
+        let watcher = &world.watchers[viewer];
+        let back = watcher.seen(&video).iter().find(|seen| seen.group >= TERM).unwrap().at;
+        eprintln!("viewer {viewer} had pictures of the standby after {:?}", back - killed);
+        assert!(back - killed <= seconds(3), "{:?}", back - killed);
+        assert_eq!((watcher.moves(), &watcher.ended), (0, &None), "viewers stay where they are");
+        let skipped = watcher.skipped.get(&video).copied();
+        assert!(skipped.is_some_and(|groups| groups <= 2), "the group that was cut, and the seam");
+    }
+    world.check_one_each();
+
+    // It comes back in its old term: nobody goes back to groups that count less.
+    world.nodes[0].stalled = false;
+    world.run(seconds(40));
+    assert_eq!(world.edges[edge].states()[1], State::Active);
+    for viewer in viewers {
+        for track in &tracks {
+            check_content(&world, viewer, track);
+        }
+        let last = world.watchers[viewer].seen(&video).last().unwrap();
+        assert!(last.group >= TERM && world.now - last.at < seconds(1), "viewer {viewer}");
+    }
+}
+
+#[test]
+fn f2_what_one_engine_has_revoked_stays_revoked_when_the_other_speaks() {
+    let mut world = World::new(&Setup { network: network(0.0), filler: 500, ..Setup::default() });
+    let standby = world.add_twin_in_term(1, Vec::new());
+    world.publish();
+    let edge = world.add_edge("edge", 1, &[world.engine(), standby]);
+    world.await_way(edge, seconds(5));
+    let viewer = world.watch_edge(edge, Draft::D22);
+    world.run(seconds(3));
+    assert!(world.watchers[viewer].ended.is_none());
+    world.revoke_everything();
+    world.run(seconds(1));
+    assert!(world.watchers[viewer].ended.is_some(), "the word of the first engine counts");
+    // A later word of the standby, which has not heard of it.
+    world.standby_speaks();
+    world.run(seconds(1));
+    let late = world.watch_edge(edge, Draft::D22);
+    world.run(seconds(3));
+    assert!(world.watchers[late].seen(&world.truth.video()).is_empty());
 }

@@ -111,6 +111,10 @@ pub(super) struct Up {
     /// anybody without a token, for trying out other programs; QUIC must be on a loopback address
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "*")]
     open_interop: Vec<OpenTree>,
+    /// The term in which this engine publishes; of two engines with the same store and the same inputs, the one that
+    /// stands by has the higher one [default: 0]
+    #[arg(long, value_name = "N")]
+    term: Option<u8>,
     /// Broadcast a moving clock and a tone, so that there is something to see
     #[arg(long)]
     demo: bool,
@@ -576,6 +580,7 @@ impl Weir {
             overrides.https = up.https;
             overrides.quic = up.quic;
             overrides.rtmp = up.rtmp;
+            overrides.term = up.term;
             overrides.rtmps = up.rtmps;
             overrides.srt = up.srt;
             overrides.whip = up.whip;

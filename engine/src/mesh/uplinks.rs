@@ -153,6 +153,8 @@ pub struct Uplinks {
     actions: VecDeque<Action>,
     /// Times the relay in use changed.
     switches: u64,
+    /// Tracks come from above.
+    carries: bool,
 }
 
 impl Uplinks {
@@ -171,7 +173,13 @@ impl Uplinks {
             told: None,
             actions: VecDeque::new(),
             switches: 0,
+            carries: false,
         }
+    }
+
+    /// Whether any track comes from above.
+    pub fn set_carries(&mut self, carries: bool) {
+        self.carries = carries;
     }
 
     /// The next thing to do.
@@ -185,8 +193,11 @@ impl Uplinks {
     /// When to ask again without any news.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let returns = self.active.and_then(|active| {
-            let before = self.slots.iter().enumerate().filter(|(at, slot)| {
-                self.rank(*at) < self.rank(active) && slot.is_ready() && !slot.leaving
+            let before = self.slots.iter().enumerate().filter(move |(at, slot)| {
+                self.rank(*at) < self.rank(active)
+                    && slot.is_ready()
+                    && !slot.leaving
+                    && self.may_return(*at, active)
             });
             let before = before.filter(|(_, slot)| !slot.silent);
             before.filter_map(|(_, slot)| Some(slot.ready_since? + RETURN_AFTER)).min()
@@ -430,6 +441,13 @@ impl Uplinks {
         (stands_for.unwrap_or(at), stands_for.is_some())
     }
 
+    /// Whether tracks may go back to an earlier upstream. Another engine counts its groups in another term, most likely a
+    /// lower one: nobody goes back there in the middle of a broadcast.
+    fn may_return(&self, to: usize, from: usize) -> bool {
+        let engine = |at: usize| self.slots.get(at).and_then(Slot::engine);
+        !self.carries || engine(to) == engine(from)
+    }
+
     fn decide(&mut self, now: Instant) {
         for at in 0..self.slots.len() {
             self.attend(at, now);
@@ -498,7 +516,12 @@ impl Uplinks {
             (Some(current), Some(best)) if best != current => {
                 let since = self.slots.get(best).and_then(|slot| slot.ready_since);
                 let steady = since.is_some_and(|since| since + RETURN_AFTER <= now);
-                if steady && self.rank(best) < self.rank(current) { best } else { current }
+                if steady && self.may_return(best, current) && self.rank(best) < self.rank(current)
+                {
+                    best
+                } else {
+                    current
+                }
             }
             (Some(current), _) => current,
             (None, Some(best)) => best,

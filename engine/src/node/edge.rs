@@ -51,6 +51,7 @@ async fn serve(edge: Edge) -> Result<(), Failure> {
     let id = edge.node_id.clone();
     let node = move |shard: u16| mesh::Options {
         id: id.clone(),
+        term: 0,
         uplink: Some(Uplink { seed: uplink.seed ^ u64::from(shard) << 32, ..uplink.clone() }),
     };
     let shards = Shards::start(Plan {

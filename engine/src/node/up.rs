@@ -55,7 +55,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
     let listeners = up.topology.listeners;
     let http = listen("http", listeners.http)?;
     let https = listen("https", listeners.https)?;
-    let id = engine_id(&store);
+    let id = engine_id(&store, up.term);
     let shards = Shards::start(Plan {
         topology: &up.topology,
         certificate: &certificate,
@@ -65,7 +65,7 @@ async fn serve(up: Up) -> Result<(), Failure> {
         open_trees: &up.open_trees,
         redirects: &up.redirects,
         limits: &up.limits,
-        node: &|_| mesh::Options::engine(id.clone()),
+        node: &|_| mesh::Options::engine(id.clone()).in_term(up.term),
     })
     .await
     .map_err(start_failure)?;
@@ -307,10 +307,11 @@ pub(super) fn no_signals(error: &std::io::Error) -> Failure {
 }
 
 /// The engine's id in hop lists: the head of the public key that edges know it by.
-fn engine_id(store: &Store) -> String {
+fn engine_id(store: &Store, term: u8) -> String {
     let public = Trust::public_key(store.mesh_signing());
     let head = public.iter().take(4).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    format!("engine-{head}")
+    // A standby has a copy of the store, and is another engine.
+    if term == 0 { format!("engine-{head}") } else { format!("engine-{head}.{term}") }
 }
 
 pub(super) fn wall() -> Duration {

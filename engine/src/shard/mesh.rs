@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use weir_relay::auth::{REVOCATIONS_MAX, Revocation};
 use weir_relay::{
     Beacon, DefaultRoute, Forwarding, ObjectIn, SessionId, TrackId, TrackOptions, UpstreamParams,
 };
@@ -16,6 +17,7 @@ use crate::quic::{self, ConnId};
 /// A shard's side of the mesh.
 pub(super) struct Mesh {
     id: String,
+    term: u8,
     uplink: Option<(Uplink, Uplinks)>,
     /// The tracks on which those below hear of us, and the last word on each.
     beacons: [(Beacon, Option<TrackId>, Bytes); 2],
@@ -23,6 +25,8 @@ pub(super) struct Mesh {
     group: u64,
     /// When the trust in force was issued.
     issued: Option<Duration>,
+    /// What was withdrawn by any word so far: a standby engine may not know of it.
+    revocations: Vec<Revocation>,
     nodes_below: u64,
 }
 
@@ -51,16 +55,23 @@ impl Mesh {
         });
         Self {
             id: options.id,
+            term: options.term,
             uplink,
             beacons: Beacon::ALL.map(|beacon| (beacon, None, Bytes::new())),
             group: 0,
             issued: None,
+            revocations: Vec::new(),
             nodes_below: 0,
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.uplink.as_ref().and_then(|(_, uplinks)| uplinks.poll_timeout())
+    }
+
+    /// The first group id of a broadcast that begins now.
+    pub(super) fn first_group(&self, wall: Duration) -> u64 {
+        mesh::first_group(self.term, wall)
     }
 
     fn uplinks(&mut self) -> Option<&mut Uplinks> {
@@ -85,7 +96,15 @@ impl Shard {
 
     /// The engine's word on whom to believe, signed: it is in force and goes to those below.
     pub fn set_trust(&mut self, trust: &Trust, sealed: Bytes, now: Instant, wall: Duration) {
-        self.relay.set_keys(trust.key_set(), now);
+        let mut keys = trust.key_set();
+        let withdrawn = &mut self.mesh.revocations;
+        withdrawn.retain(|it| it.until > wall.as_secs() && !trust.viewers.revocations.contains(it));
+        for revocation in &*withdrawn {
+            keys.revoke(revocation);
+        }
+        withdrawn.extend(trust.viewers.revocations.iter().cloned());
+        withdrawn.truncate(REVOCATIONS_MAX);
+        self.relay.set_keys(keys, now);
         self.relay.set_node_keys(trust.node_keys(), now);
         self.mesh.issued = Some(trust.issued);
         if !sealed.is_empty() {
@@ -133,6 +152,10 @@ impl Shard {
 
     /// Does what the mesh wants done.
     pub(super) fn mesh_turn(&mut self, now: Instant, wall: Duration) {
+        let carries = self.relay.tracks_from_above() > 0;
+        if let Some(uplinks) = self.mesh.uplinks() {
+            uplinks.set_carries(carries);
+        }
         loop {
             let Some(action) = self.mesh.uplinks().and_then(|uplinks| uplinks.poll_action(now))
             else {

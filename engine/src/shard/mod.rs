@@ -403,7 +403,7 @@ impl Shard {
             }
             let options = packager::Options {
                 // Group ids grow over restarts of the machine too.
-                first_group: wall.as_millis() as u64,
+                first_group: self.mesh.first_group(wall),
                 ..packager::Options::default()
             };
             let Some(broadcast) = Broadcast::new(opening, options, &mut self.relay, now) else {

@@ -186,7 +186,7 @@ impl World {
                     redirects: Vec::new(),
                     rings,
                     epoch: now,
-                    node: mesh::Options { id: held.id.clone(), uplink: Some(uplink) },
+                    node: mesh::Options { id: held.id.clone(), term: 0, uplink: Some(uplink) },
                 };
                 (Shard::new(options, now), port)
             })
@@ -212,6 +212,27 @@ impl World {
         for node in &mut self.nodes {
             node.shard.set_trust(&trust, sealed.clone(), now, wall);
         }
+    }
+
+    /// The engine revokes all tokens so far.
+    pub fn revoke_everything(&mut self) {
+        let (now, wall) = (self.now, self.wall());
+        let (mut trust, _) = trust(&self.tokens, wall, true);
+        let (subject, at) = (Subject::Version(1), wall.as_secs());
+        let everything = Revocation { org: ORG.to_owned(), subject, at, until: at + 86_400 };
+        trust.viewers.revocations.push(everything);
+        let sealed = trust.seal(&SIGNING).expect("few keys");
+        for node in &mut self.nodes {
+            node.shard.set_trust(&trust, sealed.clone(), now, wall);
+        }
+    }
+
+    /// The engine that stands by says its word again, without what the other one has revoked.
+    pub fn standby_speaks(&mut self) {
+        let (now, wall) = (self.now, self.wall());
+        let (trust, sealed) = trust(&self.tokens, wall, true);
+        let twin = self.twin.as_mut().expect("a standby");
+        twin.node.shard.set_trust(&trust, sealed, now, wall);
     }
 
     /// A viewer at the first shard of an edge.

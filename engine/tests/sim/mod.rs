@@ -298,7 +298,16 @@ impl World {
 
     /// Starts it with addresses of what lives elsewhere.
     pub fn add_twin_with(&mut self, elsewhere: Vec<(Namespace, String)>) -> SocketAddr {
-        let address = SocketAddr::from((Ipv4Addr::new(10, 0, 2, 1), 4433));
+        self.add_twin_in_term(0, elsewhere)
+    }
+
+    /// Starts it as an engine that stands by.
+    pub fn add_twin_in_term(
+        &mut self,
+        term: u8,
+        elsewhere: Vec<(Namespace, String)>,
+    ) -> SocketAddr {
+        let address = SocketAddr::from((Ipv4Addr::new(10, 0, 3, 1), 4433));
         let limits = quic::Limits::default();
         let tls = tls::server(&quic::config::alpn(DRAFTS));
         let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
@@ -320,7 +329,7 @@ impl World {
             open_trees: Vec::new(),
             redirects: elsewhere,
             epoch: self.start,
-            node: mesh::Options::engine("twin"),
+            node: mesh::Options::engine("twin").in_term(term),
         };
         let mut shard = Shard::new(options, self.now);
         let wall = self.wall();

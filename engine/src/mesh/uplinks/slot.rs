@@ -123,6 +123,11 @@ impl Slot {
             && self.path.as_ref().is_some_and(|path| !path.is_empty())
     }
 
+    /// The engine at the end of its way.
+    pub(super) fn engine(&self) -> Option<&str> {
+        self.path.as_ref()?.last().map(String::as_str)
+    }
+
     pub(super) fn wait(&mut self, now: Instant) {
         self.phase = Phase::Waiting { until: now + self.backoff.failed() };
         self.path = None;

@@ -147,6 +147,32 @@ fn the_first_ready_one_in_order_is_used_and_the_other_kept_warm() {
 }
 
 #[test]
+fn an_engine_that_was_replaced_gets_nothing_back_in_the_middle_of_a_broadcast() {
+    let mut world = World::two();
+    let standby = world.ready(1, &["engine.1"]);
+    let first = world.ready(0, &["engine"]);
+    world.advance(STEP);
+    assert_eq!(world.used, [standby, first], "while nothing comes from above, the order decides");
+    world.uplinks.set_carries(true);
+    world.lose(0);
+    assert_eq!(world.used, [standby, first, standby]);
+    world.advance(STEP);
+    world.ready(0, &["engine"]);
+    world.advance(STEP * 3);
+    assert_eq!(world.used.len(), 3, "{:?}", world.states());
+    // With nothing to lose, or with nobody else, it is used again.
+    world.uplinks.set_carries(false);
+    world.advance(STEP);
+    assert_eq!(world.states(), [State::Active, State::Ready]);
+    world.uplinks.set_carries(true);
+    world.lose(0);
+    world.lose(1);
+    world.advance(STEP);
+    world.ready(0, &["engine"]);
+    assert_eq!(world.states()[0], State::Active);
+}
+
+#[test]
 fn a_lost_upstream_is_replaced_in_the_same_moment() {
     let mut world = World::two();
     let first = world.ready(0, &["engine"]);
