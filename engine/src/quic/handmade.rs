@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use rustls::Side;
 use rustls::pki_types::ServerName;
 use rustls::quic::{
-    ClientConnection, DirectionalKeys, KeyChange, Keys, PacketKey, Secrets, Version,
+    ClientConnection, DirectionalKeys, KeyChange, Keys, PacketKey, PacketKeySet, Secrets, Version,
 };
 use weir_xdp::Datagram;
 
@@ -44,6 +44,8 @@ pub(super) struct Handmade {
     spaces: [Space; 3],
     /// What the keys of the next phase are made of (RFC 9001 §6).
     secrets: Option<Secrets>,
+    /// Those keys.
+    next: Option<PacketKeySet>,
     /// The key phase bit, and the keys from which the server's packets of the phase before are read.
     phase: bool,
     earlier: Option<Box<dyn PacketKey>>,
@@ -109,6 +111,7 @@ impl Handmade {
             tls: tls.expect("TLS for QUIC"),
             spaces,
             secrets: None,
+            next: None,
             phase: false,
             earlier: None,
             key_updates_heard: 0,
@@ -161,9 +164,10 @@ impl Handmade {
             }
             match change {
                 Some(KeyChange::Handshake { keys }) => self.spaces[1].keys = Some(keys),
-                Some(KeyChange::OneRtt { keys, next }) => {
+                Some(KeyChange::OneRtt { keys, next: mut secrets }) => {
                     self.spaces[2].keys = Some(keys);
-                    self.secrets = Some(next);
+                    self.next = Some(secrets.next_packet_keys());
+                    self.secrets = Some(secrets);
                 }
                 None => return,
             }
@@ -177,7 +181,8 @@ impl Handmade {
 
     /// Goes on to the next keys, asked or not: from the next packet on (RFC 9001 §6.1).
     pub(super) fn update_keys(&mut self) {
-        let next = self.secrets.as_mut().expect("a handshake").next_packet_keys();
+        let secrets = self.secrets.as_mut().expect("a handshake");
+        let next = self.next.replace(secrets.next_packet_keys()).expect("a handshake");
         let keys = self.spaces[2].keys.as_mut().expect("a handshake");
         keys.local.packet = next.local;
         self.earlier = Some(std::mem::replace(&mut keys.remote.packet, next.remote));
@@ -309,11 +314,16 @@ impl Handmade {
             Some(earlier) => decrypt(&**earlier),
             None => None,
         };
-        if frames.is_none() && !same_phase {
-            self.update_keys();
-            let keys = self.spaces[2].keys.as_ref().expect("a handshake");
-            frames = decrypt(&*keys.remote.packet);
-            self.key_updates_heard += usize::from(frames.is_some());
+        // What was meant for others, a stateless reset for one, has any phase and changes nothing.
+        if frames.is_none()
+            && !same_phase
+            && let Some(next) = &self.next
+        {
+            frames = decrypt(&*next.remote);
+            if frames.is_some() {
+                self.update_keys();
+                self.key_updates_heard += 1;
+            }
         }
         let Some(frames) = frames else { return };
         self.spaces[at].largest = self.spaces[at].largest.max(Some(number));
