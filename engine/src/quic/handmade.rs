@@ -189,6 +189,14 @@ impl Handmade {
         self.phase = !self.phase;
     }
 
+    /// A packet of the next key phase that was protected with the keys of this one.
+    pub(super) fn send_in_a_phase_of_which_it_has_no_keys(&mut self, frames: &[u8]) {
+        self.phase = !self.phase;
+        let packet = self.packet(2, frames);
+        self.phase = !self.phase;
+        self.deliver(FROM, &packet);
+    }
+
     /// The same from another address.
     pub(super) fn send_from(&mut self, from: &str, frames: &[u8]) {
         let packet = self.packet(2, frames);

@@ -1,5 +1,5 @@
-//! A crowd from one place (H16): ten thousand who come from one prefix and stay idle. Counts what they hold and what they
-//! draw; how long anything takes is nobody's business here.
+//! Crowds from one place (H16): ten thousand who come from one prefix and stay idle, and one who drips its handshake.
+//! Counts what they hold and what they draw; how long anything takes is nobody's business here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,4 +110,29 @@ fn h16_one_prefix_can_take_no_more_than_a_quarter_of_a_shard() {
     let limits = Limits::default();
     assert!(4 * limits.connections_per_prefix_max as usize <= limits.connections_max);
     assert!(limits.connections_per_prefix_per_second_max as usize <= limits.half_open_max);
+}
+
+#[test]
+fn h16_a_handshake_that_drips_is_over_at_its_deadline() {
+    let limits = Limits::default();
+    let mut target = Target::new(limits.clone());
+    let start = target.now;
+    let mut number = 0;
+    while target.now < start + limits.handshake_timeout {
+        // A byte each second of a ClientHello of 200: its handshake begins once and never again.
+        let byte = [1, 0, 0, 200].get(number as usize).copied().unwrap_or(3);
+        let frames = [0x06, number as u8, 1, byte];
+        let initial = Initial { frames: &frames, number, ..Initial::default() };
+        target.hear("198.51.100.7:999", &initial.protect(INITIAL_BYTES_MIN));
+        assert_eq!(target.endpoint.connections(), 1);
+        number += 1;
+        target.now += Duration::from_secs(1);
+    }
+    target.now += Duration::from_secs(1);
+    target.hear("203.0.113.9:53", b"");
+    assert_eq!(target.endpoint.counters().handshake_timeouts, 1);
+    // Its farewell has had its time.
+    target.now += Duration::from_secs(30);
+    target.hear("203.0.113.9:53", b"");
+    assert_eq!(target.endpoint.connections(), 0);
 }

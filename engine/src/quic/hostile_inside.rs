@@ -136,6 +136,46 @@ fn h17_who_moves_to_and_fro_draws_no_more_than_a_question_for_each_of_a_few_move
 }
 
 #[test]
+fn h19_keys_that_change_before_the_last_change_was_acknowledged_end_the_connection() {
+    let mut client = Handmade::new(Limits::default());
+    // The first packet of a phase is none of the next one; it is acknowledged before the keys change.
+    client.send(PING);
+    client.pass(Duration::from_millis(30));
+    client.update_keys();
+    client.send(PING);
+    assert_eq!(client.ended, None, "once is its right");
+    client.update_keys();
+    client.send(PING);
+    let reason = client.ended.clone().unwrap_or_default();
+    assert!(reason.contains("key update"), "{reason}");
+    client.pass(Duration::from_secs(30));
+    assert_eq!(client.endpoint.connections(), 0);
+}
+
+#[test]
+fn h19_keys_that_change_each_round_trip_cost_a_packet_each_and_change_nothing_else() {
+    let mut client = Handmade::new(Limits::default());
+    client.send(PING);
+    let before = client.towards(None);
+    for round in 0..100 {
+        client.update_keys();
+        client.send(PING);
+        // Longer than it may wait with its acknowledgement.
+        client.pass(Duration::from_millis(30));
+        assert_eq!((client.closed, client.ended.as_deref()), (None, None), "in round {round}");
+    }
+    let drawn = client.towards(None) - before;
+    assert!(drawn <= 100 * 1_200, "{drawn} bytes");
+    // Flips of the phase bit under old keys are noise.
+    for _ in 0..1_000 {
+        client.send_in_a_phase_of_which_it_has_no_keys(PING);
+    }
+    client.send(PING);
+    assert_eq!((client.closed, client.ended.as_deref()), (None, None));
+    assert_eq!(client.endpoint.connections(), 1);
+}
+
+#[test]
 fn h19_the_server_changes_its_own_keys_long_before_their_limit() {
     let mut client = Handmade::new(Limits::default());
     // Every second packet draws an acknowledgement, and of those no thousand goes out under the first keys.
