@@ -166,7 +166,7 @@ fn a_viewer_follows_a_redirect_to_the_relay_that_has_the_broadcast() {
 fn relays_that_redirect_to_each_other_are_left_after_a_few_hops() {
     let mut world = World::new(&Setup::default());
     world.publish();
-    let itself = vec![(namespace(), "moqt://10.0.2.1:4433".to_owned())];
+    let itself = vec![(namespace(), format!("moqt://{}", sim::twin_address()))];
     let ring = world.add_twin_with(itself);
     let viewer = world.watch_twin(ring, Draft::D18);
     world.run(Duration::from_secs(10));

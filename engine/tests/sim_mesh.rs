@@ -137,12 +137,6 @@ fn the_engines_bytes_are_the_same_for_one_viewer_at_an_edge_and_for_five_hundred
             world.watchers.iter().filter(|watcher| !watcher.seen(&world.truth.video()).is_empty());
         assert_eq!(seeing.count(), viewers);
         world.check_one_each();
-        eprintln!(
-            "DBG {:?} {:?} {:#?}",
-            world.now - world.start,
-            world.nodes[0].shard.snapshot().quic,
-            world.nodes[0].shard.snapshot().relay
-        );
         world.nodes[0].shard.snapshot().quic.bytes_sent
     };
     let (one, many) = (sent(1), sent(500));

@@ -205,6 +205,11 @@ fn last_byte(port: &VirtPort) -> u8 {
     }
 }
 
+/// Where the other node is.
+pub fn twin_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, 0, 3, 1), 4433))
+}
+
 /// Each viewer has a host of its own.
 fn viewer_address(viewer: usize) -> IpAddr {
     Ipv4Addr::new(10, 1 + (viewer / 250) as u8, 1, (viewer % 250) as u8 + 1).into()
@@ -307,7 +312,7 @@ impl World {
         term: u8,
         elsewhere: Vec<(Namespace, String)>,
     ) -> SocketAddr {
-        let address = SocketAddr::from((Ipv4Addr::new(10, 0, 3, 1), 4433));
+        let address = twin_address();
         let limits = quic::Limits::default();
         let tls = tls::server(&quic::config::alpn(DRAFTS));
         let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
