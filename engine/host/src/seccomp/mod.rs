@@ -1,4 +1,4 @@
-//! Which system calls the serving process may make: the list of [`table`], made into a filter that the
+//! Which system calls the serving process may make: the list of `table`, made into a filter that the
 //! kernel runs before each call. It owns what becomes of the others; it refuses to know which call
 //! serves which protocol beyond the reason beside each group.
 //!
