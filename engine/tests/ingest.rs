@@ -12,6 +12,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use process::{Node, WEIR, text};
 use serde_json::Value;
@@ -68,6 +70,17 @@ impl Publisher {
             writer.audio(frame * 33, &tags::audio(200));
         }
         self.stream.write_all(&self.writer.take()).unwrap();
+    }
+
+    /// Pictures, one every 20 ms, until `over` and for a minute at most: a publisher that is silent for a second has lost its place.
+    fn send_on(&mut self, over: &AtomicBool) {
+        let mut at = 1_000;
+        while !over.load(Ordering::Relaxed) && at < 61_000 {
+            self.writer.video(at, &tags::picture(false, 0, 2_000));
+            self.stream.write_all(&self.writer.take()).unwrap();
+            at += 20;
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Says goodbye and waits until the node has closed.
@@ -169,7 +182,13 @@ fn an_input_tells_its_state_and_health_and_takes_its_own_protocol_only() {
     is("connected");
     publisher.send();
     is("live");
-    let second = Publisher::ask(&node, &input);
+    let over = AtomicBool::new(false);
+    let second = std::thread::scope(|scope| {
+        scope.spawn(|| publisher.send_on(&over));
+        let second = Publisher::ask(&node, &input);
+        over.store(true, Ordering::Relaxed);
+        second
+    });
     assert!(second.said.iter().any(|line| line.contains("BadName")), "{:?}", second.said);
     node.wait_until("its health", |node| {
         let told = weir(node, &["input", "health", id, "--json"]);

@@ -58,8 +58,9 @@ const TAKEOVER_HOLD: Duration = Duration::from_secs(10);
 /// Doublings: 10 s, 20 s, … to a little under three hours.
 const TAKEOVER_DOUBLINGS_MAX: u32 = 10;
 /// A publisher from the same address replaces one that has been silent for this long: an encoder that
-/// reconnects is sooner back than its old connection is known to be dead.
-const HALF_DEAD: Duration = Duration::from_millis(500);
+/// reconnects is sooner back than its old connection is known to be dead. Shorter, and a live encoder on
+/// a busy host would lose its place by a hiccup.
+const HALF_DEAD: Duration = Duration::from_secs(1);
 
 /// A broadcast and its timeline.
 pub(super) struct Broadcast {

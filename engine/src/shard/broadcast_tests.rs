@@ -120,10 +120,10 @@ fn an_encoder_that_reconnects_from_its_address_replaces_its_half_dead_session() 
     let old = world.open("192.0.2.1", 0).expect("free");
     assert!(world.media(old, 1_000));
     assert_eq!(world.open("192.0.2.1", 1_400), Err(Refused::Busy), "it was alive just now");
-    assert_eq!(world.open("192.0.2.2", 1_600), Err(Refused::Busy), "a stranger waits for 2 s");
-    let new = world.open("192.0.2.1", 1_600).expect("half dead");
-    assert!(!world.media(old, 1_610));
-    assert!(world.media(new, 1_610));
+    assert_eq!(world.open("192.0.2.2", 2_100), Err(Refused::Busy), "a stranger waits for 2 s");
+    let new = world.open("192.0.2.1", 2_100).expect("half dead");
+    assert!(!world.media(old, 2_110));
+    assert!(world.media(new, 2_110));
 }
 
 #[test]
