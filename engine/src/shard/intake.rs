@@ -47,8 +47,6 @@ pub(super) enum Letter {
     OtherEnded(SessionId, Bytes),
     /// The publisher has gone.
     Close(SessionId),
-    /// Back: the input is its own, so its requests may be answered.
-    Opened(SessionId),
     /// Back: it cannot have the input.
     Refused(SessionId, Refused),
     /// Back: another one has the input now.
@@ -74,17 +72,20 @@ pub(super) struct Intakes {
 struct Publishing {
     admission: Admission,
     intake: Intake,
+    /// Its input was asked for.
+    opened: bool,
     keys: BTreeMap<TrackId, (u64, Bytes)>,
     others: BTreeSet<Bytes>,
     next_key: u64,
 }
 
 impl Intakes {
-    fn admit(&mut self, session: SessionId, admission: Admission) {
+    pub(super) fn admit(&mut self, session: SessionId, admission: Admission) {
         let intake = Intake::new(fmp4::Limits::default());
         let publishing = Publishing {
             admission,
             intake,
+            opened: false,
             keys: BTreeMap::new(),
             others: BTreeSet::new(),
             next_key: 0,
@@ -98,14 +99,6 @@ impl Intakes {
 }
 
 impl Shard {
-    /// A publisher whose key is good asks for its input. What it wants is granted when that is known to be free: one that
-    /// is refused has never been told that it is live.
-    pub(super) fn admit_contributor(&mut self, session: SessionId, admission: Admission) {
-        let shard = admission.shard;
-        self.intakes.admit(session, admission.clone());
-        self.post(shard, Letter::Open(session, Box::new(admission)));
-    }
-
     /// Events of publish addresses; true when this was one.
     pub(super) fn intake_event(&mut self, event: &RelayEvent, now: Instant) -> bool {
         match event {
@@ -164,6 +157,10 @@ impl Shard {
         publishing.intake.open_track(key, name);
         publishing.keys.insert(track, (key, name.clone()));
         self.intakes.tracks.insert(track, session);
+        if !std::mem::replace(&mut publishing.opened, true) {
+            let admission = publishing.admission.clone();
+            self.post(admission.shard, Letter::Open(session, Box::new(admission)));
+        }
     }
 
     fn forget_contribution(&mut self, track: TrackId) -> bool {
@@ -244,7 +241,9 @@ impl Shard {
 
     /// A session is over, closed with `code`: its input hears it.
     pub(super) fn contributor_closed(&mut self, session: SessionId, code: u32) {
-        if let Some(publishing) = self.intakes.sessions.get(&session) {
+        if let Some(publishing) = self.intakes.sessions.get(&session)
+            && publishing.opened
+        {
             let shard = publishing.admission.shard;
             // Without a word it is a broken connection.
             let reason = if code == 0 { EndReason::Unpublished } else { EndReason::Disconnected };
@@ -258,7 +257,9 @@ impl Shard {
         for track in publishing.keys.keys() {
             self.intakes.tracks.remove(track);
         }
-        self.post(publishing.admission.shard, Letter::Close(session));
+        if publishing.opened {
+            self.post(publishing.admission.shard, Letter::Close(session));
+        }
     }
 
     fn post(&mut self, shard: u16, letter: Letter) {
@@ -305,7 +306,6 @@ impl Shard {
                     Ok(feed) => {
                         let held = (admission.input_id, feed);
                         self.intakes.feeds.insert((from, session), held);
-                        self.post(from, Letter::Opened(session));
                     }
                     Err(refused) => self.post(from, Letter::Refused(session, refused)),
                 }
@@ -335,20 +335,14 @@ impl Shard {
                 };
                 self.close_feed(&input, feed, now, wall);
             }
-            Letter::Opened(session) => {
-                if let Some(publishing) = self.intakes.sessions.get(&session) {
-                    let namespace = publishing.admission.namespace.clone();
-                    self.relay.publish_authorized(session, Ok(namespace), now);
-                }
-            }
             Letter::Refused(session, refused) => {
                 let reason = match refused {
                     Refused::Busy => RefuseReason::Busy,
                     Refused::Capacity => RefuseReason::Capacity,
                     Refused::Draining => RefuseReason::Draining,
                 };
-                self.leave_intake(session);
-                self.relay.publish_authorized(session, Err(reason), now);
+                let reason = reason.to_string();
+                self.close_contributor(session, SessionCode::Unauthorized, &reason, now);
             }
             Letter::Replaced(session) => {
                 let reason = "input_busy: another publisher took over";

@@ -375,15 +375,19 @@ impl Shard {
         answer: Result<Admission, RefuseReason>,
         now: Instant,
     ) {
-        match answer {
-            Ok(admission) => {
-                // It may have gone while its key was looked at.
-                let Some(conn) = self.sessions.get(&session) else { return };
-                self.endpoint.trust_with_streams(*conn);
-                self.admit_contributor(session, admission);
-            }
-            Err(reason) => self.relay.publish_authorized(session, Err(reason), now),
+        if answer.is_ok()
+            && let Some(conn) = self.sessions.get(&session)
+        {
+            self.endpoint.trust_with_streams(*conn);
         }
+        let answer = answer.map(|admission| {
+            let namespace = admission.namespace.clone();
+            if self.sessions.contains_key(&session) {
+                self.intakes.admit(session, admission);
+            }
+            namespace
+        });
+        self.relay.publish_authorized(session, answer, now);
     }
 
     /// A publisher begins.
