@@ -353,9 +353,12 @@ pub(super) fn write_target(w: &mut Writer<'_>, target: &FetchTarget) {
             w.int("fetch type", 1);
             w.track(track);
             w.location("start location", *start);
-            // "To the end" is the largest group id the draft can write.
-            let to_the_end = end.group == u64::MAX;
-            let end = if to_the_end { Location::whole_group(w.int_max()) } else { *end };
+            // "To the end" is the largest group id the draft can write; where that is the largest there is, an
+            // object in it can be meant.
+            let largest = w.int_max();
+            let to_the_end =
+                end.group == u64::MAX && (largest < u64::MAX || end.object == u64::MAX);
+            let end = if to_the_end { Location::whole_group(largest) } else { *end };
             w.location("end location", params::write_end(end));
         }
         FetchTarget::RelativeJoining { subscription, groups_back } => {
