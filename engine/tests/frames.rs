@@ -7,66 +7,14 @@
 mod process;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use process::namespace::{Guard, Namespace, PATIENCE, say};
 use process::{WEIR, confined};
 use serde_json::Value;
-
-/// Ends a test that has already failed.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A process that is stopped with the test.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A network namespace that lives as long as the process in it.
-struct Namespace(Guard);
-
-impl Namespace {
-    /// Nothing if this process may make none.
-    fn new() -> Option<Self> {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sleep", "600"]).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut holder = Guard(command.spawn().unwrap());
-        let ours = fs::read_link("/proc/self/ns/net").unwrap();
-        let theirs = format!("/proc/{}/ns/net", holder.0.id());
-        let until = Instant::now() + PATIENCE;
-        while fs::read_link(&theirs).is_ok_and(|theirs| theirs == ours) {
-            if holder.0.try_wait().unwrap().is_some() {
-                return None;
-            }
-            assert!(Instant::now() < until, "unshare neither works nor fails");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        holder.0.try_wait().unwrap().is_none().then_some(Self(holder))
-    }
-
-    /// A command that runs inside.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.0.0.id())).arg(program);
-        command
-    }
-
-    fn ip(&self, arguments: &str) {
-        let run = self.command("ip").args(arguments.split_whitespace()).output().unwrap();
-        assert!(run.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&run.stderr));
-    }
-}
-
-/// Past the capture of the test runner, which hides what passing tests print.
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
-}
 
 fn scratch() -> PathBuf {
     let dir = std::env::temp_dir().join(format!("weir-frames-{}", std::process::id()));
@@ -80,7 +28,7 @@ fn viewers_on_two_shards_are_served_by_frames_past_the_kernel() {
     let (Some(host), Some(viewer)) = (Namespace::new(), Namespace::new()) else {
         return say("NOT TESTED: no network namespace for a node with frames");
     };
-    let peer = format!("/proc/{}/ns/net", viewer.0.0.id());
+    let peer = viewer.path();
     host.ip("link set lo up");
     host.ip(&format!(
         "link add v0 numrxqueues 2 numtxqueues 2 type veth peer name v1 numrxqueues 2 numtxqueues 2 netns {peer}"

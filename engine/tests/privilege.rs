@@ -1,12 +1,20 @@
-//! What `weir up` may do to its host while it serves, as an operator runs it: asked of the kernel, thread by thread. The same
-//! for a node with frames is in `frames.rs`.
+//! What `weir up` may do to its host while it serves, as an operator runs it: asked of the kernel, thread by thread, and of the
+//! node's own log. The same for a node with frames is in `frames.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it finds something wrong")]
 
 mod process;
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use process::{Node, WEIR, confined};
+use process::namespace::Guard;
+use process::{Node, WEIR, confined, get, play, text};
+use serde_json::Value;
+
+/// What the log says of a call that the list does not have.
+const UNLISTED: &str = "is not on the list";
 
 #[test]
 fn node_on_udp_keeps_no_privilege_and_no_keeper_while_a_viewer_watches() {
@@ -29,9 +37,101 @@ fn node_on_udp_keeps_no_privilege_and_no_keeper_while_a_viewer_watches() {
     let log = node.stop();
     // The player saw the end of the broadcast.
     assert!(player.wait().unwrap().success());
-    assert!(!log.contains("is not on the list"), "{log}");
+    assert!(!log.contains(UNLISTED), "{log}");
     assert!(!log.contains("could not all be given up"), "{log}");
     assert!(!log.contains("not filtered on this host"), "{log}");
+}
+
+/// An input made by the API of a node.
+fn new_input(node: &Node, ingest: &str) -> Value {
+    let asked = format!("{{\"name\":\"Stage\",\"ingest\":\"{ingest}\"}}");
+    let answer = node.post("/v1/live-inputs", &asked);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
+/// Where an input is watched.
+fn playback(node: &Node, input: &str) -> String {
+    let minted = Command::new(WEIR)
+        .args(["token", "mint", input, "--json", "--data-dir"])
+        .arg(node.data_dir())
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(minted.status.success(), "{}", text(&minted.stderr));
+    let minted: Value = serde_json::from_slice(&minted.stdout).unwrap();
+    let url = minted["playback_url"].as_str().unwrap();
+    // Commands name the ports of the configuration; this node took free ones.
+    let tail = url.splitn(4, '/').nth(3).unwrap();
+    format!("https://{}/{tail}", node.address("quic"))
+}
+
+/// An encoder that runs until it is dropped.
+fn encoder(mut ffmpeg: Command, format: &str, url: &str) -> Guard {
+    ffmpeg
+        .args(["-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc=s=320x180:r=25"])
+        .args(["-re", "-f", "lavfi", "-i", "anoisesrc=r=48000:a=0.3", "-t", "60"])
+        .args(["-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25"])
+        .args(["-c:a", "aac", "-f", format, url])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Guard(ffmpeg.spawn().unwrap())
+}
+
+fn wait_for_live(node: &Node, input: &str) {
+    let live = format!("\"input\":\"{input}\",\"state\":\"live\"");
+    node.wait_until("a live input", |node| node.log().contains(&live));
+}
+
+fn assert_decodes(file: &Path) {
+    let decoded = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-xerror", "-i"])
+        .arg(file)
+        .args(["-f", "null", "-"])
+        .output()
+        .unwrap();
+    assert_eq!((decoded.status.code(), text(&decoded.stderr)), (Some(0), String::new()));
+}
+
+#[test]
+fn node_that_refuses_unlisted_calls_takes_broadcasts_serves_them_and_is_drained_without_one() {
+    let program = Command::new(WEIR);
+    let refusing = [("WEIR_SECCOMP", "on")];
+    let mut node = Node::start_from(program, "refusing", &["up", "--demo"], 2, &refusing, &[]);
+    let rtmp = new_input(&node, "rtmp");
+    let srt = new_input(&node, "srt");
+    let encoders =
+        [(&rtmp, "rtmp", "flv"), (&srt, "srt", "mpegts")].map(|(input, name, format)| {
+            encoder(Command::new("ffmpeg"), format, input["urls"][name].as_str().unwrap())
+        });
+    for input in [&rtmp, &srt] {
+        let id = input["id"].as_str().unwrap();
+        wait_for_live(&node, id);
+        let url = playback(&node, id);
+        // WebTransport and raw QUIC.
+        for url in [url.clone(), url.replace("https://", "moqt://")] {
+            let file = node.data_dir().join("out.mp4");
+            let played = play(&url, &["--duration", "1", "-o", file.to_str().unwrap()]);
+            assert!(played.status.success(), "{}\n{}", text(&played.stderr), node.log());
+            assert_decodes(&file);
+        }
+    }
+    for page in ["/", "/healthz", "/metrics", "/certificate.sha256", "/player.json", "/golive"] {
+        let answer = get(node.address("http"), page);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{page}: {answer}");
+    }
+    confined::expect(node.pid());
+    drop(encoders);
+    node.wait_for_metric("weir_system_calls_unlisted 0");
+    node.signal("TERM");
+    let status = node.wait();
+    let log = node.log();
+    assert!(status.success() && log.contains("drained"), "{status}: {log}");
+    assert!(!log.contains(UNLISTED) && !log.contains("Operation not permitted"), "{log}");
+    // Where something around us listens to the filter already, refusals are silent and the node still served.
+    let refuses = log.contains("\"mode\":\"on\"") || log.contains("does not let us say");
+    assert!(refuses, "{log}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_host::rights::{self, Capabilities};
 use weir_host::seccomp::{self, Filtered};
@@ -18,6 +19,14 @@ use crate::topology::Topology;
 
 /// Ports under this need a privilege (`net.ipv4.ip_unprivileged_port_start` as it is by default).
 const LOW_PORTS: std::ops::Range<u16> = 1..1_024;
+
+/// System calls this process made that are not on its list, each counted once.
+static UNLISTED: AtomicU64 = AtomicU64::new(0);
+
+/// How many different system calls that are not on the list this process has made.
+pub(super) fn unlisted_calls() -> u64 {
+    UNLISTED.load(Ordering::Relaxed)
+}
 
 /// Confines this process, which so far has one thread. A host that does not grant a step is no
 /// reason not to serve: what is missing is said in one line each.
@@ -47,11 +56,15 @@ pub(super) fn confine(topology: &Topology, data_dir: &Path, security: Security) 
         Err(error) => tracing::warn!(%error, "privileges could not all be given up"),
     }
     let filtered = seccomp::confine(security.seccomp.0, |unlisted| {
+        UNLISTED.fetch_add(1, Ordering::Relaxed);
         let seccomp::Unlisted { number, name, refused } = unlisted;
         tracing::warn!(number, name, refused, "a system call that is not on the list of this node");
     });
     match filtered {
-        Ok(Some(Filtered::Whole) | None) => {}
+        Ok(Some(Filtered::Whole)) => {
+            tracing::debug!(mode = %security.seccomp, "system calls are filtered");
+        }
+        Ok(None) => {}
         Ok(Some(Filtered::Silent)) => {
             tracing::info!(
                 "system calls are filtered; the host does not let us say which are refused"

@@ -11,6 +11,7 @@ use weir_xdp::frame::Refusal;
 use weir_xdp::ladder::Rung;
 use weir_xdp::program::Tally;
 
+use super::confine;
 use crate::shard::{Protocol, Snapshot, State, Warning};
 
 /// The shards' last pictures of themselves.
@@ -85,6 +86,12 @@ impl Page<'_> {
     fn all(&mut self) {
         self.text.push_str("# HELP weir_build Version of this binary.\n# TYPE weir_build gauge\n");
         let _ = writeln!(self.text, "weir_build{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        let unlisted = confine::unlisted_calls();
+        let _ = writeln!(
+            self.text,
+            "# HELP weir_system_calls_unlisted Different system calls made that are not on the list.\n\
+             # TYPE weir_system_calls_unlisted gauge\nweir_system_calls_unlisted {unlisted}"
+        );
         self.quic();
         self.relay();
         self.limits();

@@ -9,6 +9,7 @@
 )]
 
 pub mod confined;
+pub mod namespace;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -49,21 +50,35 @@ impl Node {
 
     /// The same with a kind of packet port.
     pub fn start_on_port(name: &str, command: &[&str], shards: u16, port: &str) -> Self {
+        Self::start_from(Command::new(WEIR), name, command, shards, &[("WEIR_PORT", port)], &[])
+    }
+
+    /// The same by whatever starts the binary, with an environment, and with some listeners elsewhere than on a free port.
+    pub fn start_from(
+        mut program: Command,
+        name: &str,
+        command: &[&str],
+        shards: u16,
+        environment: &[(&str, &str)],
+        listeners: &[(&str, &str)],
+    ) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-node-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let log = File::create(dir.join("log")).unwrap();
-        let mut child = Command::new(WEIR)
-            .args(command)
+        program.args(command);
+        for flag in ["--http", "--https", "--quic", "--rtmp", "--rtmps", "--srt", "--whip"] {
+            let chosen = listeners.iter().find(|(listener, _)| *listener == flag);
+            program.args([flag, chosen.map_or("127.0.0.1:0", |(_, address)| *address)]);
+        }
+        let mut child = program
             .args(["--shards", &shards.to_string(), "--log", "debug", "--data-dir"])
             .arg(dir.join("data"))
             .arg("--ready-file")
             .arg(dir.join("ready.json"))
-            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
-            .args(["--quic", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"])
-            .args(["--rtmps", "127.0.0.1:0", "--srt", "127.0.0.1:0", "--whip", "127.0.0.1:0"])
             .env_clear()
-            .env("WEIR_PORT", port)
+            .env("WEIR_PORT", "udp")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
