@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use process::namespace::Guard;
+use process::namespace::{Guard, Namespace, say};
 use process::{Node, WEIR, confined, get, play, text};
 use serde_json::Value;
 
@@ -132,6 +132,36 @@ fn node_that_refuses_unlisted_calls_takes_broadcasts_serves_them_and_is_drained_
     // Where something around us listens to the filter already, refusals are silent and the node still served.
     let refuses = log.contains("\"mode\":\"on\"") || log.contains("does not let us say");
     assert!(refuses, "{log}");
+}
+
+#[test]
+fn every_tcp_listener_may_have_a_low_port_that_is_bound_before_privileges_go() {
+    let Some(host) = Namespace::new() else {
+        return say("NOT TESTED: no network namespace for a node with low ports");
+    };
+    host.ip("link set lo up");
+    let listeners = [
+        ("--http", "127.0.0.1:80"),
+        ("--https", "127.0.0.1:443"),
+        ("--rtmp", "127.0.0.1:935"),
+        ("--rtmps", "127.0.0.1:936"),
+    ];
+    let program = host.command(WEIR);
+    let node = Node::start_from(program, "low", &["up"], 2, &[], &listeners);
+    assert_eq!(node.address("rtmp"), "127.0.0.1:935");
+    let made = Command::new(WEIR)
+        .args(["input", "create", "--name", "Stage", "--json", "--data-dir"])
+        .arg(node.data_dir())
+        .output()
+        .unwrap();
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (id, key) = (made["id"].as_str().unwrap(), made["stream_key"].as_str().unwrap());
+    let url = format!("rtmp://127.0.0.1:935/live/{id}?sk={key}");
+    let _encoder = encoder(host.command("ffmpeg"), "flv", &url);
+    wait_for_live(&node, id);
+    confined::expect(node.pid());
+    assert_eq!(confined::children(node.pid()), Vec::<u32>::new(), "all is bound");
+    node.stop();
 }
 
 #[test]

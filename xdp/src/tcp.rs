@@ -21,6 +21,19 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Connections that may wait for one of several listeners: all encoders of a host that come back at once.
+const SHARED_BACKLOG: i32 = 1_024;
+
+/// Listens without blocking on an address that a [`Reservation`] holds, beside the other shards.
+pub fn listen_beside(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    keeper::bind(&socket, address)?;
+    socket.listen(SHARED_BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// A TCP address that nobody but sockets with `SO_REUSEPORT` can bind, until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -55,14 +68,6 @@ mod tests {
 
     use super::*;
 
-    fn shared(address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(8)?;
-        Ok(socket.into())
-    }
-
     #[test]
     fn listeners_of_shards_share_a_held_address_and_strangers_do_not() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -70,7 +75,7 @@ mod tests {
         let address = held.address().unwrap();
         assert_eq!(TcpListener::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         TcpStream::connect(address).unwrap_err();
-        let shards = [shared(address).unwrap(), shared(address).unwrap()];
+        let shards = [listen_beside(address).unwrap(), listen_beside(address).unwrap()];
         assert_eq!(Reservation::new(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(held);
         TcpStream::connect(address).unwrap();
@@ -80,7 +85,7 @@ mod tests {
 
     #[test]
     fn an_address_where_somebody_listens_is_not_held() {
-        let somebody = shared(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let somebody = listen_beside(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = somebody.local_addr().unwrap();
         assert_eq!(Reservation::new(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }

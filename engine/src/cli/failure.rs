@@ -49,7 +49,7 @@ impl Failure {
                 .help(format!("stop what listens there, or choose another with --{flag} ADDR")),
             io::ErrorKind::PermissionDenied => {
                 Self::new(format!("not allowed to listen on {name} {address}"))
-                    .help(format!("ports under 1024 need a privilege; choose with --{flag} ADDR"))
+                    .help(format!("ports under 1024 need CAP_NET_BIND_SERVICE at the start (it is given up once all is bound); give it, or choose with --{flag} ADDR"))
             }
             io::ErrorKind::AddrNotAvailable => {
                 Self::new(format!("this machine has no address {}", address.ip()))

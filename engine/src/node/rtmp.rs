@@ -3,17 +3,20 @@
 //! moves there, socket and state, the moment its key is accepted.
 
 use std::cell::RefCell;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
+use glommio::io::PollableFd;
+use glommio::net::{AcceptedTcpStream, TcpStream};
+use socket2::Socket;
 use weir_feed as feed;
 use weir_feed::rtmp::{self, Reject, Session};
 use weir_relay::RefuseReason;
+use weir_xdp::tcp;
 
 use super::control::{Grant, Requests};
 use super::shell::{Clock, Core};
@@ -67,15 +70,13 @@ pub(super) fn listen(
     doors: Doors,
 ) -> Result<glommio::Task<()>, super::Error> {
     let Listen { listener, address, tls } = listen;
-    let listener = TcpListener::bind(address).map_err(|error| super::Error::Rtmp {
-        listener,
-        address,
-        source: error.into(),
-    })?;
+    let refused = |source| super::Error::Rtmp { listener, address, source };
+    let listener = tcp::listen_beside(address).map_err(refused)?;
+    let listener = PollableFd::new(listener).map_err(|error| refused(error.into()))?;
     Ok(glommio::spawn_local(async move {
         loop {
-            let stream = match listener.accept().await {
-                Ok(stream) => stream,
+            let (stream, peer) = match accept(&listener).await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // EMFILE and its kin: sessions under way go on, newcomers wait (F10).
                     tracing::warn!(%error, "cannot accept RTMP connections for a moment");
@@ -83,7 +84,6 @@ pub(super) fn listen(
                     continue;
                 }
             };
-            let Ok(peer) = stream.peer_addr() else { continue };
             core.borrow_mut().rtmp.connections += 1;
             // Closed without a word: RTMP has none before its handshake.
             if Rc::strong_count(&doors.open) > CONNECTIONS_MAX {
@@ -118,6 +118,17 @@ pub(super) fn listen(
             .detach();
         }
     }))
+}
+
+/// The next connection. The executor's own listener would bind by itself, which takes a privilege where the port is low.
+async fn accept(listener: &PollableFd<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        match listener.get_ref().accept() {
+            Ok((stream, peer)) => return Ok((Socket::from(stream).into(), peer)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => listener.readable().await?,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Goes on with a connection that another shard accepted.
@@ -375,7 +386,7 @@ impl Connection {
         }
     }
 
-    async fn write(&mut self) -> std::io::Result<()> {
+    async fn write(&mut self) -> io::Result<()> {
         while let Some(bytes) = self.session.poll_transmit() {
             match &mut self.tls {
                 Some(tls) => tls.seal(&bytes)?,
@@ -399,6 +410,6 @@ impl Connection {
     }
 }
 
-fn is_timeout(error: &std::io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
