@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it finds something wrong")]
 
+mod forbid;
 mod process;
 
 use std::io::Read as _;
@@ -162,6 +163,34 @@ fn every_tcp_listener_may_have_a_low_port_that_is_bound_before_privileges_go() {
     confined::expect(node.pid());
     assert_eq!(confined::children(node.pid()), Vec::<u32>::new(), "all is bound");
     node.stop();
+}
+
+#[test]
+fn host_without_io_uring_is_told_in_one_line_why_no_node_starts() {
+    let cases = [
+        (libc::ENOSYS, "this kernel has no io_uring"),
+        (libc::EPERM, "io_uring is forbidden to this process: "),
+    ];
+    for (error, why) in cases {
+        let data = std::env::temp_dir().join(format!("weir-ringless-{}", std::process::id()));
+        let mut command = Command::new(WEIR);
+        command.args(["up", "--shards", "2", "--log", "error", "--data-dir"]).arg(&data);
+        for flag in ["--http", "--https", "--quic", "--rtmp", "--rtmps", "--srt", "--whip"] {
+            command.args([flag, "127.0.0.1:0"]);
+        }
+        command.env_clear().env("WEIR_PORT", "udp").stdin(Stdio::null());
+        let run = forbid::io_uring(command, error);
+        let said = text(&run.stderr);
+        assert_eq!(run.status.code(), Some(1), "{said}");
+        let lines: Vec<&str> = said.lines().collect();
+        let [what, help] = lines[..] else { unreachable!("{said}") };
+        assert!(
+            what.starts_with(&format!("error: no shard can run on this host: {why}")),
+            "{said}"
+        );
+        assert!(help.starts_with("help: shards wait by io_uring"), "{said}");
+        std::fs::remove_dir_all(&data).unwrap();
+    }
 }
 
 #[test]

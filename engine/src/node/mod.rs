@@ -30,7 +30,7 @@ use weir_ring::link;
 use weir_xdp::keeper;
 use weir_xdp::ladder::Ladder;
 use weir_xdp::program::{Attach, Budget};
-use weir_xdp::{steer, tcp, udp, xdp_port};
+use weir_xdp::{steer, tcp, udp, uring, xdp_port};
 
 use crate::cert::Certificate;
 use crate::config::MediaAddress;
@@ -89,6 +89,9 @@ pub enum Error {
     /// The certificate is not usable for QUIC.
     #[error("certificate not usable for QUIC: {0}")]
     Tls(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
+    /// The host has no `io_uring`, by which every shard waits.
+    #[error("no shard can run on this host: {0}")]
+    NoRings(uring::Refused),
     /// A shard thread did not start.
     #[error("cannot start shards: {0}")]
     Shards(std::io::Error),
@@ -136,6 +139,11 @@ impl Shards {
     /// on the current tokio runtime.
     pub async fn start(plan: Plan<'_>) -> Result<Self, Error> {
         let Plan { topology, certificate, store, .. } = plan;
+        match uring::probe() {
+            // What is too old for a port may do for waiting; the executor looks for itself.
+            Ok(()) | Err(uring::Refused::TooOld) => {}
+            Err(refused) => return Err(Error::NoRings(refused)),
+        }
         let count = topology.shards.len();
         let quic_address = topology.listeners.quic;
         let sockets = udp::bind_group(quic_address, count)?;
@@ -259,11 +267,14 @@ impl Shards {
             _selector: selector,
         };
         for ready in readies {
-            let ended = || Error::Shards(std::io::Error::other("a shard ended as it started"));
-            if let Err(error) = ready.await.unwrap_or_else(|_| Err(ended())) {
-                shards.stop(Duration::from_secs(1)).await;
-                return Err(error);
-            }
+            let why = match ready.await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            let ended = shards.stop(Duration::from_secs(1)).await;
+            let ended = ended.unwrap_or_else(|| "a shard ended as it started".to_owned());
+            return Err(why.unwrap_or_else(|| Error::Shards(std::io::Error::other(ended))));
         }
         if !keeps_frames {
             // All is bound and attached: nothing needs a privilege any more.
@@ -331,19 +342,24 @@ impl Shards {
         self.board.occupancy()
     }
 
-    /// Closes every session and waits for the threads, at most `patience`.
-    pub async fn stop(self, patience: Duration) {
+    /// Closes every session and waits for the threads, at most `patience`. Tells why an executor failed, if one did.
+    pub async fn stop(self, patience: Duration) -> Option<String> {
         self.post.stop().await;
         let threads = self.threads;
         let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                let _ = thread.join();
-            }
+            let failures = threads.into_iter().map(|thread| thread.join().err());
+            // All are waited for, whichever has failed.
+            let failures: Vec<_> = failures.flatten().map(|error| error.to_string()).collect();
+            failures.into_iter().next()
         });
-        if tokio::time::timeout(patience, joined).await.is_err() {
-            tracing::warn!("a shard did not stop in time");
-        }
+        let joined = tokio::time::timeout(patience, joined).await;
         keeper::dismiss();
+        if let Ok(failed) = joined {
+            failed.ok().flatten()
+        } else {
+            tracing::warn!("a shard did not stop in time");
+            None
+        }
     }
 
     /// Hands keys and revocations to the shards now and whenever the store changes.

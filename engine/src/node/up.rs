@@ -298,6 +298,9 @@ pub(super) fn start_failure(error: Error) -> Failure {
             Failure::new(error.to_string()).help("choose another address with --quic ADDR")
         }
         Error::Store(error) => error.into(),
+        Error::NoRings(_) => Failure::new(error.to_string()).help(
+            "shards wait by io_uring: let the container or unit make its system calls (io_uring_setup, io_uring_enter, io_uring_register), set kernel.io_uring_disabled=0, or take a kernel that has it",
+        ),
         other => Failure::new(other.to_string()).help("see the log above for the cause"),
     }
 }
