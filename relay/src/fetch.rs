@@ -2,6 +2,7 @@
 //! writes it. A plan holds the payloads it will send, within the session's budget, so that what the
 //! live path does to the cache meanwhile does not matter.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -332,6 +333,34 @@ pub(crate) enum Progress {
     Waiting,
     Done,
     Failed,
+}
+
+/// In the order in which they are to be written.
+pub(crate) fn sort(fetches: &mut [Fetch]) {
+    if !fetches.is_sorted_by_key(|fetch| Reverse(fetch.priority)) {
+        fetches.sort_by_key(|fetch| Reverse(fetch.priority));
+    }
+}
+
+/// Writes those of at least this priority, and lets go of those that are over.
+pub(crate) fn pump<T: Transport>(
+    fetches: &mut Vec<Fetch>,
+    least: i32,
+    moqt: &mut weir_moqt::Session,
+    draft: Draft,
+    metrics: &mut Metrics,
+    transport: &mut T,
+) {
+    fetches.retain_mut(|fetch| {
+        if fetch.priority < least {
+            return true;
+        }
+        let waits = fetch.pump(draft, metrics, transport) == Progress::Waiting;
+        if !waits {
+            moqt.finish_fetch(fetch.request);
+        }
+        waits
+    });
 }
 
 impl Fetch {

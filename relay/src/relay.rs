@@ -38,8 +38,8 @@ use weir_moqt::{RequestId, Role, SessionError, SetupOptions};
 use crate::admission::Admission;
 use crate::arena::{self, Arena};
 use crate::directory::Directory;
-use crate::fanout::{Pump, Subscription};
-use crate::fetch::Progress;
+use crate::fanout::{Pump, Subscription, fetch_priority};
+use crate::fetch;
 use crate::path::Resource;
 use crate::session::{Access, Close, Publisher, Session};
 use crate::track::{State, Track};
@@ -351,10 +351,16 @@ impl Relay {
             state.subscriptions.sort_by_key(Subscription::rank);
         }
         let mut ended: Vec<(RequestId, DoneCode)> = Vec::new();
-        for subscription in &mut state.subscriptions {
+        let Session { subscriptions, fetches, moqt, draft, .. } = state;
+        let draft = *draft;
+        // The past goes in one order with what is live: what is written first fills the transport's buffer, and there no
+        // priority helps what comes later.
+        fetch::sort(fetches);
+        for subscription in subscriptions {
+            let least = fetch_priority(subscription.priority(), subscription.publisher_priority);
+            fetch::pump(fetches, least, moqt, draft, metrics, transport);
             let Some(track) = tracks.get(subscription.track.0) else { continue };
             let cache = &track.cache;
-            let draft = state.draft;
             subscription.pump(&mut Pump { draft, cache, limits, metrics, transport, now });
             match track.state {
                 State::Ended(code) if subscription.has_read(cache) => {
@@ -366,14 +372,7 @@ impl Relay {
                 _ => {}
             }
         }
-        let Session { fetches, moqt, draft, .. } = state;
-        fetches.retain_mut(|fetch| {
-            let progress = fetch.pump(*draft, metrics, transport);
-            if progress != Progress::Waiting {
-                moqt.finish_fetch(fetch.request);
-            }
-            progress == Progress::Waiting
-        });
+        fetch::pump(fetches, i32::MIN, moqt, draft, metrics, transport);
         // A subscription ends after its fill, which its stream count includes.
         ended.retain(|(request, _)| !fetches.iter().any(|fetch| fetch.request == *request));
         ended.retain(|(request, _)| !self.waits_for_fill(session, *request));

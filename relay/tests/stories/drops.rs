@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use weir_moqt::{Params, RequestId};
-use weir_relay::{Draft, DropReason, Limits, TrackId};
+use weir_relay::{Draft, DropReason, Limits, ObjectIn, TrackId};
 
 use crate::world::{World, broadcast};
 
@@ -115,6 +115,35 @@ fn catalogs_go_before_sound_and_sound_before_pictures_whatever_was_asked_for_fir
         world.grant(viewer, 10_000);
         let got: Vec<_> = world.peer(viewer).got.iter().map(|got| got.request).collect();
         assert_eq!(got, [asked[2], asked[1], asked[0]], "{draft:?}");
+    }
+}
+
+#[test]
+fn a_joiners_past_and_what_is_live_come_with_all_sound_before_any_picture() {
+    for draft in Draft::ALL {
+        let (mut world, video) = World::broadcasting();
+        let audio = world.open("audio");
+        let write = |world: &mut World, object| {
+            for (id, priority) in [(video, 2), (audio, 1)] {
+                let object = ObjectIn { priority, ..world.object(0, object) };
+                world.relay.write_object(id, object).unwrap();
+            }
+            world.settle();
+        };
+        (0..3).for_each(|object| write(&mut world, object));
+        let viewer = world.viewer(draft);
+        world.peer(viewer).wire.credit = 0;
+        let pictures = world.join(viewer, "video");
+        let sound = world.join(viewer, "audio");
+        write(&mut world, 3);
+        // A narrow path: whatever is written first takes all of its room.
+        (0..40).for_each(|_| world.grant(viewer, 60));
+        let got: Vec<_> = world.peer(viewer).got.iter().map(|got| got.request).collect();
+        assert_eq!(got.len(), 8, "{draft:?}");
+        let is_sound = |request: &RequestId| [sound.0, sound.1].contains(request);
+        let is_picture = |request: &RequestId| [pictures.0, pictures.1].contains(request);
+        assert!(got[..4].iter().all(is_sound), "{draft:?}: {got:?} of {sound:?}");
+        assert!(got[4..].iter().all(is_picture), "{draft:?}: {got:?} of {pictures:?}");
     }
 }
 
