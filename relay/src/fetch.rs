@@ -154,6 +154,19 @@ impl Plan {
         self.unknown
     }
 
+    /// From the first to the last location that is not known, of a plan that begins at `start`.
+    pub(crate) fn gap(&self, start: Location) -> Option<(Location, Location)> {
+        let mut at = start;
+        let mut gap: Option<(Location, Location)> = None;
+        for item in &self.items {
+            if let Item::Unknown(end) = item {
+                gap = Some((gap.map_or(at, |(first, _)| first), *end));
+            }
+            at = next(item.last());
+        }
+        gap
+    }
+
     /// Puts what was found elsewhere into the unknown ranges of a plan that begins at `start`.
     pub(crate) fn filled(
         mut self,
@@ -289,7 +302,10 @@ impl Plan {
 
 /// The location just after another.
 fn next(location: Location) -> Location {
-    Location::new(location.group, location.object.saturating_add(1))
+    if location.object >= ID_MAX {
+        return Location::new(location.group.saturating_add(1), 0);
+    }
+    Location::new(location.group, location.object + 1)
 }
 
 /// The location just before another.

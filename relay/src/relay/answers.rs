@@ -38,8 +38,10 @@ impl Answers {
         until: Instant,
         bytes_max: usize,
     ) -> u64 {
-        // It speaks of all that an older one of the same track spoke of, but for what is over.
-        self.remove(|answer| answer.track == track && answer.start >= start);
+        // Nothing is kept twice.
+        self.remove(|answer| {
+            answer.track == track && answer.start >= start && answer.found.through <= found.through
+        });
         if bytes > bytes_max {
             return 1;
         }

@@ -128,32 +128,32 @@ impl Relay {
         now: Instant,
     ) -> Result<(), RequestError> {
         let wanted = self.wanted(session, id, target)?;
-        if !self.has_holes(id, wanted, now) {
+        let Some(lacked) = self.lacks(id, wanted, now) else {
             return self.answer_fetch(session, request, id, wanted, params, &Found::default(), now);
-        }
-        if let Some(found) = self.kept_answer(id, wanted, now) {
+        };
+        if let Some(found) = self.kept_answer(id, (wanted, lacked), now) {
             self.metrics.upstream_fetches_spared += 1;
             return self.answer_fetch(session, request, id, wanted, params, &found, now);
         }
-        if self.ask_for_hole(session, request, id, wanted, params, now) {
+        if self.ask_for_hole(session, request, id, (wanted, lacked), params, now) {
             return Ok(());
         }
         self.answer_fetch(session, request, id, wanted, params, &Found::default(), now)
     }
 
-    /// Whether the cache lacks something of a range that the publisher may have.
-    pub(super) fn has_holes(&self, id: TrackId, wanted: Wanted, now: Instant) -> bool {
-        let Some(track) = self.tracks.get(id.0) else { return false };
+    /// What the cache lacks of a range, from the first to the last of it, if the publisher may have it.
+    pub(super) fn lacks(&self, id: TrackId, wanted: Wanted, now: Instant) -> Option<Wanted> {
+        let track = self.tracks.get(id.0)?;
         let budget = (self.limits.fetch_objects_max, self.limits.fetch_bytes_per_session_max);
-        Plan::new(&track.cache, wanted.start, wanted.end, budget, now)
-            .is_ok_and(|plan| plan.is_partial())
+        let plan = Plan::new(&track.cache, wanted.start, wanted.end, budget, now).ok()?;
+        plan.gap(wanted.start).map(|(start, end)| Wanted { start, end })
     }
 
-    /// An answer to another FETCH that leaves nothing unknown of this one.
+    /// An answer to another FETCH that leaves nothing unknown of this one, of which `lacked` is not cached.
     pub(super) fn kept_answer(
         &self,
         id: TrackId,
-        wanted: Wanted,
+        (wanted, lacked): (Wanted, Wanted),
         now: Instant,
     ) -> Option<Arc<Found>> {
         let track = self.tracks.get(id.0)?;
@@ -163,7 +163,7 @@ impl Relay {
                 .and_then(|plan| plan.filled(wanted.start, found, budget))
                 .is_ok_and(|plan| !plan.is_partial())
         };
-        self.answers.of(id, wanted.start).find(suffices).cloned()
+        self.answers.of(id, lacked.start).find(suffices).cloned()
     }
 
     /// FETCH_OK and the objects: those of the cache, and those the publisher brought for its holes.

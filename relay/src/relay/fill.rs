@@ -39,14 +39,14 @@ impl Relay {
         let has_room = fetches < self.limits.fetches_per_session_max;
         if let Some(wanted) = wanted
             && has_room
-            && self.has_holes(id, wanted, now)
+            && let Some(lacked) = self.lacks(id, wanted, now)
         {
-            if let Some(found) = self.kept_answer(id, wanted, now) {
+            if let Some(found) = self.kept_answer(id, (wanted, lacked), now) {
                 self.metrics.upstream_fetches_spared += 1;
                 let wanted = Some(wanted);
                 return self.answer_fill(session, request, id, wanted, params, &found, now);
             }
-            if self.ask_for_hole(session, request, id, wanted, params, now) {
+            if self.ask_for_hole(session, request, id, (wanted, lacked), params, now) {
                 return;
             }
         }

@@ -12,7 +12,7 @@ use weir_moqt::{FetchTarget, Location, Params, RequestId};
 use super::fetches::Wanted;
 use super::grants::Ended;
 use super::{Relay, Timer};
-use crate::cache::Payload;
+use crate::cache::{ID_MAX, Payload};
 use crate::encode::PROPERTIES_DRAFT;
 use crate::fetch::Item;
 use crate::track::Source;
@@ -60,13 +60,14 @@ struct HoleWaiter {
 }
 
 impl Relay {
-    /// Leaves a FETCH or a fill waiting while its publisher is asked. False when nobody can be asked.
+    /// Leaves a FETCH or a fill waiting while its publisher is asked for what is `lacked` of it and for nothing else.
+    /// False when nobody can be asked.
     pub(super) fn ask_for_hole(
         &mut self,
         session: SessionId,
         request: RequestId,
         id: TrackId,
-        wanted: Wanted,
+        (wanted, lacked): (Wanted, Wanted),
         params: &Params,
         now: Instant,
     ) -> bool {
@@ -83,7 +84,7 @@ impl Relay {
         let until = patience.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
         let waiter = HoleWaiter { session, request, wanted, params: params.clone(), until };
         let covers = |hole: &Hole| {
-            hole.track == id && hole.wanted.start <= wanted.start && hole.wanted.end >= wanted.end
+            hole.track == id && hole.wanted.start <= lacked.start && hole.wanted.end >= lacked.end
         };
         if let Some(hole) = self.holes.iter_mut().find(|hole| covers(hole)) {
             hole.waiters.push(waiter);
@@ -94,7 +95,10 @@ impl Relay {
             self.metrics.limit_upstream_fetches += 1;
             return false;
         }
-        let target = FetchTarget::Standalone { track: name, start: wanted.start, end: wanted.end };
+        let Wanted { start, end } = lacked;
+        // The last id of a group is no id to a publisher, but the group's end.
+        let end = if end.object < ID_MAX { end } else { Location::whole_group(end.group) };
+        let target = FetchTarget::Standalone { track: name, start, end };
         let Some(state) = self.live(publisher) else { return false };
         let Ok(asked) = state.moqt.fetch(&target, Params::default()) else { return false };
         self.timers.extend(until.map(|until| (until, Timer::Holes)));
@@ -105,7 +109,7 @@ impl Relay {
             session: publisher,
             request: asked,
             track: id,
-            wanted,
+            wanted: lacked,
             until,
             over,
             stream: None,

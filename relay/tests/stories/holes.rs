@@ -61,8 +61,37 @@ pub(crate) fn fetched(world: &mut World, publisher: usize) -> Vec<RequestId> {
         .collect()
 }
 
-/// The publisher answers with these objects, and then says of the rest up to `gap` that it does not know it.
+/// What a FETCH asked the publisher for.
+fn range_of(world: &mut World, publisher: usize, request: RequestId) -> (Location, Location) {
+    let heard = &world.peer(publisher).heard;
+    let range = heard.iter().find_map(|heard| match heard {
+        Heard::Fetch {
+            request: of, target: FetchTarget::Standalone { start, end, .. }, ..
+        } if *of == request => Some((*start, *end)),
+        _ => None,
+    });
+    range.unwrap()
+}
+
+/// The publisher answers with those of these objects that it was asked for, and then says of the rest up to `gap` that
+/// it does not know it.
 fn answer(
+    world: &mut World,
+    publisher: usize,
+    draft: Draft,
+    request: RequestId,
+    objects: &[(u64, u64)],
+    gap: Option<Location>,
+) {
+    let (start, end) = range_of(world, publisher, request);
+    let asked =
+        |(group, object): &&(u64, u64)| (start..=end).contains(&Location::new(*group, *object));
+    let objects: Vec<_> = objects.iter().filter(asked).copied().collect();
+    answer_with(world, publisher, draft, request, &objects, gap);
+}
+
+/// The publisher answers with these objects, whatever it was asked for.
+fn answer_with(
     world: &mut World,
     publisher: usize,
     draft: Draft,
@@ -173,6 +202,33 @@ fn a_hole_is_asked_of_the_publisher_once_and_answers_all_who_wait() {
 }
 
 #[test]
+fn the_publisher_is_asked_for_what_is_missing_and_for_nothing_that_came_live() {
+    for draft in Draft::ALL {
+        let (mut world, publisher, viewer, _) = joined_late(draft, Limits::default());
+        let first = fetch(&mut world, viewer, 48, 50, Params::default());
+        let asked = fetched(&mut world, publisher)[0];
+        let missing = (Location::new(48, 0), Location::whole_group(49));
+        assert_eq!(range_of(&mut world, publisher, asked), missing, "{draft:?}");
+        // Who joins when more has come live lacks no more than the first did.
+        let mut group = Group::begin(&mut world, publisher, draft, 1, 51);
+        group.object(0);
+        group.send(&mut world, publisher, true);
+        let other = world.viewer(Draft::D18);
+        let second = fetch(&mut world, other, 48, 51, Params::default());
+        assert_eq!(fetched(&mut world, publisher).len(), 1, "{draft:?}");
+        answer(&mut world, publisher, draft, asked, &WHOLE, None);
+        let of_first = world.peer(viewer).locations(first);
+        assert_eq!(of_first, WHOLE, "{draft:?}");
+        assert_eq!(world.peer(other).locations(second), [&WHOLE[..], &[(51, 0)]].concat());
+        world.peer(other).assert_unaltered();
+        // And who comes later still is served from memory, though it lacks the middle only.
+        let third = fetch(&mut world, other, 49, 51, Params::default());
+        assert_eq!(world.peer(other).locations(third), [&WHOLE[2..], &[(51, 0)]].concat());
+        assert_eq!(world.relay.metrics().upstream_fetches, 1, "{draft:?}");
+    }
+}
+
+#[test]
 fn who_comes_later_gets_the_same_past_without_asking_the_publisher_again() {
     for draft in Draft::ALL {
         let (mut world, publisher, viewer, _) = joined_late(draft, Limits::default());
@@ -262,11 +318,11 @@ fn an_answer_that_keeps_coming_is_waited_for_but_not_for_ever() {
 
 #[test]
 fn an_answer_beyond_what_was_asked_for_is_cut_off() {
-    for evil in [&[(47, 0)][..], &[(51, 0)][..]] {
+    for evil in [&[(47, 0)][..], &[(50, 0)][..], &[(51, 0)][..]] {
         let (mut world, publisher, viewer, _) = joined_late(Draft::D16, Limits::default());
         let request = fetch(&mut world, viewer, 48, 50, Params::default());
         let asked = fetched(&mut world, publisher)[0];
-        answer(&mut world, publisher, Draft::D16, asked, evil, None);
+        answer_with(&mut world, publisher, Draft::D16, asked, evil, None);
         let got = world.peer(viewer).locations(request);
         assert!(got.ends_with(&[(50, 0), (50, 1)]), "{evil:?}: {got:?}");
         assert_eq!(world.relay.metrics().limit_upstream_fetches, 1, "{evil:?}");
