@@ -10,6 +10,7 @@ use weir_moqt as moqt;
 use weir_moqt::Draft;
 use weir_relay::{DatagramError, WriteError};
 
+use super::agenda::{Agenda, Rank};
 use super::endpoint::{ConnId, Counters, Event, Prefix};
 use super::path::Moves;
 use super::{config, wt};
@@ -49,9 +50,6 @@ pub(super) struct Conn {
     pub(super) generation: u32,
     pub(super) layer: Layer,
     pub(super) phase: Phase,
-    pub(super) dirty: bool,
-    /// Tick of the wheel entry that stands for this connection.
-    pub(super) scheduled: Option<u64>,
     /// Handshake deadline, later the end of the linger.
     pub(super) deadline: Option<Instant>,
     pub(super) prefix: Prefix,
@@ -61,6 +59,13 @@ pub(super) struct Conn {
     /// Stream headers that did not fit when their stream was opened.
     pub(super) unsent: Vec<(StreamId, Bytes)>,
     pub(super) moves: Moves,
+}
+
+impl Conn {
+    /// How soon what it has to send should leave.
+    pub(super) fn rank(&self) -> Rank {
+        if self.phase == Phase::Open { Rank::Then } else { Rank::First }
+    }
 }
 
 /// Turns quinn's events of one connection into ours.
@@ -312,11 +317,14 @@ impl Pump<'_> {
 /// One connection, as a session writes to it.
 pub struct Link<'a> {
     pub(super) conn: &'a mut Conn,
+    pub(super) agenda: &'a mut Agenda,
+    pub(super) index: u32,
     pub(super) now: Instant,
 }
 
 impl Link<'_> {
     pub(super) fn close_now(&mut self, code: u32, reason: &str) {
+        self.agenda.mark(self.index, Rank::First);
         if matches!(self.conn.phase, Phase::Open) {
             self.conn.phase = Phase::Closing;
         }

@@ -16,11 +16,11 @@ use weir_relay::admission::Backoff;
 pub(super) use weir_relay::admission::Prefix;
 use weir_xdp::{Datagram, Outcome, Port, Transmit};
 
+use super::agenda::{Agenda, Rank};
 use super::config::{self, Chance, Limits, Steering};
 use super::congestion;
 use super::conn::{Conn, Layer, Link, Phase, Pump};
 use super::path::Moves;
-use super::wheel::{Due, Wheel};
 use super::wt;
 
 /// One connection of this endpoint; a stale one is ignored everywhere.
@@ -187,15 +187,13 @@ pub struct Endpoint {
     limits: Limits,
     drafts: &'static [Draft],
     conns: Vec<Option<Conn>>,
-    generations: Vec<u32>,
+    agenda: Agenda,
     open: usize,
     half_open: usize,
     prefixes: HashMap<Prefix, Crowd>,
     backoff: Backoff,
-    dirty: Vec<u32>,
     events: VecDeque<(ConnId, Event)>,
-    wheel: Wheel,
-    due: Vec<Due>,
+    due: Vec<u32>,
     buffer: Vec<u8>,
     held: Option<Held>,
     /// Replies of the endpoint itself: Retry, version negotiation, stateless reset.
@@ -239,14 +237,12 @@ impl Endpoint {
             limits,
             drafts,
             conns: Vec::new(),
-            generations: Vec::new(),
+            agenda: Agenda::new(now),
             open: 0,
             half_open: 0,
             prefixes: HashMap::new(),
             backoff: Backoff::default(),
-            dirty: Vec::new(),
             events: VecDeque::new(),
-            wheel: Wheel::new(now),
             due: Vec::new(),
             buffer: Vec::with_capacity(64 * 1024),
             held: None,
@@ -324,7 +320,9 @@ impl Endpoint {
                     } else if conn.inner.remote_address() == from {
                         conn.moves.moved(before, from, responses(), now);
                     }
-                    mark(&mut self.dirty, conn, handle.0);
+                    let rank = conn.rank();
+                    self.agenda.hear(handle.0 as u32);
+                    self.agenda.mark(handle.0 as u32, rank);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.accept(incoming, now),
@@ -336,13 +334,9 @@ impl Endpoint {
     /// Timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.expire(now, &mut due);
-        for entry in due.drain(..) {
-            let Some(Some(conn)) = self.conns.get_mut(entry.index as usize) else { continue };
-            if conn.generation != entry.generation || conn.scheduled != Some(entry.tick()) {
-                continue;
-            }
-            conn.scheduled = None;
+        self.agenda.expire(now, &mut due);
+        for index in due.drain(..) {
+            let Some(Some(conn)) = self.conns.get_mut(index as usize) else { continue };
             if conn.inner.poll_timeout().is_some_and(|at| at <= now) {
                 conn.inner.handle_timeout(now);
             }
@@ -353,24 +347,24 @@ impl Endpoint {
                 }
                 conn.inner.close(now, VarInt::from_u32(wt::H3_NO_ERROR), Bytes::new());
             }
-            mark(&mut self.dirty, conn, entry.index as usize);
+            let rank = conn.rank();
+            self.agenda.hear(index);
+            self.agenda.mark(index, rank);
         }
         self.due = due;
     }
 
     /// When to call `handle_timeout` next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        self.agenda.poll_timeout()
     }
 
     /// What happened, oldest first. Also moves quinn's own events along, so call it until `None`
     /// after handling input.
     pub fn poll_event(&mut self, now: Instant) -> Option<(ConnId, Event)> {
-        if self.events.is_empty() {
-            // Reading may dirty nothing new, so one pass over the list is enough.
-            for at in 0..self.dirty.len() {
-                self.pump(self.dirty[at], now);
-            }
+        while self.events.is_empty() {
+            let index = self.agenda.next_heard()?;
+            self.pump(index, now);
         }
         self.events.pop_front()
     }
@@ -381,14 +375,14 @@ impl Endpoint {
         if conn.generation != id.generation {
             return None;
         }
-        mark(&mut self.dirty, conn, id.index as usize);
+        self.agenda.mark(id.index, conn.rank());
         // What QUIC has taken can no longer be overtaken or dropped whole, so it takes what the
         // path carries in two round trips and the rest waits in the group cache.
         let path = conn.inner.congestion_state().window().saturating_mul(2);
         let node = u64::from(conn.node) * config::NODE_SEND_WINDOW_BYTES;
         let most = self.limits.send_window_bytes.max(node);
         conn.inner.set_send_window(path.max(SEND_WINDOW_MIN).min(most));
-        Some(Link { conn, now })
+        Some(Link { conn, agenda: &mut self.agenda, index: id.index, now })
     }
 
     /// A peer turned out to publish or to relay: it may hold as many streams open as that takes.
@@ -398,7 +392,7 @@ impl Endpoint {
             let Limits { bidi_streams_max, uni_streams_max, .. } = self.limits;
             conn.inner.set_max_concurrent_streams(Dir::Bi, bidi_streams_max.into());
             conn.inner.set_max_concurrent_streams(Dir::Uni, uni_streams_max.into());
-            mark(&mut self.dirty, conn, id.index as usize);
+            self.agenda.mark(id.index, conn.rank());
         }
     }
 
@@ -424,7 +418,7 @@ impl Endpoint {
             conn.inner.set_max_concurrent_streams(Dir::Bi, streams);
             conn.node = true;
             congestion::trust_node(conn.inner.congestion_state());
-            mark(&mut self.dirty, conn, id.index as usize);
+            self.agenda.mark(id.index, conn.rank());
         }
     }
 
@@ -443,7 +437,7 @@ impl Endpoint {
             return None;
         }
         conn.inner.ping();
-        mark(&mut self.dirty, conn, id.index as usize);
+        self.agenda.mark(id.index, conn.rank());
         Some(conn.inner.stats().frame_rx.acks)
     }
 
@@ -463,10 +457,22 @@ impl Endpoint {
     pub fn close_all(&mut self, code: u32, reason: &str, now: Instant) {
         for index in 0..self.conns.len() {
             if let Some(conn) = &mut self.conns[index] {
-                mark(&mut self.dirty, conn, index);
-                Link { conn, now }.close_now(code, reason);
+                let index = index as u32;
+                Link { conn, agenda: &mut self.agenda, index, now }.close_now(code, reason);
             }
         }
+    }
+
+    /// Sends at once what one connection has to send: who was just written to is served while its state is in the
+    /// caches, not after everybody else was written to. Nothing happens where the port is known to be full, or where
+    /// handshakes wait, which go first; then `flush` serves it.
+    pub fn flush_one(&mut self, id: ConnId, port: &mut dyn Port, now: Instant) -> std::io::Result<()> {
+        let waits = self.held.is_some() || !self.replies.is_empty();
+        let first = self.agenda.next_marked().is_some_and(|(_, rank)| rank == Rank::First);
+        if !waits && !first && self.agenda.is_marked(id.index, id.generation) {
+            self.transmit(id.index, port, now)?;
+        }
+        Ok(())
     }
 
     /// Sends what connections have to send. True when the port has no more room: call again once
@@ -481,29 +487,16 @@ impl Endpoint {
         let mut full = false;
         // Handshakes and farewells are a few packets and have deadlines: where room is scarce, media
         // of those who are in must not stand before them.
-        if self.dirty.len() > 1 {
-            let conns = &self.conns;
-            self.dirty.sort_by_key(|index| match conns.get(*index as usize) {
-                Some(Some(conn)) => conn.phase == Phase::Open,
-                _ => false,
-            });
-        }
-        let mut at = 0;
-        while at < self.dirty.len() && !full {
-            let index = self.dirty[at];
+        while !full && let Some((index, _)) = self.agenda.next_marked() {
             full = self.transmit(index, port, now)?;
-            if !full {
-                at += 1;
-            }
         }
-        self.dirty.drain(..at);
         port.flush()?;
         Ok(full)
     }
 
     /// Whether connections wait for `flush`.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.held.is_some() || !self.replies.is_empty()
+    pub fn is_dirty(&mut self) -> bool {
+        self.agenda.next_marked().is_some() || self.held.is_some() || !self.replies.is_empty()
     }
 
     /// How `quinn-proto` finds connections, in its own words.
@@ -516,7 +509,10 @@ impl Endpoint {
         let slot = index as usize;
         let segments = port.max_segments();
         loop {
-            let Some(Some(conn)) = self.conns.get_mut(slot) else { return Ok(false) };
+            let Some(Some(conn)) = self.conns.get_mut(slot) else {
+                self.agenda.unmark(index);
+                return Ok(false);
+            };
             self.buffer.clear();
             let Some(transmit) = conn.inner.poll_transmit(now, segments, &mut self.buffer) else {
                 break;
@@ -531,14 +527,11 @@ impl Endpoint {
                 return Ok(true);
             }
         }
+        self.agenda.unmark(index);
         self.endpoint_events(index);
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return Ok(false) };
-        conn.dirty = false;
         let next = [conn.inner.poll_timeout(), conn.deadline].into_iter().flatten().min();
-        if let Some(at) = next {
-            let tick = self.wheel.schedule(index, conn.generation, at, conn.scheduled);
-            conn.scheduled = Some(tick);
-        }
+        self.agenda.schedule(index, next);
         Ok(false)
     }
 
@@ -635,22 +628,19 @@ impl Endpoint {
         let slot = handle.0;
         if slot >= self.conns.len() {
             self.conns.resize_with(slot + 1, || None);
-            self.generations.resize(slot + 1, 0);
         }
-        self.generations[slot] = self.generations[slot].wrapping_add(1);
+        let generation = self.agenda.insert(slot as u32);
         let prefix = Prefix::of(peer.ip());
         let nobody = Crowd { open: 0, since: now, arrived: 0 };
         self.prefixes.entry(prefix).or_insert(nobody).enter(now);
         self.open += 1;
         self.half_open += 1;
         self.counters.connections_opened += 1;
-        let mut conn = Conn {
+        let conn = Conn {
             inner,
-            generation: self.generations[slot],
+            generation,
             layer: Layer::Pending,
             phase: Phase::Opening,
-            dirty: false,
-            scheduled: None,
             deadline: Some(now + self.limits.handshake_timeout),
             prefix,
             client,
@@ -658,13 +648,15 @@ impl Endpoint {
             unsent: Vec::new(),
             moves: Moves::new(now),
         };
-        mark(&mut self.dirty, &mut conn, slot);
         self.conns[slot] = Some(conn);
-        ConnId { index: slot as u32, generation: self.generations[slot] }
+        self.agenda.hear(slot as u32);
+        self.agenda.mark(slot as u32, Rank::First);
+        ConnId { index: slot as u32, generation }
     }
 
     fn remove(&mut self, slot: usize) {
         let Some(conn) = self.conns[slot].take() else { return };
+        self.agenda.remove(slot as u32);
         self.open -= 1;
         if conn.phase == Phase::Opening {
             self.half_open -= 1;
@@ -707,13 +699,6 @@ impl Endpoint {
             let contents = self.buffer[..transmit.size].to_vec();
             self.replies.push_back(Held { transmit, contents });
         }
-    }
-}
-
-fn mark(dirty: &mut Vec<u32>, conn: &mut Conn, index: usize) {
-    if !conn.dirty {
-        conn.dirty = true;
-        dirty.push(index as u32);
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`Endpoint::link`]; then `flush` to a [`Port`](weir_xdp::Port). `poll_timeout` says when to come
 //! back.
 
+mod agenda;
 pub mod config;
 mod congestion;
 mod conn;

@@ -322,10 +322,10 @@ impl Shard {
     ) -> std::io::Result<Turn> {
         self.connections(now, wall);
         self.mesh_turn(now, wall);
-        self.drive(now, wall);
+        self.drive(port, now, wall)?;
         self.intake_turn(now, wall);
         self.mesh_turn(now, wall);
-        self.drive(now, wall);
+        self.drive(port, now, wall)?;
         let full = self.endpoint.flush(port, now)?;
         if let Some(permille) = self.egress.at(full, now) {
             self.relay.set_load(permille.max(self.busy_permille));
@@ -678,8 +678,13 @@ impl Shard {
         }
     }
 
-    /// Lets every session that wants to write do so, and acts on what the relay reports.
-    fn drive(&mut self, now: Instant, wall: Duration) {
+    /// Lets every session that wants to write do so and send it, and acts on what the relay reports.
+    fn drive(
+        &mut self,
+        port: &mut dyn Port,
+        now: Instant,
+        wall: Duration,
+    ) -> std::io::Result<()> {
         loop {
             while let Some(session) = self.relay.poll_dirty() {
                 let Some(conn) = self.sessions.get(&session).copied() else { continue };
@@ -688,8 +693,9 @@ impl Shard {
                 if guarded(|| relay.drive(session, &mut link, now)).is_err() {
                     self.end_after_panic(conn, session, now);
                 }
+                self.endpoint.flush_one(conn, port, now)?;
             }
-            let Some(event) = self.relay.poll_event() else { return };
+            let Some(event) = self.relay.poll_event() else { return Ok(()) };
             self.relay_event(event, now, wall);
         }
     }
