@@ -166,6 +166,8 @@ fn a_second_publisher_is_refused_or_takes_over_by_policy_and_a_wrong_key_is_refu
         let said = text(&lost.stderr);
         assert_eq!(lost.status.code(), Some(1), "{policy}: {said}");
         assert!(said.contains("error: input_busy"), "{policy}: {said}");
+        // Who is refused was never told that it is live.
+        assert_eq!(said.contains("published"), !first_stays, "{policy}: {said}");
         assert!(samples(&record(&node, &input, "1")).len() > 10, "{policy}");
         assert_eq!(end(winner).0, Some(0), "{policy}");
     }

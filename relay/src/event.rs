@@ -247,6 +247,12 @@ pub enum Event {
         /// Which.
         track: FullTrackName,
     },
+    /// A publisher with the engine's leave uses its publish address for the first time: answer with
+    /// [`crate::Relay::grant_address`] or [`crate::Relay::close_publisher`].
+    AddressClaimed {
+        /// The publisher.
+        session: SessionId,
+    },
     /// A publisher brings a track to its publish address. Its objects follow as
     /// [`Event::Exported`], whole and to nobody else.
     Contributed {

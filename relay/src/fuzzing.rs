@@ -180,7 +180,7 @@ impl World {
             };
             let id = relay.open_session(params, now)?;
             // Both may use the namespace as its publisher: tokens are another target's affair.
-            relay.publish_authorized(id, Ok(namespace.clone()), now);
+            relay.publish_authorized(id, Ok(namespace.clone()), now, Duration::ZERO);
             let moqt = weir_moqt::Session::new(
                 draft,
                 Role::Client,
@@ -403,8 +403,15 @@ impl World {
             }
             while let Some(event) = self.relay.poll_event() {
                 moved = true;
-                if let Event::TrackWanted { track, .. } = event {
-                    self.relay.refuse_track(&track, crate::RequestCode::DoesNotExist, self.now);
+                match event {
+                    Event::TrackWanted { track, .. } => {
+                        let code = crate::RequestCode::DoesNotExist;
+                        self.relay.refuse_track(&track, code, self.now);
+                    }
+                    Event::AddressClaimed { session } => {
+                        self.relay.grant_address(session, self.now, Duration::ZERO);
+                    }
+                    _ => {}
                 }
             }
             if !moved {

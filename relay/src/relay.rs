@@ -41,7 +41,7 @@ use crate::directory::Directory;
 use crate::fanout::{Pump, Subscription, fetch_priority};
 use crate::fetch;
 use crate::path::Resource;
-use crate::session::{Access, Close, Publisher, Session};
+use crate::session::{Close, Publisher, Session};
 use crate::track::{State, Track};
 use crate::{
     Dir, DoneCode, DropReason, Event, FullTrackName, KeySet, Limits, Metrics, Namespace, NodeKeys,
@@ -534,10 +534,8 @@ impl Relay {
             }
         }
         let late_setup = !state.is_set_up && state.setup_deadline <= now;
-        let unanswered = matches!(
-            &state.publisher,
-            Some(Publisher { access: Access::Asked(deadline), .. }) if *deadline <= now
-        );
+        let answer = state.publisher.as_ref().and_then(Publisher::answer_deadline);
+        let unanswered = answer.is_some_and(|deadline| deadline <= now);
         let stayed = state.leave_deadline.is_some_and(|deadline| deadline <= now);
         if late_setup {
             self.metrics.limit_setup_timeout += 1;
@@ -546,7 +544,7 @@ impl Relay {
         } else if stayed {
             self.end_straggler(session, now);
         } else if unanswered {
-            self.publish_authorized(session, Err(RefuseReason::Timeout), now);
+            self.refuse_publisher(session, RefuseReason::Timeout, now);
         } else {
             self.grants_timeout(session, now);
         }

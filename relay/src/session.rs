@@ -103,6 +103,8 @@ pub(crate) struct Publisher {
     pub(crate) access: Access,
     /// Its publish address as a namespace, `publish/<input_id>`: what it publishes there is the engine's.
     pub(crate) address: Namespace,
+    /// Whether the input behind that address is its own.
+    pub(crate) claim: Claim,
     /// PUBLISH_NAMESPACE requests that wait for the engine's answer.
     pub(crate) announced: Vec<(RequestId, Namespace)>,
     /// PUBLISH requests that wait for the same answer.
@@ -131,6 +133,17 @@ pub(crate) enum Access {
     Unasked,
     /// A relay above us: it publishes what we subscribe to there, and is believed.
     Above,
+}
+
+/// Whether the input behind a publish address belongs to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It has not used the address: its right may be for the namespace alone.
+    None,
+    /// The engine has been asked for the input; refused at the deadline.
+    Asked(Instant),
+    /// It has the input.
+    Held,
 }
 
 /// A data stream of a publisher.
@@ -215,6 +228,7 @@ impl Publisher {
         Self {
             access,
             address: Namespace::default(),
+            claim: Claim::None,
             announced: Vec::new(),
             offers: Vec::new(),
             implied: Vec::new(),
@@ -234,6 +248,15 @@ impl Publisher {
 
     pub(crate) fn is_above(&self) -> bool {
         self.access == Access::Above
+    }
+
+    /// When the engine must have answered, if it was asked for something: for leave, or for the input.
+    pub(crate) fn answer_deadline(&self) -> Option<Instant> {
+        match (&self.access, self.claim) {
+            (Access::Asked(deadline), _) => Some(*deadline),
+            (_, Claim::Asked(deadline)) => Some(deadline),
+            _ => None,
+        }
     }
 
     /// Whether `namespace` is its publish address and its key was good.
@@ -297,10 +320,7 @@ impl Session {
             return None;
         }
         let setup = (!self.is_set_up).then_some(self.setup_deadline);
-        let access = match &self.publisher {
-            Some(Publisher { access: Access::Asked(deadline), .. }) => Some(*deadline),
-            _ => None,
-        };
+        let access = self.publisher.as_ref().and_then(Publisher::answer_deadline);
         let unacknowledged = self.subscriptions.iter().filter_map(Subscription::deadline).min();
         let ours = [setup, access, self.grants.deadline(), self.leave_deadline, unacknowledged];
         ours.into_iter().flatten().min()

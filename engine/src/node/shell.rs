@@ -467,7 +467,7 @@ async fn read_mail(
                 held.shard.resolved(&url, &addresses, clock.now);
             }
             Mail::Authorized(session, answer) => {
-                held.shard.publish_authorized(session, answer, clock.now);
+                held.shard.publish_authorized(session, answer, clock.now, clock.wall);
             }
             Mail::Adopt(_) | Mail::AdoptSrt(_) | Mail::Demo(_) | Mail::Whip(_) => {}
             Mail::Drain(ShardOrder { new_uri, deadline }) => {

@@ -47,6 +47,8 @@ pub(super) enum Letter {
     OtherEnded(SessionId, Bytes),
     /// The publisher has gone.
     Close(SessionId),
+    /// Back: it has the input, so what it asked for is granted.
+    Opened(SessionId),
     /// Back: it cannot have the input.
     Refused(SessionId, Refused),
     /// Back: another one has the input now.
@@ -72,8 +74,8 @@ pub(super) struct Intakes {
 struct Publishing {
     admission: Admission,
     intake: Intake,
-    /// Its input was asked for.
-    opened: bool,
+    /// Its input was asked for. One that fills the input's namespace by itself never does.
+    claimed: bool,
     keys: BTreeMap<TrackId, (u64, Bytes)>,
     others: BTreeSet<Bytes>,
     next_key: u64,
@@ -85,7 +87,7 @@ impl Intakes {
         let publishing = Publishing {
             admission,
             intake,
-            opened: false,
+            claimed: false,
             keys: BTreeMap::new(),
             others: BTreeSet::new(),
             next_key: 0,
@@ -96,12 +98,21 @@ impl Intakes {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
+
+    /// Whether something waits to be read on this shard.
+    pub(super) fn has_letters(&self) -> bool {
+        !self.letters.is_empty()
+    }
 }
 
 impl Shard {
     /// Events of publish addresses; true when this was one.
     pub(super) fn intake_event(&mut self, event: &RelayEvent, now: Instant) -> bool {
         match event {
+            RelayEvent::AddressClaimed { session } => {
+                self.claim_input(*session);
+                true
+            }
             RelayEvent::Contributed { session, track, name } => {
                 self.open_contribution(*session, *track, name);
                 true
@@ -150,6 +161,15 @@ impl Shard {
         }
     }
 
+    /// A publisher is told that it may publish only when the shard of its input has given it: one that is refused has
+    /// never been live.
+    fn claim_input(&mut self, session: SessionId) {
+        let Some(publishing) = self.intakes.sessions.get_mut(&session) else { return };
+        publishing.claimed = true;
+        let admission = publishing.admission.clone();
+        self.post(admission.shard, Letter::Open(session, Box::new(admission)));
+    }
+
     fn open_contribution(&mut self, session: SessionId, track: TrackId, name: &Bytes) {
         let Some(publishing) = self.intakes.sessions.get_mut(&session) else { return };
         let key = publishing.next_key;
@@ -157,10 +177,6 @@ impl Shard {
         publishing.intake.open_track(key, name);
         publishing.keys.insert(track, (key, name.clone()));
         self.intakes.tracks.insert(track, session);
-        if !std::mem::replace(&mut publishing.opened, true) {
-            let admission = publishing.admission.clone();
-            self.post(admission.shard, Letter::Open(session, Box::new(admission)));
-        }
     }
 
     fn forget_contribution(&mut self, track: TrackId) -> bool {
@@ -242,7 +258,7 @@ impl Shard {
     /// A session is over, closed with `code`: its input hears it.
     pub(super) fn contributor_closed(&mut self, session: SessionId, code: u32) {
         if let Some(publishing) = self.intakes.sessions.get(&session)
-            && publishing.opened
+            && publishing.claimed
         {
             let shard = publishing.admission.shard;
             // Without a word it is a broken connection.
@@ -257,7 +273,7 @@ impl Shard {
         for track in publishing.keys.keys() {
             self.intakes.tracks.remove(track);
         }
-        if publishing.opened {
+        if publishing.claimed {
             self.post(publishing.admission.shard, Letter::Close(session));
         }
     }
@@ -306,6 +322,7 @@ impl Shard {
                     Ok(feed) => {
                         let held = (admission.input_id, feed);
                         self.intakes.feeds.insert((from, session), held);
+                        self.post(from, Letter::Opened(session));
                     }
                     Err(refused) => self.post(from, Letter::Refused(session, refused)),
                 }
@@ -334,6 +351,13 @@ impl Shard {
                     return;
                 };
                 self.close_feed(&input, feed, now, wall);
+            }
+            Letter::Opened(session) => {
+                let relay = &mut self.relay;
+                let done = guarded(|| relay.grant_address(session, now, wall));
+                if let (Err(_), Some(conn)) = (done, self.sessions.get(&session).copied()) {
+                    self.end_after_panic(conn, session, now);
+                }
             }
             Letter::Refused(session, refused) => {
                 let reason = match refused {

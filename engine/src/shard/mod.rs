@@ -326,6 +326,11 @@ impl Shard {
         self.intake_turn(now, wall);
         self.mesh_turn(now, wall);
         self.drive(port, now, wall)?;
+        // What a publisher sent before it was granted its input is read once it is.
+        while self.intakes.has_letters() {
+            self.intake_turn(now, wall);
+            self.drive(port, now, wall)?;
+        }
         let full = self.endpoint.flush(port, now)?;
         if let Some(permille) = self.egress.at(full, now) {
             self.relay.set_load(permille.max(self.busy_permille));
@@ -374,11 +379,13 @@ impl Shard {
         session: SessionId,
         answer: Result<Admission, RefuseReason>,
         now: Instant,
+        wall: Duration,
     ) {
+        let conn = self.sessions.get(&session).copied();
         if answer.is_ok()
-            && let Some(conn) = self.sessions.get(&session)
+            && let Some(conn) = conn
         {
-            self.endpoint.trust_with_streams(*conn);
+            self.endpoint.trust_with_streams(conn);
         }
         let answer = answer.map(|admission| {
             let namespace = admission.namespace.clone();
@@ -387,7 +394,12 @@ impl Shard {
             }
             namespace
         });
-        self.relay.publish_authorized(session, answer, now);
+        let relay = &mut self.relay;
+        // What it has sent meanwhile is read now.
+        let done = guarded(|| relay.publish_authorized(session, answer, now, wall));
+        if let (Err(_), Some(conn)) = (done, conn) {
+            self.end_after_panic(conn, session, now);
+        }
     }
 
     /// A publisher begins.

@@ -1,8 +1,9 @@
 //! What publishers bring to their publish address, the namespace `publish/<input_id>`: tracks that are the engine's and
 //! nobody else's. They are read like any publisher's, under a name that no viewer can ask for, and handed over object by
-//! object; what is in them, and what becomes of it, is the engine's affair.
+//! object; what is in them, and what becomes of it, is the engine's affair. So is who has the input: the first request
+//! for the address claims it, and nothing there is answered before the engine has given it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weir_moqt::{Params, RequestCode, RequestError, RequestId};
@@ -10,6 +11,7 @@ use weir_moqt::{Params, RequestCode, RequestError, RequestId};
 use super::Relay;
 use super::offers::Offer;
 use crate::cache::Order;
+use crate::session::Claim;
 use crate::track::{Source, State};
 use crate::{Event, FullTrackName, Namespace, SessionCode, SessionId, TrackId};
 
@@ -44,6 +46,42 @@ impl Relay {
         }
     }
 
+    /// The engine's answer to [`Event::AddressClaimed`] if the publisher may have the input: what it asked for at its
+    /// publish address is granted. Otherwise the answer is [`Relay::close_publisher`].
+    pub fn grant_address(&mut self, session: SessionId, now: Instant, wall: Duration) {
+        let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) else {
+            return;
+        };
+        if !matches!(publisher.claim, Claim::Asked(_)) {
+            return;
+        }
+        publisher.claim = Claim::Held;
+        let announced = std::mem::take(&mut publisher.announced);
+        let offers = std::mem::take(&mut publisher.offers);
+        for (request, namespace) in announced {
+            self.announce(session, request, namespace, now);
+        }
+        for offer in offers {
+            self.take_offer(session, offer, now);
+        }
+        self.after_input(session, Ok(()), now, wall);
+    }
+
+    /// Whether the input behind the publish address is this publisher's. The first time, the engine is asked.
+    fn has_input(&mut self, session: SessionId, now: Instant) -> bool {
+        let deadline = now + self.limits.authorize_timeout;
+        let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) else {
+            return false;
+        };
+        if publisher.claim == Claim::None {
+            publisher.claim = Claim::Asked(deadline);
+            self.events.push_back(Event::AddressClaimed { session });
+            self.reschedule(session);
+            return false;
+        }
+        publisher.claim == Claim::Held
+    }
+
     pub(super) fn contributes(&mut self, session: SessionId, namespace: &Namespace) -> bool {
         let publisher = self.live(session).and_then(|state| state.publisher.as_ref());
         publisher.is_some_and(|publisher| publisher.contributes(namespace))
@@ -54,7 +92,14 @@ impl Relay {
         &mut self,
         session: SessionId,
         offer: Offer,
+        now: Instant,
     ) -> Result<(), RequestError> {
+        if !self.has_input(session, now) {
+            if let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_mut()) {
+                publisher.offers.push(offer);
+            }
+            return Ok(());
+        }
         let refused = |code, text| Err(RequestError::new(code, text));
         let Offer { request, track: wire, params, properties } = offer;
         let Some(ours) = private_name(session, wire.name()) else {
@@ -95,11 +140,16 @@ impl Relay {
         session: SessionId,
         request: RequestId,
         address: Namespace,
+        now: Instant,
     ) {
+        let has_input = self.has_input(session, now);
         let Some(state) = self.live(session) else { return };
-        if let Some(publisher) = &mut state.publisher {
-            publisher.held.push((request, address));
+        let Some(publisher) = &mut state.publisher else { return };
+        if !has_input {
+            publisher.announced.push((request, address));
+            return;
         }
+        publisher.held.push((request, address));
         let _ = state.moqt.accept(request, Params::default(), &[]);
         self.dirty.mark(session);
         self.events.push_back(Event::ContributionAnnounced { session });

@@ -62,7 +62,7 @@ impl Relay {
         now: Instant,
     ) -> Result<(), RequestError> {
         if self.contributes(session, offer.track.namespace()) {
-            return self.take_contribution(session, offer);
+            return self.take_contribution(session, offer, now);
         }
         let refused = |code, text| Err(RequestError::new(code, text));
         let Offer { request, track: name, params, properties } = offer;

@@ -1,7 +1,7 @@
 //! Sessions that publish: the engine's permission, PUBLISH_NAMESPACE, one upstream subscription per
 //! track. Their objects are `inbound`'s. It owns the order in which a publisher's leaving is told.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weir_moqt::{
     Feature, Filter, Location, Params, Property, RequestCode, RequestError, RequestId,
@@ -24,6 +24,7 @@ impl Relay {
         session: SessionId,
         answer: Result<Namespace, RefuseReason>,
         now: Instant,
+        wall: Duration,
     ) {
         let Some(state) = self.live(session) else { return };
         let Some(publisher) = &mut state.publisher else { return };
@@ -36,24 +37,31 @@ impl Relay {
                 let announced = std::mem::take(&mut publisher.announced);
                 let offers = std::mem::take(&mut publisher.offers);
                 for (request, namespace) in announced {
-                    self.announce(session, request, namespace);
+                    self.announce(session, request, namespace, now);
                 }
                 for offer in offers {
                     self.take_offer(session, offer, now);
                 }
                 self.ask_for_namespaces(session);
-                self.reschedule(session);
-                self.dirty.mark(session);
+                // What came with the offers is read now, not with whatever comes next.
+                self.after_input(session, Ok(()), now, wall);
             }
-            Err(reason) => {
-                self.metrics.publishers_refused += 1;
-                let text = match reason {
-                    RefuseReason::KeyInvalid => format!("auth_failed: {reason}"),
-                    _ => reason.to_string(),
-                };
-                self.close(session, SessionCode::Unauthorized, text, now);
-            }
+            Err(reason) => self.refuse_publisher(session, reason, now),
         }
+    }
+
+    pub(super) fn refuse_publisher(
+        &mut self,
+        session: SessionId,
+        reason: RefuseReason,
+        now: Instant,
+    ) {
+        self.metrics.publishers_refused += 1;
+        let text = match reason {
+            RefuseReason::KeyInvalid => format!("auth_failed: {reason}"),
+            _ => reason.to_string(),
+        };
+        self.close(session, SessionCode::Unauthorized, text, now);
     }
 
     /// PUBLISH_NAMESPACE.
@@ -85,12 +93,18 @@ impl Relay {
         match publisher.access {
             Access::Asked(_) => publisher.announced.push((request, namespace)),
             Access::Granted(_) | Access::Unasked | Access::Above => {
-                self.announce(session, request, namespace);
+                self.announce(session, request, namespace, now);
             }
         }
     }
 
-    fn announce(&mut self, session: SessionId, request: RequestId, namespace: Namespace) {
+    pub(super) fn announce(
+        &mut self,
+        session: SessionId,
+        request: RequestId,
+        namespace: Namespace,
+        now: Instant,
+    ) {
         let holder = self.directory.origin(&namespace);
         let open = self.open.hold(&namespace);
         let Some(publisher) = self.live(session).and_then(|state| state.publisher.as_ref()) else {
@@ -98,7 +112,7 @@ impl Relay {
         };
         let announced = publisher.held.iter().any(|(_, held)| *held == namespace);
         if !announced && publisher.contributes(&namespace) {
-            return self.announce_contribution(session, request, namespace);
+            return self.announce_contribution(session, request, namespace, now);
         }
         let refusal = if !publisher.may_hold(&namespace) && !open {
             Some(RequestError::new(RequestCode::Unauthorized, "auth_failed: other stream"))

@@ -264,7 +264,7 @@ fn stale_ids_are_ignored_everywhere() {
     world.relay.handle_writable(id, stream);
     world.relay.handle_streams_available(id, weir_relay::Dir::Uni);
     world.relay.kick(id, "late", now);
-    world.relay.publish_authorized(id, Ok(broadcast()), now);
+    world.relay.publish_authorized(id, Ok(broadcast()), now, world.wall);
     world.relay.end_track(video, weir_relay::DoneCode::TrackEnded, now);
     world.relay.end_track(video, weir_relay::DoneCode::TrackEnded, now);
     world.relay.set_export(video, true, now);

@@ -37,7 +37,7 @@ pub(crate) fn publishing_with(
     let mut world = World::with(limits, 0);
     let at = world.dial(draft, "/publish/lv_1?sk=sk_live_hush");
     let session = world.peer(at).id;
-    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now, world.wall);
     world.peer(at).moqt.publish_namespace(&broadcast(), Params::default()).unwrap();
     world.settle();
     // A subgroup timeout is a thing of draft 18.

@@ -13,7 +13,7 @@ use crate::world::{World, broadcast, ns, track};
 pub(crate) fn admitted(world: &mut World, draft: Draft) -> usize {
     let publisher = world.dial(draft, "/publish/lv_1?sk=sk_live_hush");
     let session = world.peer(publisher).id;
-    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now, world.wall);
     world.settle();
     publisher
 }
@@ -128,11 +128,15 @@ fn an_offer_before_the_engines_answer_waits_for_it() {
     let mut world = World::new();
     let publisher = world.dial(Draft::D18, "/publish/lv_1?sk=k");
     let request = offer(&mut world, publisher, &track("video"), 1);
+    let mut group = Group::begin(&mut world, publisher, Draft::D18, 1, 4);
+    group.object(0);
+    group.send(&mut world, publisher, true);
     assert!(!world.peer(publisher).was_accepted(request));
     let session = world.peer(publisher).id;
-    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now, world.wall);
     world.settle();
     assert!(world.peer(publisher).was_accepted(request));
+    assert_eq!(world.relay.metrics().objects_in, 1, "what came with it is not left lying");
 }
 
 #[test]

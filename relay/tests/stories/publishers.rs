@@ -20,7 +20,7 @@ pub(crate) fn publishing(world: &mut World, draft: Draft) -> usize {
             if *asked == session && input_id == "lv_1" && key.expose() == "sk_live_hush")
     });
     assert!(asked, "the engine is asked");
-    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now, world.wall);
     world.peer(publisher).moqt.publish_namespace(&broadcast(), Params::default()).unwrap();
     world.settle();
     publisher
@@ -155,7 +155,7 @@ fn a_publisher_the_engine_refuses_is_closed_and_never_says_why_in_detail() {
         let mut world = World::new();
         let publisher = world.dial(Draft::D18, "/publish/lv_1?sk=wrong");
         let session = world.peer(publisher).id;
-        world.relay.publish_authorized(session, Err(reason), world.now);
+        world.relay.publish_authorized(session, Err(reason), world.now, world.wall);
         world.settle();
         assert_eq!(world.peer(publisher).close_reason(), text);
     }
@@ -171,7 +171,7 @@ fn a_namespace_is_neither_chosen_by_the_publisher_nor_taken_over() {
     let first = publishing(&mut world, Draft::D18);
     let thief = world.dial(Draft::D18, "/publish/lv_1?sk=sk_live_hush");
     let session = world.peer(thief).id;
-    world.relay.publish_authorized(session, Ok(broadcast()), world.now);
+    world.relay.publish_authorized(session, Ok(broadcast()), world.now, world.wall);
     let taken = world.peer(thief).moqt.publish_namespace(&broadcast(), Params::default()).unwrap();
     let other = ns(&["stream", "org_b", "lv_9"]);
     let chosen = world.peer(thief).moqt.publish_namespace(&other, Params::default()).unwrap();
