@@ -14,8 +14,8 @@ use serde_json::Value;
 
 const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
-/// Longest wait for something that happens by itself on loopback.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Ends a test that has already failed.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One process; killed when the test is done.
 struct Node {
@@ -229,12 +229,15 @@ fn a_viewer_at_the_edge_of_three_tiers_sees_the_broadcast_and_no_secret_is_logge
     let engine = Node::engine("tiers");
     let (key_file, key_id, key) = node_key(&engine);
     let (input, token) = demo_token(&engine);
-    let region = Node::relay("tiers", "region", &engine.upstream(), &key_file, "1");
+    let refusing = [("WEIR_SECCOMP", "on")];
+    let up = engine.upstream();
+    let region = Node::relay_with("tiers", "region", &up, &key_file, "1", &refusing);
     region.wait_healthy();
     // Two shards: whichever gets the viewer, the broadcast comes once from above.
-    let edge = Node::relay("tiers", "edge", &region.upstream(), &key_file, "2");
-    edge.wait_healthy();
-    assert_eq!(edge.metric("mesh_hops"), 2 * 3, "edge, region, engine on both shards");
+    let up = region.upstream();
+    let edge = Node::relay_with("tiers", "edge", &up, &key_file, "2", &refusing);
+    let hops = || edge.metric("mesh_hops") == 2 * 3;
+    wait_for("edge, region, engine on both shards", hops, || edge.log());
     assert!(edge.card.contains("Weir relays") && edge.card.contains(&region.upstream()));
 
     let file = edge.dir.join("out.mp4");
@@ -263,6 +266,10 @@ fn a_viewer_at_the_edge_of_three_tiers_sees_the_broadcast_and_no_secret_is_logge
     for (name, log) in [("engine", engine.log()), ("region", region.log()), ("edge", edge.log())] {
         assert!(log.len() > 200, "{name} logged");
         assert!(!log.contains(secret) && !log.contains(&token), "a secret is in the log of {name}");
+        assert!(
+            !log.contains("is not on the list"),
+            "{name} makes calls that are not on its list: {log}"
+        );
     }
 }
 
@@ -315,20 +322,14 @@ fn sigterm_empties_an_edge_and_its_viewer_goes_on_at_the_other() {
     let away = [("WEIR_DRAIN_NEW_URI", &uri[..])];
     let mut edge = Node::relay_with("drain", "edge", &engine.upstream(), &key_file, "1", &away);
     edge.wait_healthy();
-    let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
-    let player = Command::new(WEIR)
-        .args(["play", &url, "--insecure", "--duration", "15"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    let player = Player::start(&edge, &input, &token, &[]);
+    player.wait_for_media();
     edge.signal("TERM");
-    wait_for("the move", || other.metric("subscriptions") > 0, || edge.log());
+    player.wait_for_move();
     let status = edge.child.wait().unwrap();
     assert!(status.success() && edge.log().contains("drained"), "{status} {}", edge.log());
-    let output = player.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}\n{}", text(&output.stderr), other.log());
+    player.wait_for_media();
+    player.stop();
 }
 
 #[test]
@@ -340,15 +341,12 @@ fn f1_a_viewer_whose_edge_is_killed_goes_on_at_the_other_address_it_knows() {
     let other = Node::relay("silence", "other", &engine.upstream(), &key_file, "1");
     edge.wait_healthy();
     other.wait_healthy();
-    let player = play_until_interrupted(&edge, &input, &token, &["--also", &other.upstream()]);
-    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
+    let player = Player::start(&edge, &input, &token, &["--also", &other.upstream()]);
+    player.wait_for_media();
     edge.signal("KILL");
-    wait_for("the viewer here", || other.metric("subscriptions") > 0, || other.log());
-    let sent = other.metric("objects_received_total");
-    wait_for("media", || other.metric("objects_received_total") > sent + 60, || other.log());
-    let output = interrupt(player);
-    assert!(output.status.success(), "{}\n{}", text(&output.stderr), other.log());
-    let table = text(&output.stdout);
+    player.wait_for_move();
+    player.wait_for_media();
+    let table = player.stop();
     assert!(table.contains("moved ") && table.contains(&other.quic()), "{table}");
 }
 
@@ -366,47 +364,88 @@ fn f2_an_edge_goes_over_to_the_engine_that_stands_by_when_the_first_is_killed_an
     let upstreams = format!("{},{}", first.upstream(), second.upstream());
     let edge = Node::relay(test, "edge", &upstreams, &key_file, "1");
     wait_for("the first in use", || first_in_use(&edge), || edge.log());
-    let player = play_until_interrupted(&edge, &input, &token, &[]);
-    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
-    let (before, unasked) =
-        (edge.metric("mesh_switches_total"), second.metric("subscriptions_accepted_total"));
+    let unasked = second.metric("subscriptions_accepted_total");
+    let player = Player::start(&edge, &input, &token, &[]);
+    player.wait_for_media();
     first.signal("KILL");
-    wait_for("the switch", || edge.metric("mesh_switches_total") > before, || edge.log());
-    let objects = edge.metric("objects_received_total");
-    wait_for("media again", || edge.metric("objects_received_total") > objects + 60, || edge.log());
+    wait_for("the second in use", || in_use(&edge, 1), || edge.log());
+    player.wait_for_media();
     assert!(second.metric("subscriptions_accepted_total") > unasked, "{}", second.log());
-    let output = interrupt(player);
-    assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
-    assert!(text(&output.stdout).contains("video"), "{}", text(&output.stdout));
-    assert!(edge.get("/healthz").contains("200 OK"));
+    let table = player.stop();
+    assert!(table.contains("video"), "{table}");
+    wait_for("health", || edge.get("/healthz").contains("200 OK"), || edge.log());
 }
 
-/// A viewer at `at` that plays until it is told to stop.
-fn play_until_interrupted(at: &Node, input: &str, token: &str, more: &[&str]) -> Child {
-    let url = format!("moqt://{}/playback/{input}?tok={token}", at.quic());
-    Command::new(WEIR)
-        .args(["play", &url, "--insecure"])
-        .args(more)
-        .env_clear()
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// A viewer that records until it is told to stop. What it has is asked of itself: a node that has sent does not know what
+/// has arrived, and what one node counts says nothing of when another process acts.
+struct Player {
+    child: Child,
+    said: PathBuf,
+    recorded: PathBuf,
 }
 
-fn interrupt(player: Child) -> Output {
-    let pid = player.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    player.wait_with_output().unwrap()
+impl Player {
+    fn start(at: &Node, input: &str, token: &str, more: &[&str]) -> Self {
+        let url = format!("moqt://{}/playback/{input}?tok={token}", at.quic());
+        let (said, recorded) = (at.dir.join("player.log"), at.dir.join("player.mp4"));
+        let child = Command::new(WEIR)
+            .args(["play", &url, "--insecure", "--log", "info", "-o"])
+            .arg(&recorded)
+            .args(more)
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, said, recorded }
+    }
+
+    fn said(&self) -> String {
+        read_file(&self.said)
+    }
+
+    /// Waits until it has recorded more than it has now: about a second of the demo.
+    fn wait_for_media(&self) {
+        let bytes = || fs::metadata(&self.recorded).map_or(0, |file| file.len());
+        let before = bytes();
+        wait_for("media at the viewer", || bytes() > before + 20_000, || self.said());
+    }
+
+    /// Waits until it watches from another relay than the first.
+    fn wait_for_move(&self) {
+        wait_for("the move", || self.said().contains("\"moved\""), || self.said());
+    }
+
+    /// Ends it, and gives what it says of what it has seen.
+    fn stop(mut self) -> String {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let mut table = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut table).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.said());
+        table
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether an edge takes tracks from the upstream at this place. A busy host may have made it turn there before it had to.
+fn in_use(edge: &Node, place: usize) -> bool {
+    let place = format!("place=\"{place}\"");
+    let page = edge.get("/metrics");
+    let state = |line: &&str| line.starts_with("weir_upstream_state") && line.contains(&place);
+    page.lines().find(state).is_some_and(|line| line.contains("state=\"active\""))
 }
 
 /// The first in order is in use, though the second may have been there first.
 fn first_in_use(edge: &Node) -> bool {
-    let page = edge.get("/metrics");
-    let state =
-        |line: &&str| line.starts_with("weir_upstream_state") && line.contains("place=\"0\"");
-    page.lines().find(state).is_some_and(|line| line.contains("state=\"active\""))
-        && page.contains("state=\"ready\"")
+    in_use(edge, 0) && edge.get("/metrics").contains("state=\"ready\"")
 }
 
 /// The first of two upstreams falls silent by a signal, while somebody watches at the edge.
@@ -423,22 +462,14 @@ fn leaves_its_first_upstream(signal: &str) {
     let upstreams = format!("{},{}", first.upstream(), second.upstream());
     let edge = Node::relay(test, "edge", &upstreams, &key_file, "1");
     wait_for("the first in use", || first_in_use(&edge), || edge.log());
-    let url = format!("moqt://{}/playback/{input}?tok={token}", edge.quic());
-    let player = Command::new(WEIR)
-        .args(["play", &url, "--insecure", "--duration", "20"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_for("a viewer", || edge.metric("subscriptions") > 0, || edge.log());
-    let before = edge.metric("mesh_switches_total");
+    let player = Player::start(&edge, &input, &token, &[]);
+    player.wait_for_media();
     first.signal(signal);
-    wait_for("the switch", || edge.metric("mesh_switches_total") > before, || edge.log());
-    let objects = edge.metric("objects_received_total");
-    wait_for("media again", || edge.metric("objects_received_total") > objects + 30, || edge.log());
-    assert!(edge.metric("upstream_silences_total") > 0, "{}", edge.log());
-    let output = player.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}\n{}", text(&output.stderr), edge.log());
+    let silent = || edge.metric("upstream_silences_total") > 0;
+    wait_for("silence", silent, || edge.log());
+    wait_for("the second in use", || in_use(&edge, 1), || edge.log());
+    player.wait_for_media();
+    player.stop();
     let malformed = edge.get("/metrics");
     assert!(malformed.contains("weir_objects_refused_total{shard=\"0\",reason=\"malformed\"} 0"));
 }
