@@ -53,7 +53,8 @@ async function packets(file, ffmpeg) {
   const streams = [];
   for (const line of stdout.split('\n').filter((line) => line && !line.startsWith('#'))) {
     const fields = line.split(',').map((field) => field.trim());
-    (streams[Number(fields[0])] ??= []).push(fields.at(-1));
+    // Stream, two times, duration, size, hash; hashes of side data, such as what to skip of the first packet, may follow.
+    (streams[Number(fields[0])] ??= []).push(fields[5]);
   }
   return streams;
 }
