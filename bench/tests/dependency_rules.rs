@@ -20,6 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("weir-relay", &["weir-moqt"]),
     ("weir-control", &[]),
     ("weir-host", &[]),
+    // Not among the cores below: web-transport-proto brings tokio for readers of its own, which are not used.
+    ("weir-wt", &["weir-moqt"]),
     (
         "weir",
         &[
@@ -30,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "weir-packager",
             "weir-relay",
             "weir-ring",
+            "weir-wt",
             "weir-xdp",
         ],
     ),

@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "beacon", run: weir_relay::fuzzing::fuzz_beacon },
     Target { name: "path", run: weir_relay::fuzzing::fuzz_path },
     Target { name: "relay", run: relay },
+    Target { name: "http3", run: weir_wt::fuzz_http3 },
 ];
 
 /// The first byte chooses the draft, so that one corpus serves all and inputs cross over.

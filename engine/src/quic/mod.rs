@@ -24,13 +24,9 @@ pub mod pulse;
 #[cfg(test)]
 mod tests;
 mod wheel;
-mod wt;
+
+use weir_wt as wt;
 
 pub use config::{Chance, Limits, Steering};
 pub use conn::Link;
 pub use endpoint::{ConnId, Counters, Endpoint, Event};
-
-/// Fuzz entry of the HTTP/3 and WebTransport layer: operations on a few streams of a connection.
-pub fn fuzz_http3(input: &[u8]) {
-    wt::fuzz(input);
-}

@@ -788,6 +788,6 @@ fn random_bytes_on_any_stream_break_nothing_and_are_held_under_the_caps() {
             input.push(data.len().min(255) as u8);
             input.extend_from_slice(&data[..data.len().min(255)]);
         }
-        super::fuzz_http3(&input);
+        super::wt::fuzz_http3(&input);
     }
 }

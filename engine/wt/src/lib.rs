@@ -1,7 +1,10 @@
 //! The slice of HTTP/3 that carries WebTransport on one connection (RFC 9114, draft-ietf-webtrans-
 //! http3): our SETTINGS, the CONNECT, stream headers both ways, the closing capsule, and a short
 //! status for any other request. It classifies streams and strips their headers; what the
-//! session says inside is somebody else's matter.
+//! session says inside is somebody else's matter, and it holds no stream: bytes come in, actions go out.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use std::collections::HashMap;
 
@@ -17,8 +20,9 @@ const UNI_TYPE: u64 = 0x54;
 /// HTTP/3 frame types (RFC 9114 §7.2).
 const FRAME_DATA: u64 = 0x00;
 const FRAME_HEADERS: u64 = 0x01;
-/// HTTP/3 error codes (RFC 9114 §8.1).
-pub(super) const H3_NO_ERROR: u32 = 0x100;
+/// A connection that ends for no fault of its peer (RFC 9114 §8.1).
+pub const H3_NO_ERROR: u32 = 0x100;
+/// More HTTP/3 error codes of the same section.
 const H3_GENERAL_PROTOCOL_ERROR: u32 = 0x101;
 const H3_STREAM_CREATION_ERROR: u32 = 0x103;
 const H3_FRAME_UNEXPECTED: u32 = 0x105;
@@ -37,6 +41,7 @@ const EARLY_STREAMS_MAX: usize = 16;
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
 /// What a stream has turned out to be.
+#[derive(Debug)]
 enum Class {
     /// Its header has not arrived whole; the bytes so far.
     Head(BytesMut),
@@ -53,34 +58,81 @@ enum Class {
 }
 
 /// What the layer reports upwards.
-pub(super) enum Event {
+#[derive(Debug)]
+pub enum Event {
     /// A session was accepted.
-    Opened { draft: Draft, path: String },
+    Opened {
+        /// What it speaks.
+        draft: Draft,
+        /// Of its URL, with the query.
+        path: String,
+    },
     /// Bytes of a stream of the session.
-    Stream { id: StreamId, data: Bytes, fin: bool },
+    Stream {
+        /// Which.
+        id: StreamId,
+        /// Without the stream's header.
+        data: Bytes,
+        /// Nothing follows.
+        fin: bool,
+    },
     /// The peer reset a stream of the session.
-    Reset { id: StreamId, code: u32 },
+    Reset {
+        /// Which.
+        id: StreamId,
+        /// The session's own code.
+        code: u32,
+    },
     /// The peer closed the session.
-    Closed { code: u32, reason: String },
+    Closed {
+        /// The session's own code.
+        code: u32,
+        /// For people.
+        reason: String,
+    },
     /// The only session this connection asked for was refused because the node is being drained.
     Refused,
     /// The peer broke HTTP/3: close the connection with this code.
-    Violation { code: u32, reason: &'static str },
+    Violation {
+        /// Of HTTP/3.
+        code: u32,
+        /// For people.
+        reason: &'static str,
+    },
 }
 
 /// What the layer wants done to streams, in order.
-pub(super) enum Action {
+#[derive(Debug)]
+pub enum Action {
     /// Write these bytes, and finish the stream after them if `fin`.
-    Write { id: StreamId, bytes: Bytes, fin: bool },
+    Write {
+        /// Where.
+        id: StreamId,
+        /// What.
+        bytes: Bytes,
+        /// Nothing follows.
+        fin: bool,
+    },
     /// Ask the peer to stop sending.
-    Stop { id: StreamId, code: u32 },
+    Stop {
+        /// Which stream.
+        id: StreamId,
+        /// Of HTTP/3.
+        code: u32,
+    },
     /// Abandon our half.
-    Reset { id: StreamId, code: u32 },
+    Reset {
+        /// Of which stream.
+        id: StreamId,
+        /// Of HTTP/3.
+        code: u32,
+    },
 }
 
 /// HTTP/3 and WebTransport state of one server connection. Sans-IO: after every call drain
 /// `take_actions` and `take_events`.
-pub(super) struct Server {
+#[derive(Debug)]
+pub struct Server {
     drafts: &'static [Draft],
     /// The CONNECT stream, once a session is accepted.
     session: Option<StreamId>,
@@ -94,7 +146,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(drafts: &'static [Draft]) -> Self {
+    /// A connection that has asked for nothing yet; `drafts` are served, in order of preference.
+    pub fn new(drafts: &'static [Draft]) -> Self {
         Self {
             drafts,
             session: None,
@@ -108,12 +161,12 @@ impl Server {
     }
 
     /// Refuses a session that is asked for from now on; one that is there stays.
-    pub(super) fn drain(&mut self) {
+    pub fn drain(&mut self) {
         self.draining = true;
     }
 
     /// What our control stream begins with: SETTINGS (RFC 9114 §6.2.1).
-    pub(super) fn settings() -> Bytes {
+    pub fn settings() -> Bytes {
         let mut settings = proto::Settings::default();
         settings.enable_webtransport(1);
         let mut bytes = BytesMut::new();
@@ -121,16 +174,18 @@ impl Server {
         bytes.freeze()
     }
 
-    pub(super) fn take_actions(&mut self) -> std::vec::Drain<'_, Action> {
+    /// What is to be done now.
+    pub fn take_actions(&mut self) -> std::vec::Drain<'_, Action> {
         self.actions.drain(..)
     }
 
-    pub(super) fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
+    /// What has happened.
+    pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
         self.events.drain(..)
     }
 
     /// The header of a stream we open inside the session.
-    pub(super) fn prefix(&self, dir: Dir) -> Option<Bytes> {
+    pub fn prefix(&self, dir: Dir) -> Option<Bytes> {
         let session = VarInt::from(self.session?);
         let mut bytes = BytesMut::with_capacity(16);
         put_varint(&mut bytes, if dir == Dir::Uni { UNI_TYPE } else { BIDI_SIGNAL });
@@ -140,7 +195,7 @@ impl Server {
 
     /// What stands before the payload of each HTTP datagram of the session (RFC 9297 §2.1): its
     /// CONNECT stream's id, divided by four.
-    pub(super) fn datagram_prefix(&self) -> Option<Bytes> {
+    pub fn datagram_prefix(&self) -> Option<Bytes> {
         let session = VarInt::from(self.session?);
         let mut bytes = BytesMut::with_capacity(8);
         put_varint(&mut bytes, session.into_inner() / 4);
@@ -148,7 +203,7 @@ impl Server {
     }
 
     /// The payload of an HTTP datagram, if it is of the session (H23).
-    pub(super) fn datagram(&self, mut datagram: Bytes) -> Option<Bytes> {
+    pub fn datagram(&self, mut datagram: Bytes) -> Option<Bytes> {
         let session = VarInt::from(self.session.filter(|_| !self.closed)?);
         let mut cursor = &datagram[..];
         let of = get_varint(&mut cursor)?;
@@ -157,7 +212,7 @@ impl Server {
     }
 
     /// A stream we opened answers to the session from now on.
-    pub(super) fn opened_here(&mut self, id: StreamId) {
+    pub fn opened_here(&mut self, id: StreamId) {
         if id.dir() == Dir::Bi {
             self.classes.insert(id, Class::Session);
         }
@@ -165,7 +220,7 @@ impl Server {
 
     /// Ends the session as its protocol asks: the closing capsule on the CONNECT stream, then FIN.
     /// False when there was no session to end.
-    pub(super) fn close(&mut self, code: u32, reason: &str) -> bool {
+    pub fn close(&mut self, code: u32, reason: &str) -> bool {
         let Some(session) = self.session else { return false };
         if self.closed {
             return true;
@@ -183,7 +238,7 @@ impl Server {
     }
 
     /// Bytes of any stream of the connection, in order.
-    pub(super) fn handle_stream(&mut self, id: StreamId, data: Bytes, fin: bool) {
+    pub fn handle_stream(&mut self, id: StreamId, data: Bytes, fin: bool) {
         let class = self.classes.remove(&id).unwrap_or_else(|| Class::Head(BytesMut::new()));
         match class {
             Class::Session => {
@@ -224,7 +279,7 @@ impl Server {
     }
 
     /// The peer reset its side of a stream.
-    pub(super) fn handle_reset(&mut self, id: StreamId, code: VarInt) {
+    pub fn handle_reset(&mut self, id: StreamId, code: VarInt) {
         match self.classes.remove(&id) {
             Some(Class::Session) => {
                 let code = proto::error_from_http3(code.into_inner()).unwrap_or(0);
@@ -276,7 +331,8 @@ impl Server {
                 if (cursor.len() as u64) < length {
                     return self.keep(id, Class::Head(head), fin);
                 }
-                let rest = BytesMut::from(&cursor[length as usize..]);
+                cursor.advance(length as usize);
+                let rest = BytesMut::from(cursor);
                 self.classify(id, rest, fin);
             }
         }
@@ -392,12 +448,9 @@ impl Server {
                 return self.violation(H3_GENERAL_PROTOCOL_ERROR, "frame on CONNECT too long");
             }
             let length = length as usize;
-            if cursor.len() < length {
-                break;
-            }
+            let Some(mut body) = cursor.get(..length) else { break };
             let consumed = held.len() - cursor.len() + length;
             if kind == FRAME_DATA {
-                let mut body = &cursor[..length];
                 while body.has_remaining() {
                     match proto::Capsule::decode(&mut body) {
                         Ok(proto::Capsule::CloseWebTransportSession { code, reason }) => {
@@ -457,17 +510,11 @@ impl Server {
 
 /// RFC 9000 §16 variable-length integer.
 fn get_varint(cursor: &mut &[u8]) -> Option<u64> {
-    let first = *cursor.first()?;
-    let length = 1 << (first >> 6);
-    if cursor.len() < length {
-        return None;
-    }
-    let mut value = u64::from(first & 0x3f);
-    for byte in &cursor[1..length] {
-        value = value << 8 | u64::from(*byte);
-    }
-    *cursor = &cursor[length..];
-    Some(value)
+    let (first, rest) = cursor.split_first()?;
+    let (more, rest) = rest.split_at_checked((1 << (first >> 6)) - 1)?;
+    let head = u64::from(first & 0x3f);
+    *cursor = rest;
+    Some(more.iter().fold(head, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 fn put_varint(out: &mut BytesMut, value: u64) {
@@ -480,27 +527,39 @@ fn put_varint(out: &mut BytesMut, value: u64) {
 }
 
 /// Fuzz entry: cuts `input` into operations on a few streams of one connection, and checks that
-/// what is held stays under the caps. Panics where the layer does, or where it holds too much.
-pub(super) fn fuzz(input: &[u8]) {
+/// what is held stays under the caps, that one session opens at most, and that nothing of it is told
+/// before it is there. Panics where the layer does, or where one of these is not so.
+pub fn fuzz_http3(input: &[u8]) {
     let mut server = Server::new(&[Draft::D18, Draft::D16]);
+    let mut opened = false;
     let mut rest = input;
     while let [operation, length, tail @ ..] = rest {
         let dir = if operation & 1 == 0 { Dir::Bi } else { Dir::Uni };
         let id = StreamId::new(quinn_proto::Side::Client, dir, u64::from(operation >> 2 & 7));
         let (data, after) = tail.split_at(usize::from(*length).min(tail.len()));
         rest = after;
+        let flag = operation & 2 != 0;
+        let data = Bytes::copy_from_slice(data);
         match operation >> 5 {
-            0..=5 => {
-                let fin = operation & 2 != 0;
-                server.handle_stream(id, Bytes::copy_from_slice(data), fin);
-            }
+            0..=4 => server.handle_stream(id, data, flag),
+            5 => assert!(server.datagram(data).is_none() || opened, "a datagram of no session"),
             6 => server.handle_reset(id, VarInt::from_u32(u32::from(*length))),
-            _ => {
-                server.close(7, "fuzz");
+            _ if flag => assert_eq!(server.close(7, "fuzz"), opened),
+            _ => server.drain(),
+        }
+        let mut broken = false;
+        for event in server.take_events() {
+            match event {
+                Event::Opened { .. } => assert!(!std::mem::replace(&mut opened, true)),
+                Event::Violation { .. } => broken = true,
+                Event::Refused => assert!(!opened, "what is there stays"),
+                Event::Stream { .. } | Event::Reset { .. } | Event::Closed { .. } => {
+                    assert!(opened, "of no session");
+                }
             }
         }
-        let broken = server.take_events().any(|event| matches!(event, Event::Violation { .. }));
         server.actions.clear();
+        assert_eq!(server.prefix(dir).is_some(), opened);
         assert!(server.held() <= HELD_BYTES_MAX, "{} bytes held", server.held());
         if broken {
             return;
