@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench bench-quick bench-model bench-fanout bench-ingest bench-links test-zero-copy soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench bench-quick bench-model bench-fanout bench-ingest bench-links test-zero-copy compare-congestion soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench-fanout     cost of fan-out on this machine (SUBS="1 50 200" SECONDS_EACH=10)'
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
 	@echo 'make bench-links      cost of an object from one processor to another (ROUNDS=9)'
+	@echo 'make compare-congestion  laws of congestion control and first windows on the same stories, in simulation (SIM_SEED=n)'
 	@echo 'make soak             groups, joins, leaves and drops for MINUTES=10; prints how memory went'
 	@echo 'make fuzz TARGET=…    fuzz one target until stopped (bench/fuzz/run list names them)'
 
@@ -60,6 +61,9 @@ bench-ingest:
 ROUNDS ?= 9
 bench-links:
 	cargo bench --locked -p weir-xdp --bench links -- $(ROUNDS)
+
+compare-congestion:
+	cargo test --locked -p weir --test sim_congestion -- --ignored --nocapture --test-threads=1
 
 MINUTES ?= 10
 soak:

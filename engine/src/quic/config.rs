@@ -13,7 +13,7 @@ use quinn_proto::{
 use weir_moqt::Draft;
 use weir_xdp::steer::ID_BYTES;
 
-use super::congestion;
+use super::congestion::{self, Law};
 
 /// ALPN token of HTTP/3 (RFC 9114 §3.1): WebTransport sessions arrive under it.
 pub(super) const ALPN_H3: &[u8] = b"h3";
@@ -77,6 +77,10 @@ pub struct Limits {
     /// Most bytes buffered in QUIC towards one subscriber, when its path takes them: 1 MiB carries 20 Mb/s over 400 ms of round
     /// trip. What does not fit waits in the group cache, where the relay can still drop it whole.
     pub send_window_bytes: u64,
+    /// Bytes in flight towards a peer before anything is known of its path: ten packets, as RFC 9002 section 7.2 says.
+    pub initial_window_bytes: u64,
+    /// How that window grows and shrinks afterwards.
+    pub law: Law,
     /// Bytes one peer may have in flight towards us on one stream, and on all of them.
     pub stream_receive_window_bytes: u32,
     /// See `stream_receive_window_bytes`.
@@ -103,6 +107,8 @@ impl Default for Limits {
             moves_per_minute_max: 8,
             idle_timeout: Duration::from_secs(30),
             send_window_bytes: 1 << 20,
+            initial_window_bytes: 12_000,
+            law: Law::Patient,
             stream_receive_window_bytes: 1_250_000,
             receive_window_bytes: 8 << 20,
             bidi_streams_max: 64,
@@ -206,7 +212,11 @@ fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32, node: bool) -
         .receive_window(VarInt::from_u32(limits.receive_window_bytes))
         .send_window(limits.send_window_bytes)
         .initial_rtt(INITIAL_RTT)
-        .congestion_controller_factory(Arc::new(congestion::Factory { node }))
+        .congestion_controller_factory(Arc::new(congestion::Factory {
+            node,
+            law: limits.law,
+            initial_window: limits.initial_window_bytes,
+        }))
         .ack_frequency_config(Some(acknowledgements()))
         // One group after the other, not byte by byte in turn: the older one is wanted first.
         .send_fairness(false)

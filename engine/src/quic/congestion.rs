@@ -1,19 +1,24 @@
-//! How fast a connection may send. Towards viewers that is Cubic as it stands. Towards relays of ours it is Cubic that
-//! does not take every loss for congestion: links between sites lose packets by chance, and a window that is cut for each
-//! of them carries `1.2 / sqrt(loss)` packets a round trip (RFC 5348 section 3.1, simplified): four at 10 %, which is less
-//! than one picture. It owns the verdict on a loss; the window is Cubic's.
+//! How fast a connection may send: Cubic that does not take every loss for congestion. Radio links and links between sites
+//! lose packets by chance, and a window that is cut for each of them carries `1.2 / sqrt(loss)` packets a round trip (RFC 5348
+//! section 3.1, simplified): four at 10 %, which is less than one picture. It owns the verdict on a loss; the window is
+//! Cubic's.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn_proto::RttEstimator;
-use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::congestion::{
+    BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig, NewRenoConfig,
+};
 
 /// Losses up to this share of what was sent are chance as long as no queue grows: twice what a poor
 /// link between sites loses, so that chance itself stays below it in a small count.
-const CHANCE_LOSS_PERCENT: u64 = 20;
+const NODE_CHANCE_PERCENT: u64 = 20;
+
+/// The same towards viewers: twice what a poor radio link loses.
+const VIEWER_CHANCE_PERCENT: u64 = 10;
 
 /// A queue grows when a round trip takes this share longer than the shortest one, and
 const QUEUE_PERCENT: u32 = 25;
@@ -24,17 +29,60 @@ const QUEUE_MIN: Duration = Duration::from_millis(5);
 /// Losses are counted over about this many bytes: 200 packets, of which chance at 10 % takes 20 ± 8.
 const COUNTED_BYTES: u64 = 240_000;
 
+/// How a window grows and shrinks. All but the first are there to be compared with it (`engine/tests/sim_congestion.rs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Law {
+    /// Cubic, for losses that are not chance.
+    #[default]
+    Patient,
+    /// RFC 9438: by the time since the last loss.
+    Cubic,
+    /// RFC 9002 section 7.3: by a packet each round trip.
+    NewReno,
+    /// As quinn has it: by the bandwidth that was measured, whatever is lost.
+    Bbr,
+}
+
 /// Makes controllers; whether a connection leads to a relay of ours may turn out later.
 pub(super) struct Factory {
     /// Every connection leads to one.
     pub(super) node: bool,
+    pub(super) law: Law,
+    /// Bytes in flight before anything is known of the path.
+    pub(super) initial_window: u64,
+}
+
+impl Factory {
+    fn build_law(&self, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        match self.law {
+            Law::Cubic | Law::Patient => {
+                let mut config = CubicConfig::default();
+                config.initial_window(self.initial_window);
+                Arc::new(config).build(now, current_mtu)
+            }
+            Law::NewReno => {
+                let mut config = NewRenoConfig::default();
+                config.initial_window(self.initial_window);
+                Arc::new(config).build(now, current_mtu)
+            }
+            Law::Bbr => {
+                let mut config = BbrConfig::default();
+                config.initial_window(self.initial_window);
+                Arc::new(config).build(now, current_mtu)
+            }
+        }
+    }
 }
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Congestion {
-            cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
-            node: Arc::new(AtomicBool::new(self.node)),
+            law: self.build_law(now, current_mtu),
+            chance_percent: Arc::new(AtomicU64::new(match self.law {
+                _ if self.node => NODE_CHANCE_PERCENT,
+                Law::Patient => VIEWER_CHANCE_PERCENT,
+                Law::Cubic | Law::NewReno | Law::Bbr => 0,
+            })),
             rtt: Duration::ZERO,
             rtt_min: Duration::ZERO,
             delivered: 0,
@@ -46,15 +94,16 @@ impl ControllerFactory for Factory {
 /// From now on this connection leads to a relay of ours.
 pub(super) fn trust_node(controller: &dyn Controller) {
     if let Ok(held) = controller.clone_box().into_any().downcast::<Congestion>() {
-        held.node.store(true, Ordering::Relaxed);
+        held.chance_percent.store(NODE_CHANCE_PERCENT, Ordering::Relaxed);
     }
 }
 
 /// One connection's controller.
 struct Congestion {
-    cubic: Box<dyn Controller>,
-    /// Shared with its clones, which is how [`trust_node`] reaches it inside quinn.
-    node: Arc<AtomicBool>,
+    law: Box<dyn Controller>,
+    /// Losses up to this share are chance as long as no queue grows; zero takes none for chance. Shared with its clones, which
+    /// is how [`trust_node`] reaches it inside quinn.
+    chance_percent: Arc<AtomicU64>,
     rtt: Duration,
     rtt_min: Duration,
     /// Bytes lately acknowledged and lost.
@@ -74,17 +123,18 @@ impl Congestion {
 
     /// Whether what was lost was lost by chance, as far as one can tell.
     fn is_chance(&self) -> bool {
+        let percent = self.chance_percent.load(Ordering::Relaxed);
         let slack = QUEUE_MIN.max(self.rtt_min * QUEUE_PERCENT / 100);
         let queues = self.rtt > self.rtt_min + slack;
         // Of the first few packets one lost is a fifth already.
         let counted = (self.delivered + self.lost).max(COUNTED_BYTES / 4);
-        !queues && self.lost * 100 <= counted * CHANCE_LOSS_PERCENT
+        percent > 0 && !queues && self.lost * 100 <= counted * percent
     }
 }
 
 impl Controller for Congestion {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.cubic.on_sent(now, bytes, last_packet_number);
+        self.law.on_sent(now, bytes, last_packet_number);
     }
 
     fn on_ack(
@@ -97,7 +147,7 @@ impl Controller for Congestion {
     ) {
         (self.rtt, self.rtt_min) = (rtt.get(), rtt.min());
         self.count(bytes, 0);
-        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        self.law.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
     fn on_end_acks(
@@ -107,7 +157,7 @@ impl Controller for Congestion {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        self.law.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
     fn on_congestion_event(
@@ -120,28 +170,28 @@ impl Controller for Congestion {
         self.count(0, lost_bytes);
         // A mark (no bytes lost) is a router's word, and silence for long is no chance.
         let told = lost_bytes == 0 || is_persistent_congestion;
-        if !told && self.node.load(Ordering::Relaxed) && self.is_chance() {
+        if !told && self.is_chance() {
             return;
         }
-        self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.law.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.cubic.on_mtu_update(new_mtu);
+        self.law.on_mtu_update(new_mtu);
     }
 
     fn window(&self) -> u64 {
-        self.cubic.window()
+        self.law.window()
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.cubic.metrics()
+        self.law.metrics()
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
-            cubic: self.cubic.clone_box(),
-            node: Arc::clone(&self.node),
+            law: self.law.clone_box(),
+            chance_percent: Arc::clone(&self.chance_percent),
             rtt: self.rtt,
             rtt_min: self.rtt_min,
             delivered: self.delivered,
@@ -150,7 +200,7 @@ impl Controller for Congestion {
     }
 
     fn initial_window(&self) -> u64 {
-        self.cubic.initial_window()
+        self.law.initial_window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -166,8 +216,14 @@ mod tests {
     const RTT: Duration = Duration::from_millis(40);
 
     fn controller(node: bool) -> Congestion {
+        controller_of(node, Law::Patient)
+    }
+
+    fn controller_of(node: bool, law: Law) -> Congestion {
         let now = Instant::now();
-        let built = Arc::new(Factory { node }).build(now, MTU);
+        let initial_window = 10 * u64::from(MTU);
+        let factory = Factory { node, law, initial_window };
+        let built = Arc::new(factory).build(now, MTU);
         let mut congestion = *built.into_any().downcast::<Congestion>().expect("what was built");
         (congestion.rtt, congestion.rtt_min) = (RTT, RTT);
         congestion
@@ -189,14 +245,25 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_of_ours_keeps_its_window_when_a_tenth_is_lost_by_chance_and_a_viewer_does_not() {
+    fn a_relay_of_ours_keeps_its_window_when_a_tenth_is_lost_by_chance_and_a_viewer_does_not_at_a_seventh()
+     {
         assert!(keeps_its_window(&mut controller(true), 10));
-        assert!(!keeps_its_window(&mut controller(false), 10));
+        assert!(!keeps_its_window(&mut controller(false), 7));
         let mut later = controller(false);
         trust_node(&later);
         assert!(keeps_its_window(&mut later, 10));
         trust_node(later.clone_box().as_ref());
-        assert!(later.node.load(Ordering::Relaxed), "a clone reaches it");
+        let percent = later.chance_percent.load(Ordering::Relaxed);
+        assert_eq!(percent, NODE_CHANCE_PERCENT, "a clone reaches it");
+    }
+
+    #[test]
+    fn a_viewer_keeps_its_window_when_a_twentieth_is_lost_by_chance_and_not_when_a_queue_grows() {
+        assert!(keeps_its_window(&mut controller(false), 20));
+        assert!(!keeps_its_window(&mut controller_of(false, Law::Cubic), 20));
+        let mut queue = controller(false);
+        queue.rtt = RTT * 3 / 2;
+        assert!(!keeps_its_window(&mut queue, 20));
     }
 
     #[test]

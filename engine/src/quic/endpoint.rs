@@ -441,6 +441,13 @@ impl Endpoint {
         Some(conn.inner.stats().frame_rx.acks)
     }
 
+    /// Bytes that may be in flight on a connection.
+    #[cfg(test)]
+    pub(super) fn window(&self, id: ConnId) -> Option<u64> {
+        let conn = self.conns.get(id.index as usize)?.as_ref()?;
+        (conn.generation == id.generation).then(|| conn.inner.congestion_state().window())
+    }
+
     /// Round-trip time as QUIC measures it.
     pub fn rtt(&self, id: ConnId) -> Option<Duration> {
         let conn = self.conns.get(id.index as usize)?.as_ref()?;

@@ -24,9 +24,12 @@ pub mod pulse;
 #[cfg(test)]
 mod tests;
 mod wheel;
+#[cfg(test)]
+mod window_tests;
 
 use weir_wt as wt;
 
 pub use config::{Chance, Limits, Steering};
+pub use congestion::Law;
 pub use conn::Link;
 pub use endpoint::{ConnId, Counters, Endpoint, Event};

@@ -55,6 +55,10 @@ pub struct Setup {
     pub relay: weir_relay::Limits,
     /// Filler added to each picture: the clip alone is a mere 270 kb/s.
     pub filler: usize,
+    /// And to each key picture, instead.
+    pub key_filler: Option<usize>,
+    /// Limits of QUIC of the node.
+    pub quic: quic::Limits,
 }
 
 impl Default for Setup {
@@ -66,6 +70,8 @@ impl Default for Setup {
             link: link::Options { depth: 1024, slot_bytes: 8192 },
             relay: weir_relay::Limits::default(),
             filler: 4_000,
+            key_filler: None,
+            quic: quic::Limits::default(),
         }
     }
 }
@@ -178,6 +184,7 @@ pub struct World {
     server: SocketAddr,
     key: Key,
     filler: usize,
+    key_filler: usize,
     tokens: tls::Tokens,
 }
 
@@ -241,7 +248,7 @@ impl World {
         net.set_default_link(setup.network);
         let server = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 4433));
         let tokens = tls::Tokens::new();
-        let limits = quic::Limits::default();
+        let limits = setup.quic.clone();
         let tls = tls::server(&quic::config::alpn(DRAFTS));
         let config = quic::config::server(tls, &limits).expect("TLS for QUIC");
         let key = Key::new(seed);
@@ -292,6 +299,7 @@ impl World {
             server,
             key,
             filler: setup.filler,
+            key_filler: setup.key_filler.unwrap_or(setup.filler),
             tokens,
         }
     }
@@ -455,16 +463,34 @@ impl World {
         self.watch_with(server, (shard, shards, key), draft, &token)
     }
 
+    /// Another viewer at the address of one, behind the same link.
+    pub fn watch_beside(&mut self, other: usize, draft: Draft) -> usize {
+        let token = self.tokens.mint(INPUT, self.wall(), Duration::from_mins(10));
+        let own = SocketAddr::new(viewer_address(other), 5000 + self.watchers.len() as u16);
+        self.watch_from(own, self.server, (0, self.nodes.len() as u16, self.key), draft, &token)
+    }
+
     fn watch_with(
         &mut self,
+        server: SocketAddr,
+        shard: (u16, u16, Key),
+        draft: Draft,
+        token: &str,
+    ) -> usize {
+        let own = SocketAddr::new(viewer_address(self.watchers.len()), 5000);
+        self.watch_from(own, server, shard, draft, token)
+    }
+
+    fn watch_from(
+        &mut self,
+        own: SocketAddr,
         server: SocketAddr,
         (shard, shards, key): (u16, u16, Key),
         draft: Draft,
         token: &str,
     ) -> usize {
         let index = self.watchers.len();
-        let own = viewer_address(index);
-        let port = self.net.port(SocketAddr::new(own, 5000)).expect("a free port");
+        let port = self.net.port(own).expect("a free port");
         let byte = weir_xdp::steer::cid_first_byte(shard, shards, key, index as u8);
         let chance = chance(Place::Viewer(index), 0);
         self.watchers.push(Watcher::dial(port, server, byte, draft, token, chance, self.now));
@@ -566,7 +592,8 @@ impl World {
             let next = encoder.looper.next().expect("an endless clip");
             let TimedSample { mut sample, .. } = std::mem::replace(&mut encoder.next, next);
             if sample.track == encoder.video {
-                sample.data = filled(&sample.data, self.filler);
+                let filler = if sample.keyframe { self.key_filler } else { self.filler };
+                sample.data = filled(&sample.data, filler);
             }
             self.feed(id, feed::Event::Sample(sample));
         }

@@ -55,6 +55,8 @@ pub struct Watcher {
     /// While false, packets are acknowledged and nothing is read from streams.
     pub reads: bool,
     pub catalogs: u32,
+    /// When the first of them came.
+    pub catalog_at: Option<Instant>,
     pub skipped: BTreeMap<Arc<str>, u64>,
     pub refused: Vec<String>,
     /// Tracks that ended.
@@ -96,6 +98,7 @@ impl Watcher {
             turned_away: Vec::new(),
             reads: true,
             catalogs: 0,
+            catalog_at: None,
             skipped: BTreeMap::new(),
             refused: Vec::new(),
             finished: Vec::new(),
@@ -306,7 +309,10 @@ impl Watcher {
     fn note(&mut self, event: Event, now: Instant) {
         match event {
             Event::Redirected { uri } => self.redirected(uri, now),
-            Event::Catalog(_) => self.catalogs += 1,
+            Event::Catalog(_) => {
+                self.catalogs += 1;
+                self.catalog_at.get_or_insert(now);
+            }
             Event::Object(object) => {
                 let seen = Seen {
                     group: object.group,

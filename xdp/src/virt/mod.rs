@@ -197,6 +197,11 @@ impl Network {
         self.world.borrow().now()
     }
 
+    /// How long a datagram that one host sends to another now would wait for the capacity of their link.
+    pub fn wait(&self, from: IpAddr, to: IpAddr) -> Duration {
+        self.world.borrow().wait(from, to)
+    }
+
     /// How many datagrams are under way.
     pub fn in_flight(&self) -> usize {
         self.world.borrow().in_flight()

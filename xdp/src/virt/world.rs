@@ -60,6 +60,11 @@ impl World {
         self.now
     }
 
+    pub(super) fn wait(&self, from: IpAddr, to: IpAddr) -> Duration {
+        let link = self.links.get(&(from, to));
+        link.map_or(Duration::ZERO, |it| it.busy_until.saturating_duration_since(self.now))
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.under_way.len()
     }
