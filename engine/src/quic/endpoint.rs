@@ -473,7 +473,12 @@ impl Endpoint {
     /// Sends at once what one connection has to send: who was just written to is served while its state is in the
     /// caches, not after everybody else was written to. Nothing happens where the port is known to be full, or where
     /// handshakes wait, which go first; then `flush` serves it.
-    pub fn flush_one(&mut self, id: ConnId, port: &mut dyn Port, now: Instant) -> std::io::Result<()> {
+    pub fn flush_one(
+        &mut self,
+        id: ConnId,
+        port: &mut dyn Port,
+        now: Instant,
+    ) -> std::io::Result<()> {
         let waits = self.held.is_some() || !self.replies.is_empty();
         let first = self.agenda.next_marked().is_some_and(|(_, rank)| rank == Rank::First);
         if !waits && !first && self.agenda.is_marked(id.index, id.generation) {

@@ -691,12 +691,7 @@ impl Shard {
     }
 
     /// Lets every session that wants to write do so and send it, and acts on what the relay reports.
-    fn drive(
-        &mut self,
-        port: &mut dyn Port,
-        now: Instant,
-        wall: Duration,
-    ) -> std::io::Result<()> {
+    fn drive(&mut self, port: &mut dyn Port, now: Instant, wall: Duration) -> std::io::Result<()> {
         loop {
             while let Some(session) = self.relay.poll_dirty() {
                 let Some(conn) = self.sessions.get(&session).copied() else { continue };
