@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 GROUPS := web fmt clippy unit loom sim docs-check fuzz-smoke interop browser
 
-.PHONY: help run test build clean bench bench-quick bench-model bench-fanout bench-ingest bench-links test-zero-copy compare-congestion soak fuzz $(GROUPS)
+.PHONY: help run test build clean bench bench-quick bench-model bench-fanout bench-ingest bench-links bench-instructions test-zero-copy compare-congestion soak fuzz $(GROUPS)
 
 help:
 	@echo 'make run              set up, build and start Weir with its demo broadcast (http://localhost:8080)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench-ingest     cost of an ingested stream over RTMP, SRT and WHIP (STREAMS=20 BITRATES=2.5M,6M)'
 	@echo 'make bench-links      cost of an object from one processor to another (ROUNDS=9)'
 	@echo 'make compare-congestion  laws of congestion control and first windows on the same stories, in simulation (SIM_SEED=n)'
+	@echo 'make bench-instructions  what an object and a packet cost in instructions, by callgrind (SUBS=10 OBJECTS=120; minutes)'
 	@echo 'make soak             groups, joins, leaves and drops for MINUTES=10; prints how memory went'
 	@echo 'make fuzz TARGET=…    fuzz one target until stopped (bench/fuzz/run list names them)'
 
@@ -64,6 +65,9 @@ bench-links:
 
 compare-congestion:
 	cargo test --locked -p weir --test sim_congestion -- --ignored --nocapture --test-threads=1
+
+bench-instructions:
+	@scripts/bench-instructions
 
 MINUTES ?= 10
 soak:

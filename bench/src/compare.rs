@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use weir_bench::fanout::{self, handshakes, load, storm};
+use weir_bench::callgrind;
+use weir_bench::fanout::{self, handshakes, instructions, load, storm};
 use weir_bench::limit;
 use weir_bench::model::{self, Model, Site};
 use weir_bench::rivals::contender::{Contender, Layout, Place};
@@ -72,9 +73,13 @@ impl Relay {
     }
 
     fn draft(&self) -> Result<weir_moqt::Draft> {
-        weir_moqt::Draft::from_token(&format!("moqt-{}", self.draft))
-            .ok_or_else(|| anyhow!("draft {} is not spoken", self.draft))
+        draft(self.draft)
     }
+}
+
+fn draft(number: u8) -> Result<weir_moqt::Draft> {
+    weir_moqt::Draft::from_token(&format!("moqt-{number}"))
+        .ok_or_else(|| anyhow!("draft {number} is not spoken"))
 }
 
 #[derive(Args)]
@@ -107,6 +112,67 @@ pub(super) struct Load {
     /// Seed of the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+#[derive(Args)]
+pub(super) struct Instructions {
+    #[command(flatten)]
+    shape: Shape,
+    /// Receivers.
+    #[arg(long, default_value_t = 10)]
+    subs: u32,
+    /// Objects published once all have joined.
+    #[arg(long, default_value_t = 300)]
+    objects: u64,
+    /// Draft of all sessions.
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u8).range(16..=22))]
+    draft: u8,
+    /// Seed of content and network.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(super) fn instructions(args: &Instructions) -> Result<()> {
+    print(&instructions::run(&instructions::Options {
+        subscribers: args.subs,
+        draft: draft(args.draft)?,
+        shape: args.shape.get(),
+        objects: args.objects,
+        seed: args.seed,
+    })?)
+}
+
+#[derive(Args)]
+pub(super) struct InstructionsTable {
+    /// Files of callgrind, a shorter and a longer run of each size of object, the smallest first. Beside each lies what the
+    /// run printed, under the same name and `.json`.
+    #[arg(required = true, num_args = 4..)]
+    files: Vec<PathBuf>,
+    /// Functions in the second table.
+    #[arg(long, default_value_t = 30)]
+    functions: usize,
+}
+
+pub(super) fn instructions_table(args: &InstructionsTable) -> Result<()> {
+    let read = |file: &PathBuf| -> Result<callgrind::Count> {
+        let text = |path: PathBuf| {
+            std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))
+        };
+        let mut beside = file.clone().into_os_string();
+        beside.push(".json");
+        Ok(callgrind::Count {
+            counts: callgrind::read(&text(file.clone())?)?,
+            tally: serde_json::from_str(&text(beside.into())?)?,
+        })
+    };
+    let mut pairs = Vec::new();
+    for pair in args.files.chunks(2) {
+        let [short, long] = pair else { return Err(anyhow!("files come in pairs")) };
+        pairs.push((read(short)?, read(long)?));
+    }
+    write!(std::io::stdout().lock(), "{}", callgrind::table(&pairs, args.functions)?)?;
+    Ok(())
 }
 
 /// A span of seconds.

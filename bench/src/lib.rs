@@ -1,6 +1,7 @@
 //! Measurement and proof. Owns the statistics that every measurement here shares: percentiles, the cost of a process,
 //! one report for people and machines. It refuses to know what is measured.
 
+pub mod callgrind;
 pub mod fanout;
 pub mod histogram;
 pub mod ingest;

@@ -45,6 +45,10 @@ enum Command {
     /// One run against one relay on its own core, with receivers that check and receivers that only acknowledge; prints
     /// JSON.
     Load(compare::Load),
+    /// Fan-out on a network in memory, for callgrind to count the relay's instructions; `make bench-instructions` calls it.
+    Instructions(compare::Instructions),
+    /// Who spends how many instructions for an object and a packet, from files of callgrind.
+    InstructionsTable(compare::InstructionsTable),
     /// What sending the same bytes costs at least: the sending end; prints JSON.
     Limit(compare::Limit),
     /// The receiving end of the limit program.
@@ -239,6 +243,8 @@ fn main() -> Result<()> {
         Command::Ingest(options) => ingested(&options),
         Command::Netem(options) => relay(&options),
         Command::Soak(options) => soak(options),
+        Command::Instructions(options) => compare::instructions(&options),
+        Command::InstructionsTable(options) => compare::instructions_table(&options),
         Command::Load(options) => compare::load(&options),
         Command::Limit(options) => compare::limit(&options),
         Command::Sink(options) => compare::sink(&options),

@@ -5,6 +5,7 @@
 mod content;
 mod generator;
 pub mod handshakes;
+pub mod instructions;
 pub mod load;
 mod publisher;
 pub mod soak;
