@@ -85,13 +85,15 @@ pub fn run(options: &Options) -> Result<Tally> {
     let group = u64::from(options.shape.group_objects);
     let next = core.publisher.as_ref().map_or(0, Publisher::next);
     let first = (next / group + 1) * group;
-    core.run_until(core.ledger.start + options.shape.due(first) - STEP)?;
+    // Just before the first object of the window is due, and the first one after it.
+    let eve = |index: u64| options.shape.due(index).saturating_sub(STEP);
+    core.run_until(core.ledger.start + eve(first))?;
     let before = core.shard.snapshot();
     core.ledger.begin(first..first + options.objects);
     for subscriber in core.subscribers.iter_mut().flatten() {
         subscriber.forget_seen();
     }
-    core.run_until(core.ledger.start + options.shape.due(first + options.objects) - STEP)?;
+    core.run_until(core.ledger.start + eve(first + options.objects))?;
     let after = core.shard.snapshot();
     let expected = options.objects * u64::from(options.subscribers);
     ensure!(core.ledger.corrupt == 0, "{} objects are not what was published", core.ledger.corrupt);
