@@ -281,5 +281,23 @@ fn a_late_joiner_hears_as_soon_as_its_requests_are_there_and_sees_soon_after() {
     }
 }
 
+#[test]
+fn who_watches_over_a_link_that_carries_less_than_the_broadcast_hears_all_of_it_soon() {
+    let too_narrow = |name, part, queue| Story::new(name, 40, BITS_PER_SECOND * part / 10, queue);
+    let stories = [too_narrow("0.7 of it", 7, 100), too_narrow("0.4 of it", 4, 300)];
+    for story in stories {
+        for draft in [Draft::D22, Draft::D18, Draft::D16] {
+            let outcome =
+                tell(&story, Law::default(), Limits::default().initial_window_bytes, draft);
+            print(&story, &format!("draft {}", draft.number()), &outcome);
+            let heard = outcome.whole[0] > 90.0 && outcome.late[0] < SOUND_LATE;
+            assert!(heard, "{} {draft:?}: {:?}", story.name, (outcome.whole, outcome.late));
+        }
+    }
+}
+
+/// How late sound may be where pictures have to be given up: two groups of them, and their repair.
+const SOUND_LATE: Duration = Duration::from_millis(4_500);
+
 /// Round trips between a joiner's first sound and its first picture: a key picture of 60 KB, behind the sound of the group.
 const PICTURE_BEHIND: f64 = 3.1;

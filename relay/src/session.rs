@@ -389,7 +389,13 @@ impl Session {
         while let Some(output) = self.moqt.poll_output() {
             match output {
                 Output::Open { key, dir } => self.opens.push_back((key, dir)),
-                Output::Write { stream, data, fin } => self.queue_control(stream, data, fin),
+                Output::Write { stream, data, fin } => {
+                    if !self.control.iter().any(|control| control.stream == stream) {
+                        // The peer may have opened it: an answer that is repaired after all media comes too late.
+                        transport.set_priority(stream, CONTROL_PRIORITY);
+                    }
+                    self.queue_control(stream, data, fin);
+                }
                 Output::Reset { stream, code } => {
                     self.forget_control(stream);
                     transport.reset(stream, code);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
-    ServerConfig, TransportConfig, VarInt,
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig,
+    TransportConfig, VarInt,
 };
 use weir_moqt::Draft;
 use weir_xdp::steer::ID_BYTES;
@@ -47,11 +47,6 @@ const NODE_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// the same handshake costs seven, which no viewer waits for. Most paths are shorter than 100 ms; one that is longer
 /// than three times that sends its first flight twice.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-
-/// Packets a peer may take in without acknowledging them, where it can be asked (draft-ietf-quic-ack-frequency): every
-/// fifth instead of every second. Each acknowledgement costs us a datagram received, opened and read; half of the first
-/// congestion window (10 packets) is still acknowledged at once, so that no join waits for a peer's delay.
-const UNACKNOWLEDGED_PACKETS: u32 = 4;
 
 /// Limits of one QUIC endpoint. Each has a counter in [`super::Counters`] when it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +212,6 @@ fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32, node: bool) -
             law: limits.law,
             initial_window: limits.initial_window_bytes,
         }))
-        .ack_frequency_config(Some(acknowledgements()))
         // One group after the other, not byte by byte in turn: the older one is wanted first.
         .send_fairness(false)
         .keep_alive_interval(Some(limits.idle_timeout / 3))
@@ -225,13 +219,6 @@ fn transport(limits: &Limits, bidi_streams: u32, uni_streams: u32, node: bool) -
         // Objects by datagram do not wait: room for a burst of 40 packets each way, 10 ms at 40 Mb/s.
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
         .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
-    config
-}
-
-/// What peers are asked for. How long they may wait stays theirs, and a gap is told after two packets, as ever.
-fn acknowledgements() -> AckFrequencyConfig {
-    let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_PACKETS));
     config
 }
 

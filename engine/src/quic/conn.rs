@@ -517,6 +517,8 @@ fn act(conn: &mut Conn) {
 /// Small control writes: QUIC's send window holds them all.
 fn write_small(conn: &mut Conn, id: StreamId, bytes: Bytes, fin: bool) {
     let mut stream = conn.inner.send_stream(id);
+    // Before all media, also when it has to be repaired.
+    let _ = stream.set_priority(i32::MAX);
     let _ = stream.write_chunks(&mut [bytes]);
     if fin {
         let _ = stream.finish();
