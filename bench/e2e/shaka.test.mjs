@@ -48,6 +48,8 @@ test('shaka plays the broadcast over draft 16 with the MSF catalog', async () =>
   const token = await weir.token(input.id);
   const encoder = Encoder.start(input.urls.rtmp);
   try {
+    // Shaka asks once, and gives up when nothing is there.
+    await waitFor('the broadcast is live', async () => weir.broadcastState(input.id) === 'live');
     const wanted = { playback: token.playback, namespace: await weir.namespace(input.id) };
     const url = `http://localhost:${site.address().port}/#${encodeURIComponent(JSON.stringify(wanted))}`;
     const viewer = await browser.open(url);
@@ -81,6 +83,7 @@ test('shaka that is given no namespace is told of its broadcast and plays it', a
   const token = await weir.token(input.id);
   const encoder = Encoder.start(input.urls.rtmp);
   try {
+    await waitFor('the broadcast is live', async () => weir.broadcastState(input.id) === 'live');
     const url = (playback) =>
       `http://localhost:${site.address().port}/#${encodeURIComponent(JSON.stringify({ playback }))}`;
     const viewer = await browser.open(url(`${token.playback}&announce=1`));
